@@ -1,0 +1,70 @@
+"""`Sequences`: many item sequences of different lengths in two flat arrays.
+
+Shapes: S sequences, E events in all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Ragged int32 rows, oldest event first.
+
+    Attributes:
+        values: int32 [E], catalogue rows (or any small integers).
+        offsets: int64 [S+1]; sequence s is `values[offsets[s]:offsets[s + 1]]`.
+    """
+
+    values: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if self.offsets.ndim != 1 or len(self.offsets) == 0 or self.offsets[0] != 0:
+            raise ValueError("offsets must be one-dimensional and begin with 0")
+        if self.offsets[-1] != len(self.values) or np.any(np.diff(self.offsets) < 0):
+            raise ValueError("offsets must not decrease and must end at the number of values")
+
+    @classmethod
+    def from_lists(cls, rows: Iterable[ArrayLike]) -> Sequences:
+        """Build from an iterable of integer sequences."""
+        arrays = [np.asarray(row, dtype=np.int32) for row in rows]
+        offsets = np.zeros(len(arrays) + 1, dtype=np.int64)
+        np.cumsum([len(a) for a in arrays], out=offsets[1:])
+        return cls(np.concatenate(arrays) if arrays else np.empty(0, dtype=np.int32), offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> NDArray[np.int32]:
+        return self.values[self.offsets[index] : self.offsets[index + 1]]
+
+    def __iter__(self) -> Iterator[NDArray[np.int32]]:
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Length of each sequence, int64 [S]."""
+        return np.diff(self.offsets)
+
+    def take(self, indices: ArrayLike) -> Sequences:
+        """The sequences at `indices`, in that order."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        return _gather(self.values, self.offsets[chosen], self.lengths[chosen])
+
+    def last(self, n: int) -> Sequences:
+        """Every sequence cut to its last `n` events."""
+        kept = np.minimum(self.lengths, n)
+        return _gather(self.values, self.offsets[1:] - kept, kept)
+
+
+def _gather(values: NDArray[np.int32], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> Sequences:
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    index = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+    return Sequences(values[index], offsets)

@@ -1,0 +1,1 @@
+"""Items: catalogue, text encoders, alignment, quantisation, semantic IDs and their quality."""

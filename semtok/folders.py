@@ -1,0 +1,148 @@
+"""Folders that are either whole or absent: atomic writes, and a manifest written last.
+
+Every stage of a run writes through `new_folder`; a reader calls `check_folder` before it trusts one. Nothing here knows
+what the folders hold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from semtok.errors import InputError
+
+MANIFEST = "manifest.json"
+_LIBRARIES = ("torch", "transformers", "scikit-learn", "polars")
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a file so that a reader, or a kill at any moment, sees the old bytes or the new ones."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.tmp")
+    with open(scratch, "wb") as out:
+        out.write(data.encode() if isinstance(data, str) else data)
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(scratch, path)
+
+
+def to_json(value: Any) -> str:
+    """JSON text with sorted keys, two spaces and a final newline: the same value gives the same bytes."""
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        InputError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: not a JSON file ({error})") from None
+
+
+def hash_value(value: Any) -> str:
+    """SHA-256 of a JSON-able value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with open(path, "rb") as data:
+        return hashlib.file_digest(data, "sha256").hexdigest()
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that decide a run's bytes."""
+    return {name: metadata.version(name) for name in _LIBRARIES}
+
+
+def write_manifest(folder: Path, inputs: Mapping[str, Any]) -> None:
+    """Write `manifest.json`: what went in, which libraries, and each file's size and hash.
+
+    Args:
+        folder: a folder whose files are all final.
+        inputs: JSON-able description (or hashes) of the configuration and inputs that made them.
+    """
+    files = {
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": hash_file(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    manifest = {"inputs": dict(inputs), "libraries": library_versions(), "files": files}
+    write_atomic(folder / MANIFEST, to_json(manifest))
+
+
+def check_folder(folder: Path, *, hashes: bool = False) -> dict[str, Any]:
+    """Return a folder's manifest after checking that every file it lists is there and has its size.
+
+    Args:
+        hashes: also read every file and compare its SHA-256.
+
+    Raises:
+        InputError: no manifest (the folder is unfinished or foreign), or a file is missing, truncated or changed.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    if not (folder / MANIFEST).is_file():
+        raise InputError(f"{folder}: no {MANIFEST}; the folder is unfinished or was not made by genrec")
+    manifest: dict[str, Any] = read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise InputError(f"{folder / MANIFEST}: not a manifest of genrec")
+    for name, facts in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"{path}: listed in the manifest but missing")
+        if path.stat().st_size != facts["bytes"]:
+            raise InputError(f"{path}: {path.stat().st_size} bytes, the manifest says {facts['bytes']}; truncated?")
+        if hashes and hash_file(path) != facts["sha256"]:
+            raise InputError(f"{path}: contents differ from the manifest's hash")
+    return manifest
+
+
+@contextlib.contextmanager
+def new_folder(target: Path, inputs: Mapping[str, Any], *, resume: bool = False) -> Iterator[Path]:
+    """Give a scratch folder beside `target`; when the block ends well, seal it with a manifest and put it in place.
+
+    Args:
+        target: where the folder will stand; an older one there is replaced.
+        inputs: goes into the manifest.
+        resume: keep the scratch folder that an interrupted attempt with the same inputs left (its checkpoints live in it).
+
+    A kill leaves either the old folder, or the new one, or a sealed scratch folder that `finish_rename` puts in place.
+    """
+    finish_rename(target)
+    scratch = target.with_name(f".{target.name}.new")
+    key = hash_value(dict(inputs))
+    owner = scratch / ".inputs"
+    if not (resume and owner.is_file() and owner.read_text() == key):
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        write_atomic(owner, key)
+    yield scratch
+    owner.unlink()
+    write_manifest(scratch, inputs)
+    finish_rename(target)
+
+
+def finish_rename(target: Path) -> None:
+    """Put a sealed scratch folder in place of `target`; does nothing where there is none."""
+    scratch = target.with_name(f".{target.name}.new")
+    old = target.with_name(f".{target.name}.old")
+    if (scratch / MANIFEST).is_file():
+        shutil.rmtree(old, ignore_errors=True)
+        if target.exists():
+            os.rename(target, old)
+        os.rename(scratch, target)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""How each set of weights is fitted: collaborative models, quantiser, alignment, language model."""
