@@ -1,0 +1,223 @@
+"""`Catalog`: the items that can be recommended, and the only place where an item's id becomes a row number.
+
+Rows are append-only: what is learned per row (vectors, semantic IDs, trained weights) stays true when items are added,
+and a withdrawn item is marked, never removed.
+
+Shapes: N items.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from semtok.errors import InputError
+from semtok.tables import id_column, read_table, refuse_rows, require_columns, row_number
+
+FILE = "catalog.parquet"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Catalog:
+    """The item table.
+
+    Attributes:
+        item_ids: N different ids, as text.
+        titles: N titles; an empty one is allowed.
+        attributes: N rows, every other column of the table as text, whole number, float, boolean or list of text.
+        withdrawn: bool [N], items that are kept but never recommended.
+    """
+
+    item_ids: tuple[str, ...]
+    titles: tuple[str, ...]
+    attributes: pl.DataFrame
+    withdrawn: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        sizes = {len(self.item_ids), len(self.titles), len(self.withdrawn)}
+        if self.attributes.width:
+            sizes.add(self.attributes.height)
+        if len(sizes) != 1:
+            raise ValueError("item_ids, titles, attributes and withdrawn must have one length")
+
+    @classmethod
+    def from_file(cls, path: Path) -> Catalog:
+        """Read an item table with columns `item_id` and `title`; a boolean column `withdrawn` is understood.
+
+        Raises:
+            InputError: see `read_table`; no such column; an id is missing or stands twice; a title is missing.
+        """
+        table = read_table(path, what="items")
+        require_columns(table, path, ("item_id", "title"))
+        ids = id_column(table, path, "item_id")
+        _refuse_twice(ids, path)
+        titles = table["title"].cast(pl.String)
+        refuse_rows(titles.is_null(), path, "have no title")
+        empty = titles.str.strip_chars() == ""
+        if empty.any():
+            count, first = empty.sum(), row_number(path, empty.arg_max() or 0)
+            _log.warning("%s: %d of %d titles are empty, first at row %d", path, count, len(titles), first)
+        withdrawn = np.zeros(len(ids), dtype=np.bool_)
+        if "withdrawn" in table.columns:
+            if table["withdrawn"].dtype != pl.Boolean or table["withdrawn"].has_nulls():
+                raise InputError(f"{path}: column 'withdrawn' must be true or false in every row")
+            withdrawn = table["withdrawn"].to_numpy().copy()
+        others = table.drop("item_id", "title", "withdrawn", strict=False)
+        return cls(tuple(ids), tuple(titles), _plain(others, from_csv=".csv" in path.suffixes), withdrawn)
+
+    def save(self, folder: Path) -> None:
+        """Write `catalog.parquet` into an existing folder; the same catalogue gives the same bytes."""
+        columns = {"item_id": self.item_ids, "title": self.titles, "withdrawn": self.withdrawn}
+        table = pl.DataFrame(columns, schema_overrides={"item_id": pl.String, "title": pl.String})
+        table.hstack(self.attributes.get_columns()).write_parquet(folder / FILE)
+
+    @classmethod
+    def load(cls, folder: Path) -> Catalog:
+        """Read what `save` wrote; raises InputError where it is missing or broken."""
+        table = read_table(folder / FILE, what="the catalogue")
+        require_columns(table, folder / FILE, ("item_id", "title", "withdrawn"))
+        others = table.drop("item_id", "title", "withdrawn")
+        return cls(tuple(table["item_id"]), tuple(table["title"]), others, table["withdrawn"].to_numpy().copy())
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        return {item_id: row for row, item_id in enumerate(self.item_ids)}
+
+    def row(self, item_id: str) -> int:
+        """The row of an item; raises InputError naming an unknown id."""
+        try:
+            return self._row_of[item_id]
+        except KeyError:
+            raise InputError(f"no item {item_id!r} in the catalogue") from None
+
+    def rows(self, item_ids: Iterable[str]) -> NDArray[np.int32]:
+        """The rows of some items, int32; raises InputError naming the first unknown id."""
+        return np.fromiter((self.row(item_id) for item_id in item_ids), dtype=np.int32)
+
+    def find(self, item_ids: pl.Series) -> NDArray[np.int32]:
+        """The rows of a column of ids, int32, with -1 where an id is unknown or missing."""
+        codes = item_ids.cast(pl.Enum(self.item_ids), strict=False).to_physical()
+        return codes.cast(pl.Int32).fill_null(-1).to_numpy()
+
+    def text(self, row: int) -> str:
+        """What an encoder reads of an item: "title. brand: X. categories: A, B." (see `texts`)."""
+        return self._describe(self.titles[row], self.attributes.row(row, named=True) if self._text_columns else {})
+
+    def texts(self) -> list[str]:
+        """The text of every item: title, then each attribute that is text or a list of texts, in column order.
+
+        Numbers and columns of identifiers (no spaces, most values differ) tell an encoder nothing and are left out.
+        """
+        if not self._text_columns:
+            return [self._describe(title, {}) for title in self.titles]
+        rows = self.attributes.select(self._text_columns).iter_rows(named=True)
+        return [self._describe(title, values) for title, values in zip(self.titles, rows, strict=True)]
+
+    @cached_property
+    def _text_columns(self) -> list[str]:
+        return [c.name for c in self.attributes.get_columns() if _is_text(c) and not _is_identifier(c)]
+
+    def _describe(self, title: str, values: dict[str, Any]) -> str:
+        parts = [title.strip()]
+        for name in self._text_columns:
+            value = values[name]
+            words = ", ".join(v for v in value if v) if isinstance(value, list) else (value or "")
+            if words.strip():
+                parts.append(f"{name}: {words.strip()}")
+        return " ".join(part if part.endswith((".", "!", "?")) else f"{part}." for part in parts if part)
+
+    def append(self, other: Catalog) -> Catalog:
+        """This catalogue with another's items behind its own; an attribute that one of them lacks is null there.
+
+        Raises:
+            InputError: an item is in both.
+        """
+        known = self.find(pl.Series(other.item_ids, dtype=pl.String)) >= 0
+        if known.any():
+            first = other.item_ids[int(np.argmax(known))]
+            raise InputError(f"{known.sum()} new items are in the catalogue already, first {first!r}")
+        joined = pl.concat([self._numbered(), other._numbered()], how="diagonal_relaxed").drop("row")
+        withdrawn = np.concatenate([self.withdrawn, other.withdrawn])
+        return Catalog(self.item_ids + other.item_ids, self.titles + other.titles, joined, withdrawn)
+
+    def _numbered(self) -> pl.DataFrame:
+        """The attributes beside a row number, so that a catalogue without attributes has N rows too."""
+        return pl.DataFrame({"row": np.arange(len(self))}).hstack(self.attributes.get_columns())
+
+    def withdraw(self, item_ids: Iterable[str]) -> Catalog:
+        """This catalogue with some items marked as withdrawn; raises InputError naming an unknown id."""
+        marked = self.withdrawn.copy()
+        marked[self.rows(item_ids)] = True
+        return replace(self, withdrawn=marked)
+
+
+def _refuse_twice(ids: pl.Series, path: Path) -> None:
+    twice = ids.is_duplicated()
+    if not twice.any():
+        return
+    again = ~ids.is_first_distinct()
+    second = again.arg_max() or 0
+    first = (ids == ids[second]).arg_max() or 0
+    rows = f"rows {row_number(path, first)} and {row_number(path, second)}"
+    others = f" ({again.sum():,} rows repeat an id)" if again.sum() > 1 else ""
+    raise InputError(f"{path}: item {ids[second]!r} stands twice, in {rows}{others}")
+
+
+def _plain(table: pl.DataFrame, *, from_csv: bool) -> pl.DataFrame:
+    """Attributes as text, whole numbers, floats, booleans or lists of text: what filters and encoders understand."""
+    columns = []
+    for column in table.get_columns():
+        if from_csv:
+            column = _number_if_all_are(column.replace("", None))
+        columns.append(_plain_column(column))
+    return pl.DataFrame(columns)
+
+
+def _plain_column(column: pl.Series) -> pl.Series:
+    dtype = column.dtype
+    if isinstance(dtype, pl.Struct):
+        return column.struct.json_encode()
+    if isinstance(dtype, (pl.List, pl.Array)):
+        inner = column.explode(empty_as_null=False)
+        if isinstance(inner.dtype, (pl.Struct, pl.List, pl.Array)):
+            texts = pl.element().struct.json_encode() if isinstance(inner.dtype, pl.Struct) else None
+            if texts is None:
+                raise InputError(f"attribute {column.name!r} holds lists of lists; use lists of text")
+            return column.to_frame().select(pl.col(column.name).list.eval(texts)).to_series()
+        return column.cast(pl.List(pl.String))
+    if dtype.is_integer():
+        return column.cast(pl.Int64)
+    if dtype.is_float() or dtype.is_decimal():
+        return column.cast(pl.Float64)
+    return column if dtype == pl.Boolean else column.cast(pl.String)
+
+
+def _number_if_all_are(column: pl.Series) -> pl.Series:
+    """A CSV column as numbers if every filled cell is one; "007" is no number but a name."""
+    filled = column.drop_nulls()
+    if filled.is_empty() or not filled.str.contains(r"^-?(0|[1-9]\d*)(\.\d+)?$").all():
+        return column
+    return column.cast(pl.Float64 if filled.str.contains(".", literal=True).any() else pl.Int64)
+
+
+def _is_text(column: pl.Series) -> bool:
+    return column.dtype in (pl.String, pl.List(pl.String))
+
+
+def _is_identifier(column: pl.Series) -> bool:
+    if column.dtype != pl.String:
+        return False
+    filled = column.drop_nulls()
+    return not filled.str.contains(" ", literal=True).any() and filled.n_unique() > max(0.5 * len(filled), 1)

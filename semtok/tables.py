@@ -1,0 +1,190 @@
+"""Reading a person's tables: JSONL, CSV or Parquet, plain or gzip, with one line for whatever is wrong with them.
+
+A row number in a message is what an editor or a spreadsheet shows: the line of a JSONL file, the row of a CSV file with
+its header as row 1, the record of a Parquet file counted from 1.
+
+CSV knows no types and no missing values: every column comes back as text as it is spelled ("007" stays "007"), an empty
+cell as "".
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, NoReturn
+
+import polars as pl
+
+from semtok.errors import InputError
+
+_KINDS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+
+
+def read_table(path: Path, *, what: str) -> pl.DataFrame:
+    """Read a whole table; the name decides the format, `.gz` behind it is unpacked.
+
+    Args:
+        path: a file `*.jsonl`, `*.json` (one object a line), `*.csv` or `*.parquet`, or any of these with `.gz`.
+        what: what the table holds, for messages ("items", "interactions").
+
+    Raises:
+        InputError: the file is missing, empty, truncated, not UTF-8 or broken; names the file and, where one is to
+            blame, the row.
+    """
+    kind = _kind(path, what)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file ({what})")
+    try:
+        source: Path | bytes = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: not a whole gzip file ({error})") from None
+    if (len(source) if isinstance(source, bytes) else path.stat().st_size) == 0:
+        raise InputError(f"{path}: the file is empty ({what})")
+    try:
+        table = _parse(source, kind)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        _blame(path, kind, error)
+    if kind == "csv":
+        _check_header(table.columns, path)
+        table = _without_blank_end(table)
+    if table.height == 0:
+        raise InputError(f"{path}: no rows ({what})")
+    return table
+
+
+def row_number(path: Path, index: int) -> int:
+    """The number under which a person finds record `index` (from 0) in the file; see the module's text."""
+    kind = _kind(path, "table")
+    if kind == "csv":
+        return index + 2
+    if kind == "parquet":
+        return index + 1
+    with _open(path) as lines:
+        filled = (number for number, line in enumerate(lines, start=1) if line.strip())
+        return next(number for seen, number in enumerate(filled) if seen == index)
+
+
+def require_columns(table: pl.DataFrame, path: Path, names: Sequence[str]) -> None:
+    """Raise InputError naming the columns that are missing and those that are there."""
+    missing = [name for name in names if name not in table.columns]
+    if missing:
+        raise InputError(f"{path}: no column {_listed(missing)}; it has {_listed(table.columns)}")
+
+
+def id_column(table: pl.DataFrame, path: Path, name: str) -> pl.Series:
+    """A column of ids as text, whatever its type in the file.
+
+    Raises:
+        InputError: an id is missing or empty (the first row and the count), or the column holds neither text nor whole
+            numbers.
+    """
+    column = table[name]
+    if column.dtype == pl.Null:
+        column = column.cast(pl.String)
+    if not (column.dtype.is_integer() or column.dtype in (pl.String, pl.Categorical, pl.Enum)):
+        raise InputError(f"{path}: column {name!r} holds {column.dtype}, ids are text or whole numbers")
+    column = column.cast(pl.String)
+    refuse_rows(column.is_null() | (column == ""), path, f"have no {name}")
+    return column
+
+
+def refuse_rows(bad: pl.Series, path: Path, problem: str, *, values: pl.Series | None = None) -> None:
+    """Raise InputError "FILE: n rows PROBLEM, first at row r: VALUE" if any row is marked in `bad` (nulls count)."""
+    bad = bad.fill_null(True)
+    count = bad.sum()
+    if count:
+        first = bad.arg_max()
+        assert first is not None
+        shown = "" if values is None else f": {values[first]!r}"
+        noun = "row" if count == 1 else "rows"
+        raise InputError(f"{path}: {count:,} {noun} {problem}, first at row {row_number(path, first)}{shown}")
+
+
+def _kind(path: Path, what: str) -> str:
+    plain = path.with_suffix("") if path.suffix == ".gz" else path
+    if plain.suffix.lower() not in _KINDS:
+        raise InputError(f"{path}: {what} must be a .jsonl, .csv or .parquet file, plain or with .gz behind it")
+    return _KINDS[plain.suffix.lower()]
+
+
+def _parse(source: Path | bytes, kind: str) -> pl.DataFrame:
+    if kind == "csv":
+        # An unquoted glob character in a path is part of its name.
+        return pl.read_csv(source, infer_schema=False, empty_string_is_null=False, glob=False)
+    if kind == "parquet":
+        return pl.read_parquet(source, glob=False)
+    return pl.read_ndjson(source, infer_schema_length=None)
+
+
+def _check_header(columns: Sequence[str], path: Path) -> None:
+    twice = [name.removesuffix("_duplicated_0") for name in columns if name.endswith("_duplicated_0")]
+    if twice:
+        raise InputError(f"{path}: column {_listed(twice)} stands twice in the header")
+
+
+def _without_blank_end(table: pl.DataFrame) -> pl.DataFrame:
+    """Drop the rows that polars makes of blank lines at the end of a CSV file."""
+    height = table.height
+    while height and all(value == "" or value is None for value in table.row(height - 1)):
+        height -= 1
+    return table.head(height)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(repr(name) for name in names)
+
+
+def _open(path: Path) -> IO[bytes]:
+    return gzip.open(path) if path.suffix == ".gz" else open(path, "rb")  # type: ignore[return-value]
+
+
+def _blame(path: Path, kind: str, error: Exception) -> NoReturn:
+    """Find the first row that a strict reader refuses, slowly, and raise InputError naming it."""
+    if kind == "parquet":
+        raise InputError(f"{path}: not a whole Parquet file ({_first_line(error)})") from None
+    with _open(path) as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as bad:
+                raise InputError(f"{path}: line {number} is not UTF-8 ({bad.reason} at byte {bad.start + 1})") from None
+    with _open(path) as lines:
+        complaint = next(_broken_json(lines) if kind == "jsonl" else _broken_csv(lines), None)
+    raise InputError(f"{path}: {complaint or f'cannot be read ({_first_line(error)})'}") from None
+
+
+def _broken_json(lines: IO[bytes]) -> Iterator[str]:
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                value = json.loads(line, parse_constant=_refuse_constant)
+            except ValueError as error:
+                yield f"row {number} is not JSON ({_first_line(error)})"
+            else:
+                if not isinstance(value, dict):
+                    yield f"row {number} is not a JSON object but {type(value).__name__}"
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _broken_csv(lines: IO[bytes]) -> Iterator[str]:
+    reader = csv.reader(io.TextIOWrapper(lines, encoding="utf-8-sig", newline=""), strict=True)
+    width = len(next(reader))
+    number = 1
+    try:
+        for number, row in enumerate(reader, start=2):
+            if len(row) > width:
+                yield f"row {number} has {len(row)} fields, the header {width}"
+    except csv.Error as error:
+        yield f"row {number + 1} is not CSV ({error})"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
