@@ -1,0 +1,224 @@
+"""The vLLM engine against the torch engine: a real Qwen3-shaped folder with random weights, float32, on the CPU."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from genrec.beam import beam_search, score_all
+from genrec.filters import ItemFilter
+from genrec.torch_scorer import TorchScorer
+from genrec.trie import CodeTrie
+from genrec.vocabulary import SidVocabulary
+from inference import vllm_engine
+from inference.vllm_engine import VllmScorer, prepare_environment
+from semtok.errors import InputError
+
+SIZES = (24, 16, 40)
+N_TOKENS = 300
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder as a run has it."""
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=N_TOKENS,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+    )
+    model = Qwen3ForCausalLM(config)
+    with torch.no_grad():
+        for weights in model.parameters():
+            if weights.ndim > 1:
+                weights.normal_(0, 0.2)
+    path = tmp_path_factory.mktemp("lm")
+    model.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> SidVocabulary:
+    """Codes at scattered token ids."""
+    ids = np.random.default_rng(1).permutation(np.arange(10, N_TOKENS))[: sum(SIZES)]
+    return SidVocabulary(tuple(np.split(ids.astype(np.int64), np.cumsum(SIZES)[:-1])), 5)
+
+
+@pytest.fixture(scope="module")
+def codes() -> NDArray[np.int32]:
+    """A catalogue of 900 items."""
+    flat = np.random.default_rng(2).choice(int(np.prod(SIZES)), size=900, replace=False)
+    return np.stack(np.unravel_index(flat, SIZES), axis=1).astype(np.int32)
+
+
+@pytest.fixture(scope="module")
+def prompts(vocabulary: SidVocabulary, codes: NDArray[np.int32]) -> list[list[int]]:
+    """Prompts shorter than a cache block, longer, and exactly as long as one, with repeats among the users."""
+    rng = np.random.default_rng(3)
+    lengths = [0, 1, 5, 10, 10, 11, 20, 21, 31, 40, 42, 50]
+    histories = [rng.integers(len(codes), size=length) for length in lengths]
+    made = [vocabulary.prompt(codes[history]) for history in histories]
+    return [*made, (made[9] * 2)[:64], made[9][:32], made[8], made[8]]
+
+
+@pytest.fixture(scope="module", params=["level", "vocabulary"])
+def scorers(
+    request: pytest.FixtureRequest, folder: Path, vocabulary: SidVocabulary
+) -> Iterator[tuple[VllmScorer, TorchScorer]]:
+    """Both engines on one folder, in each score space; the second pair starts after the first engine was closed."""
+    model = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with VllmScorer(folder, vocabulary, score_space=request.param) as ours:
+        yield ours, TorchScorer(model, vocabulary, score_space=request.param)
+
+
+Pair = tuple[VllmScorer, TorchScorer]
+
+
+def same(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
+    """Equal up to the rounding of two ways to multiply in float32."""
+    return bool(np.allclose(a, b, rtol=0, atol=2e-4))
+
+
+@pytest.mark.vllm
+def test_rows_equal_torch(scorers: Pair, prompts: list[list[int]]) -> None:
+    """Also for beams that share a parent, parents without children, and one beam fed twice."""
+    generator = torch.Generator().manual_seed(4)
+    states = [scorer.start(prompts) for scorer in scorers]
+    assert states[0].hidden is None
+    assert same(states[0].log_probs.numpy(), states[1].log_probs.numpy())
+    width = 1
+    for level, n_beams in ((0, 7), (1, 5)):
+        parents = torch.randint(width, (len(prompts), n_beams), generator=generator)
+        fed = torch.randint(SIZES[level], (len(prompts), n_beams), generator=generator)
+        parents[:, 1], fed[:, 1] = parents[:, 0], fed[:, 0]
+        ours, torch_rows = (scorer.step(state, parents, fed) for scorer, state in zip(scorers, states, strict=True))
+        assert ours.shape == (len(prompts), n_beams, SIZES[level + 1])
+        assert same(ours.numpy(), torch_rows.numpy())
+        width = n_beams
+
+
+@pytest.mark.vllm
+@pytest.mark.parametrize("beams", [1, 20])
+def test_lists_equal_torch(scorers: Pair, prompts: list[list[int]], codes: NDArray[np.int32], beams: int) -> None:
+    """The same items in the same order, every list full."""
+    trie = CodeTrie(codes, SIZES)
+    ours, theirs = (beam_search(scorer, trie, prompts, beams=beams, k=10) for scorer in scorers)
+    assert np.array_equal(ours.rows, theirs.rows)
+    assert same(ours.scores, theirs.scores)
+    assert (ours.rows >= 0).all()
+
+
+@pytest.mark.vllm
+def test_filtered_lists_equal_torch(scorers: Pair, prompts: list[list[int]], codes: NDArray[np.int32]) -> None:
+    """Different filters in one batch: a shared mask, the user's own items denied, seven items, everything."""
+    trie = CodeTrie(codes, SIZES)
+    rng = np.random.default_rng(5)
+    few = np.zeros(len(codes), dtype=np.bool_)
+    few[rng.choice(len(codes), 7, replace=False)] = True
+    shared = ItemFilter.from_mask(trie, rng.random(len(codes)) < 0.3)
+    everything = beam_search(scorers[1], trie, prompts, beams=20, k=10).rows
+    kinds = [
+        shared,
+        ItemFilter.from_mask(trie, few),
+        ItemFilter(trie),
+        shared.deny(rng.integers(len(codes), size=50)),
+    ]
+    filters = [kinds[user % 4] if user % 3 else ItemFilter(trie).deny(everything[user]) for user in range(len(prompts))]
+    ours, theirs = (beam_search(scorer, trie, prompts, beams=20, k=10, filters=filters) for scorer in scorers)
+    assert np.array_equal(ours.rows, theirs.rows)
+    assert same(ours.scores[ours.rows >= 0], theirs.scores[ours.rows >= 0])
+    for row, one in zip(ours.rows, filters, strict=True):
+        assert one.allowed_mask()[row[row >= 0]].all()
+        assert (row >= 0).sum() == min(10, one.count)
+
+
+@pytest.mark.vllm
+def test_exact_scores_equal_torch(scorers: Pair, prompts: list[list[int]], codes: NDArray[np.int32]) -> None:
+    """`score_all` begins again from copies of one state."""
+    trie = CodeTrie(codes[:60], SIZES)
+    ours, theirs = (score_all(scorer, trie, prompts[:3], max_nodes=16) for scorer in scorers)
+    assert same(ours, theirs)
+
+
+@pytest.mark.vllm
+def test_beams_continue_their_parents_tails(scorers: Pair, prompts: list[list[int]]) -> None:
+    """A beam whose parent ends inside a cache block computes one token, and all blocks return to vLLM."""
+    ours = scorers[0]
+    exchange = ours._exchange
+    free, continued = exchange.pool.get_num_free_blocks(), exchange.n_continued
+    state = ours.start(prompts)
+    again = copy.copy(state)
+    parents = torch.zeros(len(prompts), 3, dtype=torch.long)
+    fed = torch.arange(3).expand(len(prompts), -1)
+    first = ours.step(state, parents, fed)
+    assert exchange.n_continued - continued == 3 * sum(len(prompt) % vllm_engine.BLOCK != 0 for prompt in prompts)
+    assert exchange.pool.get_num_free_blocks() < free
+    ours.step(state, fed, fed)
+    assert torch.equal(ours.step(again, parents, fed), first)
+    del state, again
+    assert exchange.pool.get_num_free_blocks() == free
+
+
+@pytest.mark.vllm
+def test_prompts_that_do_not_fit_are_refused(scorers: Pair) -> None:
+    """One line that says which."""
+    with pytest.raises(InputError, match="prompt 1 has 254 tokens; the engine takes 1 to 253"):
+        scorers[0].start([[5], [5] * 254])
+    with pytest.raises(InputError, match="prompt 0 has 0 tokens"):
+        scorers[0].start([[]])
+
+
+@pytest.mark.vllm
+def test_results_do_not_depend_on_room(folder: Path, vocabulary: SidVocabulary, prompts: list[list[int]]) -> None:
+    """Chunked prompts, few requests a forward: the same rows. Needs no other engine alive."""
+    fed = torch.arange(9).expand(len(prompts), -1)
+    rows = []
+    for limits in ({}, {"max_requests": 4, "token_budget": 64, "max_length": 200}):
+        with VllmScorer(folder, vocabulary, **limits) as scorer:
+            state = scorer.start(prompts)
+            rows.append((state.log_probs.numpy(), scorer.step(state, torch.zeros_like(fed), fed).numpy()))
+    assert same(rows[0][0], rows[1][0])
+    assert same(rows[0][1], rows[1][1])
+
+
+def test_bad_arguments(folder: Path, vocabulary: SidVocabulary) -> None:
+    """Refused before vLLM is imported."""
+    with pytest.raises(InputError, match="score_space must be level or vocabulary, not 'beam'"):
+        VllmScorer(folder, vocabulary, score_space="beam")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="max_length must be 1 to 256"):
+        VllmScorer(folder, vocabulary, max_length=300)
+    with pytest.raises(InputError, match=r"config\.json: no such file"):
+        VllmScorer(folder / "nothing", vocabulary)
+
+
+@pytest.mark.parametrize(
+    ("installed", "message"),
+    [
+        ({}, "vLLM is not installed"),
+        ({"vllm": "0.31.2"}, r"vllm 0\.31\.2: the vLLM engine works with versions 0\.32 and"),
+    ],
+)
+def test_other_versions_are_refused(installed: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clearly, and before anything is set up."""
+
+    def version(name: str) -> str:
+        if name not in installed:
+            raise vllm_engine.metadata.PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(vllm_engine.metadata, "version", version)
+    with pytest.raises(InputError, match=message):
+        prepare_environment()
