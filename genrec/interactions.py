@@ -61,17 +61,26 @@ class Interactions:
         refuse_rows(pl.Series(rows < 0), path, "name items that are not in the item table", values=items)
         instants = parse_timestamps(table["timestamp"], path)
 
-        names = users.unique(maintain_order=True)
-        codes = users.cast(pl.Enum(names)).to_physical().to_numpy()
+        names, codes = _number_users(users)
         order = _order(codes, instants.values, len(names))
         offsets = np.zeros(len(names) + 1, dtype=np.int64)
         np.cumsum(np.bincount(codes, minlength=len(names)), out=offsets[1:])
         sorted_instants = Instants(instants.values[order], instants.per_unit, instants.from_dates)
         times, unit = settle_unit(sorted_instants, offsets, time_unit, path)
-        return cls(tuple(names), Sequences(rows[order], offsets), times, unit)
+        return cls(names, Sequences(rows[order], offsets), times, unit)
 
 
-def _order(users: NDArray[np.uint32], instants: NDArray[np.int64], n_users: int) -> NDArray[np.int64]:
+def _number_users(users: pl.Series) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+    """The different users in order of appearance, and every event's number among them, int32 [E]."""
+    # A pool of its own: other columns of the process must not put their names among the users'.
+    coded = users.cast(pl.Categorical(pl.Categories.random()))
+    first_seen = coded.unique(maintain_order=True)
+    number = np.empty(len(first_seen), dtype=np.int32)
+    number[first_seen.to_physical().to_numpy()] = np.arange(len(first_seen))
+    return tuple(first_seen.cast(pl.String)), number[coded.to_physical().to_numpy()]
+
+
+def _order(users: NDArray[np.int32], instants: NDArray[np.int64], n_users: int) -> NDArray[np.int64]:
     """The stable order by user, then time, int64 [E]."""
     table = pl.DataFrame({"user": users, "time": instants, "event": np.arange(len(users))})
     low, high = int(instants.min()), int(instants.max())

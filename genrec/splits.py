@@ -205,22 +205,21 @@ def _finish(
     """Strip cold items from training and build the cases; `valid` and `test` are (users [C], events [C]) in the log."""
     if not 0 <= cold_share < 1:
         raise InputError(f"--data.cold_share {cold_share}: must be at least 0 and below 1")
-    items = np.unique(log.histories.values)
+    items = np.flatnonzero(np.bincount(log.histories.values))
     drawn = np.random.default_rng(seed).choice(items, size=round(cold_share * len(items)), replace=False)
     cold_items = np.sort(drawn).astype(np.int32)
     train = _strip(train, cold_items)
     kept = np.flatnonzero(train.lengths > 0)
-    train, train_users = train.take(kept), tuple(log.user_ids[user] for user in kept)
-    seen = np.unique(train.values)
+    train, train_users = train.take(kept), tuple(log.user_ids[user] for user in kept.tolist())
 
     def cases(users: NDArray[np.int64], events: NDArray[np.int64]) -> Cases:
         starts = log.histories.offsets[users]
         targets = log.histories.values[events]
         days = log.times // DAY
         same_day = None if log.time_unit == "position" else days[events] == days[events - 1]
-        user_ids = tuple(log.user_ids[user] for user in users)
+        user_ids = tuple(log.user_ids[user] for user in users.tolist())
         histories = _gather(log.histories.values, starts, events - starts)
-        return Cases(_case_ids(user_ids), user_ids, histories, targets, same_day, ~np.isin(targets, seen))
+        return Cases(_case_ids(user_ids), user_ids, histories, targets, same_day, ~_among(targets, train.values))
 
     return Split(train, train_users, cases(*valid), cases(*test), name, cold_items)
 
@@ -234,9 +233,16 @@ def _case_ids(user_ids: tuple[str, ...]) -> tuple[str, ...]:
 
 def _strip(sequences: Sequences, items: NDArray[np.int32]) -> Sequences:
     """The sequences without some items; they keep their number and may become empty."""
-    keep = ~np.isin(sequences.values, items)
+    keep = ~_among(sequences.values, items)
     kept_before = np.concatenate([[0], np.cumsum(keep)]).astype(np.int64)
     return Sequences(sequences.values[keep], kept_before[sequences.offsets])
+
+
+def _among(rows: NDArray[np.int32], others: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Which catalogue rows occur in `others`, bool of the shape of `rows`; linear where np.isin sorts."""
+    present = np.zeros(max(rows.max(initial=0), others.max(initial=0)) + 1, dtype=np.bool_)
+    present[others] = True
+    return present[rows]
 
 
 def _with_targets(histories: Sequences, targets: NDArray[np.int32]) -> Sequences:
@@ -265,14 +271,13 @@ def from_given(folder: Path, catalog: Catalog, log: Interactions | None = None) 
     users, histories, targets, _ = given["train"]
     width = int(histories.lengths.max())
     train_users, train = merge_rows(users, _with_targets(histories, targets), width)
-    seen = np.unique(train.values)
 
     def cases(part: str) -> Cases:
         users, histories, targets, moments = given[part]
         same_day = None
         if log is not None and moments is not None and log.time_unit != "position":
             same_day = _same_day(users, histories, moments, log)
-        return Cases(_case_ids(users), users, histories, targets, same_day, ~np.isin(targets, seen))
+        return Cases(_case_ids(users), users, histories, targets, same_day, ~_among(targets, train.values))
 
     return Split(train, train_users, cases("valid"), cases("test"), "given")
 

@@ -1,8 +1,8 @@
 """Putting sequences back together from the rows that a published split cuts them into.
 
 Split files hold one row a target: `history,target`. The rows of one user are growing prefixes of one sequence, or
-windows that slide over it once the history is cut to the last W items. Trained on as they are, an event would count once
-as a target and again in each later row, since a loss on every item of a history makes targets of them all.
+windows that slide over it once the history is cut to the last W items. Trained on as they are, an event would count
+once as a target and again in each later row, since a loss on every item of a history makes targets of them all.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -25,12 +25,14 @@ from semtok.errors import InputError
 _KINDS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 
 
-def read_table(path: Path, *, what: str) -> pl.DataFrame:
+def read_table(path: Path, *, what: str, schema: Mapping[str, pl.DataType] | None = None) -> pl.DataFrame:
     """Read a whole table; the name decides the format, `.gz` behind it is unpacked.
 
     Args:
         path: a file `*.jsonl`, `*.json` (one object a line), `*.csv` or `*.parquet`, or any of these with `.gz`.
         what: what the table holds, for messages ("items", "interactions").
+        schema: of a JSONL file whose other columns are not wanted (review texts, say): columns and their types; a key
+            that a row lacks is null.
 
     Raises:
         InputError: the file is missing, empty, truncated, not UTF-8 or broken; names the file and, where one is to
@@ -40,14 +42,11 @@ def read_table(path: Path, *, what: str) -> pl.DataFrame:
     if not path.is_file():
         raise InputError(f"{path}: no such file ({what})")
     try:
-        source: Path | bytes = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: not a whole gzip file ({error})") from None
-    if (len(source) if isinstance(source, bytes) else path.stat().st_size) == 0:
-        raise InputError(f"{path}: the file is empty ({what})")
-    try:
-        table = _parse(source, kind)
-    except (pl.exceptions.PolarsError, OSError) as error:
+        with open_plain(path) as data:
+            if not data.read(1):
+                raise InputError(f"{path}: the file is empty ({what})")
+        table = _parse(path, kind, schema)
+    except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error) as error:
         _blame(path, kind, error)
     if kind == "csv":
         _check_header(table.columns, path)
@@ -64,7 +63,7 @@ def row_number(path: Path, index: int) -> int:
         return index + 2
     if kind == "parquet":
         return index + 1
-    with _open(path) as lines:
+    with open_plain(path) as lines:
         filled = (number for number, line in enumerate(lines, start=1) if line.strip())
         return next(number for seen, number in enumerate(filled) if seen == index)
 
@@ -73,7 +72,7 @@ def require_columns(table: pl.DataFrame, path: Path, names: Sequence[str]) -> No
     """Raise InputError naming the columns that are missing and those that are there."""
     missing = [name for name in names if name not in table.columns]
     if missing:
-        raise InputError(f"{path}: no column {_listed(missing)}; it has {_listed(table.columns)}")
+        raise InputError(f"{path}: no column {_listed(missing)}; it has {_listed(table.columns) or 'none'}")
 
 
 def id_column(table: pl.DataFrame, path: Path, name: str) -> pl.Series:
@@ -112,13 +111,15 @@ def _kind(path: Path, what: str) -> str:
     return _KINDS[plain.suffix.lower()]
 
 
-def _parse(source: Path | bytes, kind: str) -> pl.DataFrame:
+def _parse(path: Path, kind: str, schema: Mapping[str, pl.DataType] | None) -> pl.DataFrame:
+    # polars unpacks gzip by itself, except around Parquet, and takes "[" in a path for a glob unless told not to.
     if kind == "csv":
-        # An unquoted glob character in a path is part of its name.
-        return pl.read_csv(source, infer_schema=False, empty_string_is_null=False, glob=False)
+        return pl.read_csv(path, infer_schema=False, empty_string_is_null=False, glob=False)
     if kind == "parquet":
-        return pl.read_parquet(source, glob=False)
-    return pl.read_ndjson(source, infer_schema_length=None)
+        with open_plain(path) as data:
+            return pl.read_parquet(data.read() if path.suffix == ".gz" else path, glob=False)
+    with open(path, "rb") as data:
+        return pl.read_ndjson(data, schema=schema, infer_schema_length=None)
 
 
 def _check_header(columns: Sequence[str], path: Path) -> None:
@@ -139,39 +140,48 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(repr(name) for name in names)
 
 
-def _open(path: Path) -> IO[bytes]:
+def open_plain(path: Path) -> IO[bytes]:
+    """Open a file for reading, unpacked if its name ends in `.gz`."""
     return gzip.open(path) if path.suffix == ".gz" else open(path, "rb")  # type: ignore[return-value]
 
 
 def _blame(path: Path, kind: str, error: Exception) -> NoReturn:
     """Find the first row that a strict reader refuses, slowly, and raise InputError naming it."""
-    if kind == "parquet":
-        raise InputError(f"{path}: not a whole Parquet file ({_first_line(error)})") from None
-    with _open(path) as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                line.decode()
-            except UnicodeDecodeError as bad:
-                raise InputError(f"{path}: line {number} is not UTF-8 ({bad.reason} at byte {bad.start + 1})") from None
-    with _open(path) as lines:
-        complaint = next(_broken_json(lines) if kind == "jsonl" else _broken_csv(lines), None)
+    try:
+        with open_plain(path) as lines:
+            complaint = "not a whole Parquet file" if kind == "parquet" else _broken_text(lines)
+        with open_plain(path) as lines:
+            complaint = complaint or next(_broken_json(lines) if kind == "jsonl" else _broken_csv(lines), None)
+    except (OSError, EOFError, zlib.error) as broken:
+        raise InputError(f"{path}: not a whole gzip file ({_first_line(broken)})") from None
     raise InputError(f"{path}: {complaint or f'cannot be read ({_first_line(error)})'}") from None
+
+
+def _broken_text(lines: IO[bytes]) -> str | None:
+    for number, line in enumerate(lines, start=1):
+        try:
+            line.decode()
+        except UnicodeDecodeError as bad:
+            return f"line {number} is not UTF-8 ({bad.reason} at byte {bad.start + 1})"
+    return None
 
 
 def _broken_json(lines: IO[bytes]) -> Iterator[str]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
-                value = json.loads(line, parse_constant=_refuse_constant)
+                value = json.loads(line.decode().strip(), parse_constant=_refuse_constant)
+            except json.JSONDecodeError as error:
+                yield f"row {number} is not JSON ({error.msg} at column {error.colno})"
             except ValueError as error:
-                yield f"row {number} is not JSON ({_first_line(error)})"
+                yield f"row {number} is not JSON ({error})"
             else:
                 if not isinstance(value, dict):
                     yield f"row {number} is not a JSON object but {type(value).__name__}"
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+    raise ValueError(f"{name} is no JSON number")
 
 
 def _broken_csv(lines: IO[bytes]) -> Iterator[str]:
