@@ -136,7 +136,7 @@ class LmdbStore:
             )
             with new_folder(self.folder / info.version, dataclasses.asdict(info)) as scratch:
                 _write(scratch, packed, info)
-            self._switch(info.version.encode())
+            self._switch(info)
             self._sweep()
         return info
 
@@ -203,15 +203,14 @@ class LmdbStore:
     def _next_version(self) -> str:
         return f"v{max([int(name[1:]) for name in self._versions()], default=0) + 1:06d}"
 
-    def _switch(self, name: bytes) -> None:
-        """Point at a sealed version, and drop the events that both it and the one before it hold."""
+    def _switch(self, info: ListsInfo) -> None:
+        """Point at a sealed version, and drop the events that both it and the one served before it hold."""
+        before = self.info()
         with self._state.begin(self._pointers, write=True) as txn:
-            current = txn.get(_CURRENT)
-            txn.put(_CURRENT, name)
-            if current is not None:
-                txn.put(_PREVIOUS, current)
-        infos = [read_json(self.folder / n.decode() / "info.json") for n in (name, current) if n is not None]
-        self._forget_events(min(info["as_of"] for info in infos))
+            txn.put(_CURRENT, info.version.encode())
+            if before is not None:
+                txn.put(_PREVIOUS, before.version.encode())
+        self._forget_events(min(lists.as_of for lists in (info, before) if lists is not None))
 
     def _forget_events(self, as_of: float) -> None:
         with self._state.begin(self._events, write=True) as txn:

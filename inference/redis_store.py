@@ -33,7 +33,7 @@ from semtok.errors import InputError
 _CHUNK = 1000  # users a write
 _LOCK_SECONDS = 120  # a loader that died frees the lock after this; a living one renews it with every chunk
 
-# KEYS: the sorted set, then a list for each user. ARGV: the time, then the users. An event that arrives meanwhile stays.
+# KEYS: the sorted set, then a list for each user. ARGV: the time, then the users. Events that arrive meanwhile stay.
 _FORGET = """
 for i = 2, #ARGV do
   local latest = redis.call('ZSCORE', KEYS[1], ARGV[i])

@@ -12,7 +12,9 @@ from semtok.folders import new_folder
 Lists = Mapping[str, Sequence[tuple[str, float]]]
 
 
-def write_batch(folder: Path, lists: Lists, *, run_id: str = "run-a", parts: int = 1, index_version: str = "ix") -> Path:
+def write_batch(
+    folder: Path, lists: Lists, *, run_id: str = "run-a", parts: int = 1, index_version: str = "ix"
+) -> Path:
     """Write `user -> [(item, score), ...]` as a sealed top-K folder of `parts` files, users in the given order."""
     users = list(lists)
     with new_folder(folder, {"run_id": run_id}) as scratch:

@@ -1,0 +1,82 @@
+"""`genrec serve`: opens a run and its store, and serves them over HTTP with one worker process or several.
+
+Interactive documentation is at /docs, the OpenAPI document at /openapi.json. `GENREC_API_KEY` in the environment makes
+every route but those and /health want that key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from inference.app import create_app
+from inference.serve_config import ServeConfig
+from inference.store import open_store
+from semtok.catalog import Catalog
+
+__all__ = ["ServeConfig", "create_app", "serve"]
+
+API_KEY = "GENREC_API_KEY"
+_CONFIG = "GENREC_SERVE_CONFIG"  # how worker processes get theirs
+
+
+def serve(config: ServeConfig) -> None:
+    """Serve until told to stop (SIGTERM, SIGINT), then finish what is under way.
+
+    Raises:
+        InputError: the run or the store cannot be opened.
+    """
+    _prepare(config)
+    options: dict[str, Any] = {
+        "host": config.host,
+        "port": config.port,
+        "access_log": False,  # counted by /metrics; a line a request would be the slowest part of a look-up
+        "server_header": False,
+        "timeout_keep_alive": 75,  # longer than the 60 s of nginx, so that it is never the server that hangs up first
+        "timeout_graceful_shutdown": config.drain,
+    }
+    if config.workers == 1:
+        uvicorn.run(_app(config), **options)
+        return
+    with tempfile.TemporaryDirectory(prefix="genrec-metrics-") as folder:
+        os.environ[_CONFIG] = json.dumps(dataclasses.asdict(config), default=str)
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # the workers' counters, added up by whichever is asked
+        uvicorn.run("inference.server:app_in_worker", factory=True, workers=config.workers, **options)
+
+
+def app_in_worker() -> FastAPI:
+    """The application of one of several worker processes that `serve` starts."""
+    settings = json.loads(os.environ[_CONFIG])
+    return _app(ServeConfig(**settings | {"run": Path(settings["run"])}))
+
+
+def _place(config: ServeConfig) -> str:
+    return config.store or str(config.run / "store")
+
+
+def _prepare(config: ServeConfig) -> None:
+    """Check the run and the store once, before any worker starts; fill an empty store."""
+    Catalog.load(config.run / "catalog")
+    store = open_store(_place(config), verify=True)
+    if store.info() is None and (config.run / "topk").is_dir():
+        store.load(config.run / "topk")
+    store.close()
+
+
+def _app(config: ServeConfig) -> FastAPI:
+    catalog, recommender = None, None
+    if config.live:
+        from inference.recommender import Recommender  # with it come torch and the engine
+
+        recommender = Recommender.from_pretrained(config.run, engine=config.engine, device=config.device)
+    else:
+        catalog = Catalog.load(config.run / "catalog")
+    key = os.environ.get(API_KEY) or None
+    return create_app(recommender, open_store(_place(config)), config, catalog=catalog, api_key=key)

@@ -1,0 +1,89 @@
+"""A recommender for the server's tests whose answers can be worked out by hand.
+
+Items stand in a ring in catalogue order; after item i come i + 1, i + 2, ... with scores -1, -2, ...; a stranger starts
+before item 0. Filters, denied items and errors go through the real `WhereFilters` over a real catalogue and trie.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from genrec.filters import WhereFilters
+from genrec.recommendations import Recommendations
+from genrec.sequences import Sequences
+from genrec.trie import CodeTrie
+from semtok.catalog import Catalog
+from semtok.semantic_ids import SemanticIds
+
+
+def shop(n: int = 12) -> Catalog:
+    """Items i0, i1, ...: price is the number, colour red and blue by turns, tags a list."""
+    return Catalog(
+        item_ids=tuple(f"i{row}" for row in range(n)),
+        titles=tuple(f"Item {row}" for row in range(n)),
+        attributes=pl.DataFrame(
+            {
+                "price": [float(row) for row in range(n)],
+                "colour": [("red", "blue")[row % 2] for row in range(n)],
+                "tags": [["new"] if row < 3 else ["old", "sale"] for row in range(n)],
+            }
+        ),
+        withdrawn=np.zeros(n, dtype=np.bool_),
+    )
+
+
+class RingRecommender:
+    """A `LiveRecommender`.
+
+    Attributes:
+        batches: the histories of each call of `recommend`.
+        gate: `recommend` waits until it is set, so that a test decides when an answer comes.
+    """
+
+    def __init__(self, catalog: Catalog, *, index_version: str = "ix") -> None:
+        n = len(catalog)
+        codes = np.stack([np.arange(n) // 4, np.arange(n) % 4], axis=1).astype(np.int32)
+        sizes = (n // 4 + 1, 4)
+        self.catalog, self.run_id, self.index_version = catalog, "ring", index_version
+        self.semantic_ids = SemanticIds(catalog.item_ids, codes, sizes)
+        self._filters = WhereFilters(CodeTrie(codes, sizes), catalog)
+        self.batches: list[list[tuple[str, ...]]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def recommend(
+        self,
+        histories: Sequence[Sequence[str]],
+        *,
+        k: int = 10,
+        ranking: str | None = None,
+        exclude_seen: bool = True,
+        where: Mapping[str, Any] | None = None,
+        deny: Sequence[Sequence[str]] | None = None,
+    ) -> Recommendations:
+        self.batches.append([tuple(history) for history in histories])
+        assert self.gate.wait(timeout=30)
+        allowed = self._filters(where)
+        rows, scores, reasons = [], [], []
+        for i, history in enumerate(histories):
+            seen = self.catalog.rows(history)
+            refused = self.catalog.rows([] if deny is None else deny[i])
+            mask = allowed.deny(refused).deny(seen if exclude_seen else []).allowed_mask()
+            last = int(seen[-1]) if len(seen) else -1
+            ring = [(last + 1 + step) % len(self.catalog) for step in range(len(self.catalog))]
+            kept = [(row, -1.0 - step) for step, row in enumerate(ring) if mask[row]][:k]
+            rows.append([row for row, _ in kept])
+            scores.extend(score for _, score in kept)
+            reasons.append(None if len(kept) == k else f"{len(kept)} items are allowed")
+        ids = tuple(str(i) for i in range(len(histories)))
+        return Recommendations(ids, Sequences.from_lists(rows), np.asarray(scores, dtype=np.float32), tuple(reasons))
+
+    def similar(self, item_id: str, k: int) -> list[tuple[str, float]]:
+        row = self.catalog.row(item_id)
+        others = sorted((abs(other - row), other) for other in range(len(self.catalog)) if other != row)
+        return [(self.catalog.item_ids[other], -float(distance)) for distance, other in others[:k]]

@@ -1,0 +1,211 @@
+"""The Redis store against a real `redis-server` (Debian's package) on a free loopback port."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import redis
+from store_contract import StoreContract
+from topk_batches import write_batch
+
+from inference import store_tool
+from inference.redis_store import RedisStore
+from inference.store import StoreUnavailable, open_store
+from semtok.errors import InputError
+
+pytestmark = pytest.mark.slow
+USERS = [f"user{n}" for n in range(300)]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    client = redis.Redis(port=port)
+    for _ in range(100):
+        try:
+            client.ping()
+            return server
+        except redis.ConnectionError:
+            time.sleep(0.05)
+    raise RuntimeError("redis-server does not answer")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    port = free_port()
+    process = start(tmp_path_factory.mktemp("redis"), port)
+    yield f"redis://127.0.0.1:{port}/0"
+    process.terminate()
+    process.wait(timeout=20)
+
+
+@pytest.fixture
+def url(server):
+    redis.Redis.from_url(server).flushall()
+    return server
+
+
+@pytest.fixture
+def store(url):
+    opened = open_store(url)
+    yield opened
+    opened.close()
+
+
+def batch_of(folder: Path, name: str) -> Path:
+    return write_batch(folder / name, {user: [(f"{name}-{user}-{n}", -n) for n in range(5)] for user in USERS})
+
+
+def served(store: RedisStore) -> str:
+    (name,) = {item.split("-")[0] for one in store.get_many(USERS) for item in one.item_ids}
+    return name
+
+
+class TestRedisStore(StoreContract):
+    pass
+
+
+def test_two_stores_share_a_server_and_follow_each_other(url, tmp_path):
+    one, other = RedisStore(url), RedisStore(url)
+    one.load(batch_of(tmp_path, "a"))
+    assert served(other) == "a"
+    other.load(batch_of(tmp_path, "b"))
+    assert served(one) == "b"
+    one.rollback()
+    assert served(other) == "a"
+
+
+def test_only_two_versions_are_kept(store, url, tmp_path):
+    for name in "abcd":
+        store.load(batch_of(tmp_path, name))
+    keys = {key.decode() for key in redis.Redis.from_url(url).scan_iter(match="genrec:v*:lists")}
+    assert keys == {"genrec:v000003:lists", "genrec:v000004:lists"}
+
+
+def test_prefixes_keep_stores_apart(url, tmp_path):
+    one, other = RedisStore(url, prefix="one"), RedisStore(url, prefix="other")
+    one.load(batch_of(tmp_path, "a"))
+    assert other.info() is None
+    other.load(batch_of(tmp_path, "b"))
+    assert (served(one), served(other)) == ("a", "b")
+
+
+def test_a_second_load_at_a_time_is_refused(store, tmp_path):
+    batch = batch_of(tmp_path, "a")
+    with store._alone(), pytest.raises(InputError, match="another load"):
+        store.load(batch)
+    store.load(batch)
+
+
+def test_readers_never_see_a_mixed_or_missing_answer(store, url, tmp_path):
+    batches = {name: batch_of(tmp_path, name) for name in ("a", "b")}
+    store.load(batches["a"])
+    stop, seen, failures = threading.Event(), set(), []
+
+    def read() -> None:
+        reader = RedisStore(url)
+        while not stop.is_set():
+            found = reader.get_many(USERS)
+            try:
+                (answer,) = {(one.item_ids[0].split("-")[0], one.info.version) for one in found}
+                seen.add(answer)
+            except (AttributeError, ValueError) as error:
+                failures.append(repr(error))
+
+    threads = [threading.Thread(target=read) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for name in "babba":
+        store.load(batches[name])
+        store.rollback()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert {name for name, _ in seen} == {"a", "b"}
+
+
+LOADER = """
+import os, signal, sys
+from pathlib import Path
+from inference.redis_store import RedisStore
+
+store, batch, kill_at = RedisStore(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+steps = 0
+
+def count(frame, event, argument):
+    global steps
+    if frame.f_code.co_filename.endswith("redis_store.py"):
+        steps += 1
+        if steps == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.setprofile(count)
+store.load(batch)
+sys.setprofile(None)
+print(steps)
+"""
+
+
+def test_a_killed_load_leaves_the_old_batch_or_the_new_one(url, tmp_path):
+    old, new = batch_of(tmp_path, "old"), batch_of(tmp_path, "new")
+    store, client = RedisStore(url), redis.Redis.from_url(url)
+    store.load(old)
+
+    def load(kill_at: int) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", LOADER, url, str(new), str(kill_at)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+
+    steps = int(load(0).stdout)
+    for fraction in (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99):
+        store.load(old)
+        assert load(max(1, int(fraction * steps))).returncode == -signal.SIGKILL
+        assert served(store) in ("old", "new")
+        client.delete("genrec:loading")  # as its time runs out
+    assert load(0).returncode == 0
+    assert served(store) == "new"
+    kept = client.get("genrec:current").decode()
+    versions = {key.decode().split(":")[1] for key in client.scan_iter(match="genrec:v*")}
+    assert len(versions) == 2
+    assert all(version in kept for version in versions)
+
+
+def test_a_server_that_is_gone_is_said_to_be(tmp_path):
+    port = free_port()
+    with pytest.raises(InputError, match=f"127.0.0.1:{port}/0: cannot reach Redis"):
+        RedisStore(f"redis://:secret@127.0.0.1:{port}/0")
+    process = start(tmp_path, port)
+    store = RedisStore(f"redis://127.0.0.1:{port}/0")
+    store.load(batch_of(tmp_path, "a"))
+    process.terminate()
+    process.wait(timeout=20)
+    for ask in (lambda: store.get("user1"), store.info, lambda: store.add_events("user1", ["e"])):
+        with pytest.raises(StoreUnavailable):
+            ask()
+
+
+def test_a_password_is_in_no_message():
+    with pytest.raises(InputError) as error:
+        RedisStore(f"redis://:secret@127.0.0.1:{free_port()}/0")
+    assert "secret" not in str(error.value)
+
+
+def test_the_command_line_takes_a_url(url, tmp_path, capsys):
+    assert store_tool.main(["load", url, str(batch_of(tmp_path, "a"))]) == 0
+    assert '"version": "v000001"' in capsys.readouterr().out
+    assert store_tool.main(["info", url]) == 0
+    assert store_tool.main(["rollback", url]) == 2
+    assert "no version to go back to" in capsys.readouterr().err

@@ -1,0 +1,470 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import polars as pl
+import pytest
+from fastapi.testclient import TestClient
+from ring_recommender import RingRecommender, shop
+from topk_batches import write_batch
+
+from inference.guard import RateLimit
+from inference.lmdb_store import LmdbStore
+from inference.server import ServeConfig, create_app
+from semtok.errors import InputError
+
+CONFIG = ServeConfig(run=Path("run"), timeout=5.0, rate=0)
+LISTS = {
+    "ann": [("i3", -0.125), ("i5", -0.5), ("i7", -1.0)],
+    "a/b c?ü☃": [("i1", -1.0)],
+    "x" * 600: [("i2", -1.0)],
+    "gone": [("left-the-shop", -0.5), ("i2", -1.0)],
+}
+
+
+@pytest.fixture
+def ring():
+    return RingRecommender(shop())
+
+
+@pytest.fixture
+def store(tmp_path):
+    opened = LmdbStore(tmp_path / "store")
+    histories = pl.DataFrame({"user_id": ["ann", "cleo"], "item_ids": [["i0", "i1"], ["i8", "i9"]]})
+    opened.load(write_batch(tmp_path / "topk", LISTS), as_of=time.time() - 3600, histories=histories)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def client(ring, store):
+    with TestClient(create_app(ring, store, CONFIG)) as opened:
+        yield opened
+
+
+def ids(answer):
+    return [item["item_id"] for item in answer.json()["items"]]
+
+
+def is_problem(answer, status, kind):
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    document = answer.json()
+    assert (document["status"], document["type"]) == (status, f"urn:genrec:{kind}")
+    assert document["title"]
+    assert document["detail"]
+    assert document["instance"].startswith("/")
+    return document
+
+
+class TestStored:
+    def test_a_stored_list_with_its_version_age_and_model(self, client, ring):
+        answer = client.get("/v1/users/ann/recommendations?k=2").json()
+        assert answer["items"] == [{"item_id": "i3", "score": -0.125}, {"item_id": "i5", "score": -0.5}]
+        assert 3600 <= answer.pop("age_seconds") < 3700
+        del answer["items"]
+        assert answer == {
+            "user_id": "ann",
+            "source": "store",
+            "stale": False,
+            "version": "v000001",
+            "model_id": "run-a",
+            "index_version": "ix",
+        }
+        assert not ring.batches
+
+    @pytest.mark.parametrize("user", ["a/b c?ü☃", "x" * 600])
+    def test_any_id_can_be_asked_for(self, client, user):
+        answer = client.get(f"/v1/users/{quote(user, safe='')}/recommendations")
+        assert answer.json()["user_id"] == user
+        assert answer.json()["source"] == "store"
+
+    def test_the_next_batch_is_seen_at_once(self, client, store, tmp_path):
+        store.load(write_batch(tmp_path / "b", {"ann": [("i9", -1.0)]}, run_id="run-b"))
+        answer = client.get("/v1/users/ann/recommendations")
+        assert (ids(answer), answer.json()["version"], answer.json()["model_id"]) == (["i9"], "v000002", "run-b")
+
+    def test_items_withdrawn_since_are_left_out(self, store):
+        catalog = shop().withdraw(["i5"])
+        with TestClient(create_app(RingRecommender(catalog), store, CONFIG)) as client:
+            assert ids(client.get("/v1/users/ann/recommendations?k=2")) == ["i3", "i7"]
+
+
+class TestLive:
+    def test_an_unknown_user_gets_a_strangers_list_which_is_worked_out_once(self, client, ring):
+        for user in ("bob", "dan", "\x00"):
+            answer = client.get(f"/v1/users/{quote(user)}/recommendations?k=3")
+            assert ids(answer) == ["i0", "i1", "i2"]
+            assert (answer.json()["source"], answer.json()["history_length"]) == ("live", 0)
+        assert len(ring.batches) == 1
+
+    def test_a_user_with_a_history_but_no_list_is_answered_live(self, client):
+        assert ids(client.get("/v1/users/cleo/recommendations?k=3")) == ["i10", "i11", "i0"]
+
+    def test_events_make_the_next_answer_live(self, client):
+        posted = client.post("/v1/users/ann/events", json={"item_ids": ["i4", "unheard-of"]})
+        assert posted.status_code == 202
+        assert posted.json() == {"user_id": "ann", "accepted": 1, "unknown_items": ["unheard-of"]}
+        answer = client.get("/v1/users/ann/recommendations?k=3").json()
+        assert [item["item_id"] for item in answer["items"]] == ["i5", "i6", "i7"]
+        assert (answer["source"], answer["history_length"], answer["version"]) == ("live", 3, None)
+        assert (answer["model_id"], answer["index_version"]) == ("ring", "ix")
+
+    def test_events_of_unknown_items_only_change_nothing(self, client):
+        assert client.post("/v1/users/ann/events", json={"item_ids": ["unheard-of"]}).json()["accepted"] == 0
+        assert client.get("/v1/users/ann/recommendations").json()["source"] == "store"
+
+    def test_a_later_batch_makes_the_stored_list_fresh(self, client, store, tmp_path):
+        client.post("/v1/users/ann/events", json={"item_ids": ["i4"]})
+        store.load(write_batch(tmp_path / "b", {"ann": [("i9", -1.0)]}), as_of=time.time() + 1)
+        assert client.get("/v1/users/ann/recommendations").json()["source"] == "store"
+
+    def test_a_given_history_with_filters_and_denied_items(self, client):
+        asked = {
+            "history": ["i1", "unheard-of"],
+            "k": 3,
+            "where": {"price": {"min": 4, "max": 9}, "colour": ["red", "green"], "tags": "sale"},
+            "deny": ["i6", "never-sold"],
+        }
+        answer = client.post("/v1/recommendations", json=asked)
+        assert ids(answer) == ["i4", "i8"]
+        assert answer.json()["unknown_items"] == ["unheard-of", "never-sold"]
+        assert answer.json()["reason"] == "2 items are allowed"
+        assert answer.json()["user_id"] is None
+
+    def test_seen_items_may_come_back_where_asked_for(self, client):
+        asked = {"history": ["i0", "i11"], "k": 2}
+        assert ids(client.post("/v1/recommendations", json=asked)) == ["i1", "i2"]
+        assert ids(client.post("/v1/recommendations", json=asked | {"exclude_seen": False})) == ["i0", "i1"]
+
+    def test_a_users_known_history_is_used_where_none_is_given(self, client):
+        answer = client.post("/v1/recommendations", json={"user_id": "ann", "k": 1, "where": {"colour": "blue"}})
+        assert ids(answer) == ["i3"]
+        assert answer.json()["history_length"] == 2
+        assert ids(client.post("/v1/recommendations", json={"user_id": "ann", "history": ["i8"], "k": 1})) == ["i9"]
+
+    def test_requests_that_come_together_share_a_batch(self, ring, store):
+        config = dataclasses.replace(CONFIG, wait_ms=300)
+        with TestClient(create_app(ring, store, config)) as client:
+            answers = {}
+            threads = [
+                threading.Thread(
+                    target=lambda n=n: answers.update(
+                        {n: ids(client.post("/v1/recommendations", json={"history": [f"i{n}"], "k": 1}))}
+                    )
+                )
+                for n in range(6)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert answers == {n: [f"i{n + 1}"] for n in range(6)}
+        assert len(ring.batches) < 6
+
+
+class TestTrouble:
+    def test_a_stale_list_is_better_than_none(self, ring, store):
+        with TestClient(create_app(ring, store, dataclasses.replace(CONFIG, timeout=0.05))) as client:
+            client.post("/v1/users/ann/events", json={"item_ids": ["i4"]})
+            ring.gate.clear()
+            answer = client.get("/v1/users/ann/recommendations")
+            assert (answer.json()["source"], answer.json()["stale"], ids(answer)[0]) == ("store", True, "i3")
+            is_problem(client.get("/v1/users/bob/recommendations"), 504, "timeout")
+            is_problem(client.post("/v1/recommendations", json={"history": ["i1"]}), 504, "timeout")
+            ring.gate.set()
+            assert ids(client.get("/v1/users/ann/recommendations?k=1")) == ["i5"]
+
+    def test_a_full_queue_says_when_to_come_back(self, ring, store):
+        with TestClient(create_app(ring, store, dataclasses.replace(CONFIG, queue=1, batch=1))) as client:
+            ring.gate.clear()
+            asked = {"history": ["i1"], "k": 1}
+            done = []
+            threads = [
+                threading.Thread(target=lambda: done.append(client.post("/v1/recommendations", json=asked)))
+                for _ in range(4)
+            ]
+            for thread in threads:
+                thread.start()
+            while len(done) < 2:
+                time.sleep(0.01)
+            ring.gate.set()
+            for thread in threads:
+                thread.join()
+            refused = [answer for answer in done if answer.status_code != 200]
+            assert len(refused) == 2
+            for answer in refused:
+                is_problem(answer, 503, "overloaded")
+                assert answer.headers["retry-after"] == "1"
+
+    def test_without_a_model_stored_lists_are_served_stale_or_not(self, store):
+        with TestClient(create_app(None, store, CONFIG, catalog=shop())) as client:
+            client.post("/v1/users/ann/events", json={"item_ids": ["i4"]})
+            answer = client.get("/v1/users/ann/recommendations").json()
+            assert (answer["source"], answer["stale"]) == ("store", True)
+            is_problem(client.get("/v1/users/bob/recommendations"), 404, "unknown-user")
+            is_problem(client.post("/v1/recommendations", json={}), 503, "live-off")
+            is_problem(client.get("/v1/items/i1/similar"), 503, "live-off")
+            assert client.get("/v1/items/i1").json()["semantic_id"] is None
+            assert client.get("/health/ready").json()["live"] is False
+
+    def test_without_a_store_everybody_is_answered_live(self, ring):
+        with TestClient(create_app(ring, None, CONFIG)) as client:
+            assert client.get("/v1/users/ann/recommendations").json()["source"] == "live"
+            is_problem(client.post("/v1/users/ann/events", json={"item_ids": ["i1"]}), 503, "no-store")
+            assert client.get("/health/ready").json()["store"] is None
+
+    def test_an_unforeseen_error_is_a_500_without_its_text(self, ring, store, caplog):
+        ring.similar = None
+        with TestClient(create_app(ring, store, CONFIG)) as client:
+            document = is_problem(client.get("/v1/items/i1/similar"), 500, "internal")
+            assert "NoneType" not in json.dumps(document)
+        assert "NoneType" in caplog.text
+
+    def test_a_full_event_log_is_a_503(self, ring, tmp_path):
+        small = LmdbStore(tmp_path / "small", events_bytes=128 << 10)
+        with TestClient(create_app(ring, small, CONFIG)) as client:
+            answers = [client.post(f"/v1/users/{n}/events", json={"item_ids": ["i1"] * 150}) for n in range(60)]
+        assert {answer.status_code for answer in answers} == {202, 503}
+        is_problem(answers[-1], 503, "events-full")
+        small.close()
+
+
+class TestItems:
+    def test_an_item(self, client):
+        assert client.get("/v1/items/i5").json() == {
+            "item_id": "i5",
+            "title": "Item 5",
+            "attributes": {"price": 5.0, "colour": "blue", "tags": ["old", "sale"]},
+            "withdrawn": False,
+            "semantic_id": [1, 1],
+        }
+
+    def test_similar_items(self, client):
+        answer = client.get("/v1/items/i5/similar?k=2")
+        assert answer.json()["items"] == [{"item_id": "i4", "score": -1.0}, {"item_id": "i6", "score": -1.0}]
+
+    def test_an_unknown_item(self, client):
+        assert "'i99'" in is_problem(client.get("/v1/items/i99"), 404, "unknown-item")["detail"]
+        is_problem(client.get("/v1/items/i99/similar"), 404, "unknown-item")
+
+    def test_a_catalogue_without_attributes(self, store):
+        plain = dataclasses.replace(shop(), attributes=pl.DataFrame())
+        with TestClient(create_app(RingRecommender(plain), store, CONFIG)) as client:
+            assert client.get("/v1/items/i5").json()["attributes"] == {}
+
+
+class TestBadRequests:
+    @pytest.mark.parametrize(
+        ("body", "named"),
+        [
+            ({"k": 0}, "body.k"),
+            ({"k": 101}, "k: 101"),
+            ({"k": "10"}, "body.k"),
+            ({"k": 10**30}, "k"),
+            ({"history": "i1"}, "body.history"),
+            ({"history": [""]}, "body.history.0"),
+            ({"history": ["i1"] * 201}, "history: 201 items"),
+            ({"deny": ["i1"] * 201}, "deny: 201 items"),
+            ({"histories": []}, "body.histories"),
+            ({"ranking": "best"}, "body.ranking"),
+            ({"where": {"size": 1}}, "no attribute 'size'"),
+            ({"where": {"price": "cheap"}}, "price holds numbers"),
+            ({"where": {"colour": 3}}, "colour holds text"),
+            ({"where": {"colour": {"min": 1}}}, "colour"),
+            ({"where": {"price": {"low": 1}}}, "low"),
+            ({"where": {"price": 10**400}}, "price"),
+            ({"where": {"price": None}}, "price"),
+            ({"user_id": ""}, "body.user_id"),
+            ([], "body"),
+            (None, "body"),
+        ],
+    )
+    def test_a_bad_body_is_named(self, client, ring, body, named):
+        assert named in is_problem(client.post("/v1/recommendations", json=body), 422, "invalid")["detail"]
+        assert client.get("/health/live").status_code == 200
+
+    @pytest.mark.parametrize("text", ["{", "[" * 50_000, '{"k": NaN}', '{"where": {"price": Infinity}}', "\xff", ""])
+    def test_what_is_not_json_is_refused(self, client, text):
+        headers = {"Content-Type": "application/json"}
+        answer = client.post("/v1/recommendations", content=text.encode("latin-1"), headers=headers)
+        assert answer.status_code in (400, 422)
+        assert answer.headers["content-type"] == "application/problem+json"
+
+    @pytest.mark.parametrize("k", ["0", "101", "ten", "1e2", "-1", "9" * 5000])
+    def test_a_bad_k_is_named(self, client, k):
+        assert "query.k" in is_problem(client.get(f"/v1/users/ann/recommendations?k={k}"), 422, "invalid")["detail"]
+
+    def test_paths_and_methods_that_are_not_there(self, client):
+        is_problem(client.get("/v2/users"), 404, "unknown-path")
+        is_problem(client.get("/v1/users/ann/recommendations/"), 404, "unknown-path")
+        answer = client.delete("/v1/users/ann/recommendations")
+        is_problem(answer, 405, "wrong-method")
+        assert answer.headers["allow"] == "GET"
+
+    def test_an_id_that_is_too_long(self, client):
+        is_problem(client.get(f"/v1/users/{'x' * 3000}/recommendations"), 422, "invalid")
+
+    def test_events_without_items(self, client):
+        is_problem(client.post("/v1/users/ann/events", json={"item_ids": []}), 422, "invalid")
+        is_problem(client.post("/v1/users/ann/events", json={"item_ids": ["i1"] * 201}), 422, "invalid")
+
+    def test_a_body_that_is_too_large(self, client):
+        asked = {"history": ["x" * 500] * 150}
+        is_problem(client.post("/v1/recommendations", json=asked), 413, "body-too-large")
+        chunks = (b" " * 1000 for _ in range(100))  # without a Content-Length
+        is_problem(client.post("/v1/recommendations", content=chunks), 413, "body-too-large")
+
+
+class TestKeyAndRate:
+    @pytest.fixture
+    def keyed(self, ring, store):
+        with TestClient(create_app(ring, store, CONFIG, api_key="s3cret-ü")) as opened:
+            yield opened
+
+    @pytest.mark.parametrize("headers", [{}, {"X-API-Key": "other"}, {"Authorization": "Basic s3cret"}])
+    def test_without_the_key_nothing_but_health_is_told(self, keyed, headers):
+        for path in ("/v1/users/ann/recommendations", "/v1/items/i1", "/metrics", "/nowhere"):
+            answer = keyed.get(path, headers=headers)
+            is_problem(answer, 401, "no-key")
+            assert answer.headers["www-authenticate"] == "Bearer"
+        assert keyed.get("/health/ready", headers=headers).status_code == 200
+        assert keyed.get("/openapi.json").json()["components"]["securitySchemes"]
+
+    @pytest.mark.parametrize(("name", "opening"), [("X-API-Key", ""), ("Authorization", "Bearer ")])
+    def test_with_the_key(self, keyed, name, opening):
+        headers = {name: (opening + "s3cret-ü").encode()}
+        assert keyed.get("/v1/users/ann/recommendations", headers=headers).status_code == 200
+
+    def test_a_client_that_asks_too_often(self, ring, store):
+        with TestClient(create_app(ring, store, dataclasses.replace(CONFIG, rate=0.01))) as client:
+            assert client.get("/v1/items/i1").status_code == 200
+            answer = client.get("/v1/items/i1")
+            is_problem(answer, 429, "rate-limited")
+            assert 90 <= int(answer.headers["retry-after"]) <= 100
+            assert client.get("/health/live").status_code == 200
+
+    def test_the_bucket_refills_and_clients_are_apart(self):
+        limit = RateLimit(2.0, burst=3.0)
+        assert [limit.wait("a", 0.0) for _ in range(4)] == [0, 0, 0, 0.5]
+        assert limit.wait("b", 0.0) == 0
+        assert limit.wait("a", 0.25) == 0.25
+        assert limit.wait("a", 0.5) == 0
+        assert [limit.wait("a", 100.0) for _ in range(4)] == [0, 0, 0, 0.5]
+
+    def test_buckets_are_bounded(self):
+        limit = RateLimit(1.0, burst=1.0, clients=2)
+        for client in ("a", "b", "c"):
+            limit.wait(client, 0.0)
+        assert limit.wait("a", 0.0) == 0  # forgotten, the one unused longest
+        assert limit.wait("c", 0.0) > 0
+
+
+class TestHealth:
+    def test_ready_tells_what_is_served(self, client):
+        answer = client.get("/health/ready").json()
+        assert (answer["status"], answer["live"], answer["store_matches_model"]) == ("ready", True, True)
+        assert answer["store"]["version"] == "v000001"
+
+    def test_nothing_to_serve_is_not_ready_but_alive(self, tmp_path):
+        empty = LmdbStore(tmp_path / "empty")
+        with TestClient(create_app(None, empty, CONFIG, catalog=shop())) as client:
+            is_problem(client.get("/health/ready"), 503, "not-ready")
+            assert client.get("/health/live").json() == {"status": "live"}
+        empty.close()
+
+    def test_metrics_count_requests_answers_and_batches(self, client):
+        client.get("/v1/users/ann/recommendations")
+        client.get("/v1/users/bob/recommendations")
+        client.get("/v1/items/nope")
+        page = client.get("/metrics").text
+        route = "/v1/users/{user_id}/recommendations"
+        assert f'genrec_requests_total{{method="GET",route="{route}",status="200"}} 2.0' in page
+        assert 'genrec_requests_total{method="GET",route="/v1/items/{item_id}",status="404"} 1.0' in page
+        assert 'genrec_answers_total{source="store",stale="false"} 1.0' in page
+        assert 'genrec_answers_total{source="live",stale="false"} 1.0' in page
+        assert "genrec_live_batch_size_count 1.0" in page
+        assert "genrec_lists_users 4.0" in page
+        assert float(page.split("\ngenrec_lists_age_seconds ")[1].split()[0]) >= 3600
+
+
+class TestConfig:
+    @pytest.mark.parametrize(
+        "wrong",
+        [{"workers": 0}, {"port": 70000}, {"rate": -1.0}, {"timeout": 0.0}, {"max_k": 0}, {"port": 0, "workers": 2}],
+    )
+    def test_a_bad_value_names_its_flag(self, wrong):
+        with pytest.raises(InputError, match=f"--{next(iter(wrong))}"):
+            ServeConfig(run=Path("run"), **wrong)
+
+    def test_the_application_wants_a_catalogue(self, store):
+        with pytest.raises(ValueError, match="catalogue"):
+            create_app(None, store, CONFIG)
+
+
+SERVE = """
+import sys
+from pathlib import Path
+from inference.server import ServeConfig, serve
+serve(ServeConfig(run=Path(sys.argv[1]), port=int(sys.argv[2]), workers=int(sys.argv[3]), live=False, drain=5))
+"""
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_run_is_served_and_stops_gracefully(tmp_path, workers):
+    (tmp_path / "catalog").mkdir()
+    shop().save(tmp_path / "catalog")
+    write_batch(tmp_path / "topk", LISTS)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-c", SERVE, str(tmp_path), str(port), str(workers)]
+    environment = os.environ | {"GENREC_API_KEY": "key"}
+    server = subprocess.Popen(command, cwd=Path(__file__).parents[1], env=environment, stderr=subprocess.PIPE)
+    try:
+        answer = ask(port, "/v1/users/ann/recommendations", key="key")
+        assert [item["item_id"] for item in answer["items"]] == ["i3", "i5", "i7"]
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            ask(port, "/v1/users/ann/recommendations", key="wrong")
+        store = LmdbStore(tmp_path / "store")  # another process loads the next batch
+        store.load(write_batch(tmp_path / "next", {"ann": [("i9", -1.0)]}))
+        store.close()
+        for _ in range(10):
+            assert ask(port, "/v1/users/ann/recommendations", key="key")["version"] == "v000002"
+        assert np.isclose(metric(port, 'genrec_answers_total{source="store",stale="false"}'), 11)
+    finally:
+        server.send_signal(signal.SIGTERM)
+        errors = server.communicate(timeout=30)[1].decode()
+    assert server.returncode in (0, -signal.SIGTERM), errors
+    assert "Traceback" not in errors
+
+
+def ask(port: int, path: str, key: str):
+    for _ in range(300):
+        try:
+            request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"X-API-Key": key})
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                body = answer.read()
+            return json.loads(body) if body[:1] == b"{" else body.decode()
+        except urllib.error.HTTPError:
+            raise
+        except urllib.error.URLError:
+            time.sleep(0.1)
+    raise AssertionError("the server does not answer")
+
+
+def metric(port: int, name: str) -> float:
+    return float(ask(port, "/metrics", key="key").split(name)[1].split()[0])

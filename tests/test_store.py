@@ -1,0 +1,309 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import lmdb
+import pytest
+from store_contract import StoreContract
+from topk_batches import write_batch
+
+from inference import store_tool
+from inference.lmdb_store import LmdbStore
+from inference.store import StoreFull, open_store
+from semtok.errors import InputError
+from semtok.folders import check_folder
+
+USERS = [f"user{n}" for n in range(300)]
+
+
+@pytest.fixture
+def store(tmp_path):
+    opened = LmdbStore(tmp_path / "store")
+    yield opened
+    opened.close()
+
+
+def batch_of(folder: Path, name: str) -> Path:
+    """A batch in which every item of every list names the batch."""
+    return write_batch(folder / name, {user: [(f"{name}-{user}-{n}", -n) for n in range(5)] for user in USERS}, parts=2)
+
+
+def served(store: LmdbStore) -> str:
+    """The one batch that every answer comes from."""
+    found = store.get_many(USERS)
+    assert all(len(one.item_ids) == 5 for one in found)
+    (name,) = {item.split("-")[0] for one in found for item in one.item_ids}
+    assert {one.info.version for one in found} == {store.info().version}
+    return name
+
+
+class TestLmdbStore(StoreContract):
+    pass
+
+
+def test_it_is_kept_on_disk(tmp_path):
+    store = open_store(tmp_path / "store")
+    store.load(batch_of(tmp_path, "a"))
+    store.add_events("user1", ["e"])
+    store.close()
+    again = open_store(tmp_path / "store", verify=True)
+    assert served(again) == "a"
+    assert again.get("user1").stale
+    again.close()
+
+
+def test_only_the_current_version_and_the_one_before_are_kept(store, tmp_path):
+    for name in "abcd":
+        store.load(batch_of(tmp_path, name))
+    assert sorted(path.name for path in store.folder.glob("v*")) == ["v000003", "v000004"]
+    check_folder(store.folder / "v000004", hashes=True)
+    store.rollback()
+    store.load(batch_of(tmp_path, "e"))
+    assert sorted(path.name for path in store.folder.glob("v*")) == ["v000003", "v000005"]
+    assert store.rollback().version == "v000003"
+    assert served(store) == "c"
+
+
+def test_pages_are_full(tmp_path, store):
+    store.load(write_batch(tmp_path / "b", {f"user{n:06d}": [(f"i{m}", -m) for m in range(20)] for n in range(5000)}))
+    assert (store.folder / "v000001" / "data.mdb").stat().st_size < 300 * 5000
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "no manifest", "garbled info"])
+def test_a_damaged_version_is_refused_and_the_one_before_serves(tmp_path, damage, caplog):
+    store = LmdbStore(tmp_path / "store")
+    store.load(batch_of(tmp_path, "a"))
+    store.load(batch_of(tmp_path, "b"))
+    store.close()
+    current = tmp_path / "store" / "v000002"
+    if damage == "truncated":
+        os.truncate(current / "data.mdb", 8192)
+    elif damage == "missing":
+        (current / "items.parquet").unlink()
+    elif damage == "no manifest":
+        (current / "manifest.json").unlink()
+    else:
+        (current / "info.json").write_text((current / "info.json").read_text().replace("}", "]"))
+    again = LmdbStore(tmp_path / "store")
+    assert served(again) == "a"
+    assert "version refused" in caplog.text
+    with pytest.raises(InputError, match="v000001"):  # nothing better to go back to than what serves
+        again.folder.joinpath("v000001", "manifest.json").unlink()
+        again.rollback()
+    again.load(batch_of(tmp_path, "c"))
+    assert served(again) == "c"
+    again.close()
+
+
+def test_damage_that_keeps_the_size_is_found_by_verify(tmp_path, caplog):
+    store = LmdbStore(tmp_path / "store")
+    store.load(batch_of(tmp_path, "a"))
+    store.load(batch_of(tmp_path, "b"))
+    store.close()
+    data = tmp_path / "store" / "v000002" / "data.mdb"
+    data.chmod(0o644)
+    with open(data, "r+b") as file:
+        file.seek(data.stat().st_size - 100)
+        file.write(b"\xff" * 50)
+    again = open_store(tmp_path / "store", verify=True)
+    assert served(again) == "a"
+    assert "going back" in caplog.text
+    again.close()
+
+
+def test_every_version_damaged_is_an_empty_store(tmp_path):
+    store = LmdbStore(tmp_path / "store")
+    store.load(batch_of(tmp_path, "a"))
+    store.close()
+    os.truncate(tmp_path / "store" / "v000001" / "data.mdb", 100)
+    again = LmdbStore(tmp_path / "store")
+    assert again.info() is None
+    assert again.get("user1") is None
+    again.load(batch_of(tmp_path, "b"))
+    assert served(again) == "b"
+    again.close()
+
+
+def test_a_truncated_state_is_refused_and_without_it_the_newest_version_serves(tmp_path):
+    store = LmdbStore(tmp_path / "store")
+    store.load(batch_of(tmp_path, "a"))
+    store.load(batch_of(tmp_path, "b"))
+    for user in USERS:
+        store.add_events(user, ["event"] * 10)
+    store.close()
+    state = tmp_path / "store" / "state" / "data.mdb"
+    os.truncate(state, state.stat().st_size - 4096)
+    with pytest.raises(InputError, match=r"state.*truncated.*move that folder away"):
+        LmdbStore(tmp_path / "store")
+    os.truncate(state, 100)
+    with pytest.raises(InputError, match=r"state.*move that folder away"):
+        LmdbStore(tmp_path / "store")
+    state.parent.rename(tmp_path / "broken")
+    again = LmdbStore(tmp_path / "store")
+    assert served(again) == "b"
+    again.close()
+
+
+def test_a_full_event_log_says_so_and_a_load_makes_room(tmp_path):
+    store = LmdbStore(tmp_path / "store", events_bytes=256 << 10)
+    store.load(batch_of(tmp_path, "a"), as_of=0.0)
+    with pytest.raises(StoreFull, match="no room"):
+        for user in USERS:
+            store.add_events(user, ["e" * 40] * 100, at=1.0)
+    assert store.get("user0").stale
+    store.load(batch_of(tmp_path, "b"), as_of=2.0)
+    store.load(batch_of(tmp_path, "c"), as_of=2.0)
+    store.add_events("user0", ["e"], at=3.0)
+    assert store.history("user0") == ("e",)
+    store.close()
+
+
+def test_a_second_load_at_a_time_is_refused(store, tmp_path):
+    batch = batch_of(tmp_path, "a")
+    with store._alone(), pytest.raises(InputError, match="another load or rollback is running"):
+        store.load(batch)
+    store.load(batch)
+
+
+def test_a_process_opens_a_folder_once(store, tmp_path):
+    with pytest.raises(InputError, match="already open in this process"):
+        LmdbStore(tmp_path / "store")
+
+
+def test_readers_never_see_a_mixed_or_missing_answer(store, tmp_path):
+    batches = {name: batch_of(tmp_path, name) for name in ("a", "b")}
+    store.load(batches["a"])
+    stop, seen, failures = threading.Event(), set(), []
+
+    def read() -> None:
+        while not stop.is_set():
+            found = store.get_many(USERS)
+            try:
+                (answer,) = {(one.item_ids[0].split("-")[0], one.info.version) for one in found}
+                seen.add(answer)
+            except (AttributeError, ValueError) as error:
+                failures.append(repr(error))
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for name in "babba":
+        store.load(batches[name])
+        store.rollback()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert {name for name, _ in seen} == {"a", "b"}
+
+
+LOADER = """
+import os, signal, sys
+from pathlib import Path
+from inference.lmdb_store import LmdbStore
+
+store, batch, kill_at = LmdbStore(Path(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3])
+steps = 0
+
+def count(frame, event, argument):
+    # Every call and return inside the store and the folder code, C functions included, is a moment to die at.
+    global steps
+    if frame.f_code.co_filename.endswith(("lmdb_store.py", "folders.py")):
+        steps += 1
+        if steps == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.setprofile(count)
+store.load(batch)
+sys.setprofile(None)
+print(steps)
+"""
+
+
+def load_elsewhere(store: Path, batch: Path, kill_at: int) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", LOADER, str(store), str(batch), str(kill_at)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+
+
+def check_kills(tmp_path: Path, fractions: list[float]) -> None:
+    old, new = batch_of(tmp_path, "old"), batch_of(tmp_path, "new")
+    folder = tmp_path / "store"
+    store = LmdbStore(folder)
+    store.load(old)
+    store.close()
+    steps = int(load_elsewhere(folder, new, 0).stdout)
+    assert steps > 100
+    outcomes = set()
+    for fraction in fractions:
+        store = LmdbStore(folder)
+        store.load(old)
+        store.close()
+        died = load_elsewhere(folder, new, max(1, int(fraction * steps)))
+        assert died.returncode == -signal.SIGKILL, died.stderr
+        store = LmdbStore(folder)
+        outcomes.add(served(store))
+        store.close()
+    assert outcomes <= {"old", "new"}
+    assert load_elsewhere(folder, new, 0).returncode == 0
+    store = LmdbStore(folder, events_bytes=1 << 30)
+    assert served(store) == "new"
+    assert not list(folder.glob(".v*"))
+    store.close()
+
+
+def test_a_killed_load_leaves_the_old_batch_or_the_new_one(tmp_path):
+    check_kills(tmp_path, [0.05, 0.5, 0.9, 0.95, 0.99])
+
+
+@pytest.mark.slow
+def test_a_load_killed_anywhere_leaves_the_old_batch_or_the_new_one(tmp_path):
+    check_kills(tmp_path, [n / 40 for n in range(1, 40)])
+
+
+def test_a_kill_of_a_writer_does_not_block_the_next(tmp_path):
+    code = """
+import os, signal, sys
+from pathlib import Path
+from inference.lmdb_store import LmdbStore
+store = LmdbStore(Path(sys.argv[1]))
+txn = store._state.begin(store._events, write=True)
+txn.put(b"ann", b"half an event")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    store = LmdbStore(tmp_path / "store")
+    store.load(batch_of(tmp_path, "a"))
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "store")], check=False, cwd=Path(__file__).parents[1], timeout=60
+    )
+    store.add_events("user1", ["e"])
+    assert store.history("user1") == ("e",)
+    assert store.history("ann") == ()
+    store.close()
+
+
+def test_the_command_line_loads_shows_and_rolls_back(tmp_path, capsys):
+    place = str(tmp_path / "store")
+    assert store_tool.main(["load", place, str(batch_of(tmp_path, "a")), "--as-of", "7"]) == 0
+    assert '"as_of": 7.0' in capsys.readouterr().out
+    assert store_tool.main(["load", place, str(batch_of(tmp_path, "b"))]) == 0
+    assert store_tool.main(["rollback", place]) == 0
+    capsys.readouterr()
+    assert store_tool.main(["info", place]) == 0
+    assert '"version": "v000001"' in capsys.readouterr().out
+    assert store_tool.main(["load", place, str(tmp_path / "nowhere")]) == 2
+    assert capsys.readouterr().err == f"{tmp_path / 'nowhere'}: no such folder\n"
+    assert store_tool.main(["info", str(tmp_path / "nothing")]) == 2
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_foreign_file_in_place_of_the_state_is_refused(tmp_path):
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "data.mdb").write_bytes(b"x" * 20_000)
+    with pytest.raises(InputError, match="cannot be opened"):
+        LmdbStore(tmp_path)
+    assert issubclass(lmdb.InvalidError, lmdb.Error)
