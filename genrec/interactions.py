@@ -58,7 +58,7 @@ class Interactions:
         users = id_column(table, path, "user_id")
         items = id_column(table, path, "item_id")
         rows = catalog.find(items)
-        refuse_rows(pl.Series(rows < 0), path, "name items that are not in the item table", values=items)
+        refuse_rows(pl.Series(rows < 0), path, "with an item that is not in the item table", values=items)
         instants = parse_timestamps(table["timestamp"], path)
 
         names, codes = _number_users(users)

@@ -53,7 +53,7 @@ def parse_timestamps(column: pl.Series, path: Path) -> Instants:
     """
     if column.dtype == pl.Null:
         column = column.cast(pl.String)
-    refuse_rows(column.is_null() | (column == "" if column.dtype == pl.String else False), path, "have no timestamp")
+    refuse_rows(column.is_null() | (column == "" if column.dtype == pl.String else False), path, "without timestamp")
     if column.dtype == pl.String:
         return _parse_text(column, path)
     if column.dtype.is_integer():
@@ -73,13 +73,13 @@ def _parse_text(column: pl.Series, path: Path) -> Instants:
     if numbers[0] is not None:
         return _from_floats(numbers, column, path)
     dates = column.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
-    refuse_rows(dates.is_null(), path, "have a timestamp that is neither a number nor an ISO date", values=column)
+    refuse_rows(dates.is_null(), path, "with a timestamp that is neither a number nor an ISO date", values=column)
     return Instants(dates.to_physical().to_numpy(), _MICRO, True)
 
 
 def _from_floats(numbers: pl.Series, column: pl.Series, path: Path) -> Instants:
     bad = ~numbers.is_finite() | (numbers.abs() > 1e15)
-    refuse_rows(bad, path, "have a timestamp that is not a number of a sane size", values=column)
+    refuse_rows(bad, path, "with a timestamp that is not a number of a sane size", values=column)
     values = numbers.to_numpy()
     if np.all(values == np.floor(values)):
         return Instants(values.astype(np.int64), 1, False)

@@ -61,7 +61,7 @@ class Catalog:
         ids = id_column(table, path, "item_id")
         _refuse_twice(ids, path)
         titles = table["title"].cast(pl.String)
-        refuse_rows(titles.is_null(), path, "have no title")
+        refuse_rows(titles.is_null(), path, "without title")
         empty = titles.str.strip_chars() == ""
         if empty.any():
             count, first = empty.sum(), row_number(path, empty.arg_max() or 0)
@@ -72,7 +72,12 @@ class Catalog:
                 raise InputError(f"{path}: column 'withdrawn' must be true or false in every row")
             withdrawn = table["withdrawn"].to_numpy().copy()
         others = table.drop("item_id", "title", "withdrawn", strict=False)
-        return cls(tuple(ids), tuple(titles), _plain(others, from_csv=".csv" in path.suffixes), withdrawn)
+        return cls(
+            tuple(ids),
+            tuple(titles),
+            _plain(others, path, from_csv=path.name.lower().removesuffix(".gz").endswith(".csv")),
+            withdrawn,
+        )
 
     def save(self, folder: Path) -> None:
         """Write `catalog.parquet` into an existing folder; the same catalogue gives the same bytes."""
@@ -109,7 +114,7 @@ class Catalog:
     def find(self, item_ids: pl.Series) -> NDArray[np.int32]:
         """The rows of a column of ids, int32, with -1 where an id is unknown or missing."""
         codes = item_ids.cast(pl.Enum(self.item_ids), strict=False).to_physical()
-        return codes.cast(pl.Int32).fill_null(-1).to_numpy()
+        return codes.cast(pl.Int32).fill_null(-1).to_numpy(writable=True)
 
     def text(self, row: int) -> str:
         """What an encoder reads of an item: "title. brand: X. categories: A, B." (see `texts`)."""
@@ -142,12 +147,14 @@ class Catalog:
         """This catalogue with another's items behind its own; an attribute that one of them lacks is null there.
 
         Raises:
-            InputError: an item is in both.
+            InputError: an item is in both, or an attribute that both have is of another type in the other.
         """
         known = self.find(pl.Series(other.item_ids, dtype=pl.String)) >= 0
         if known.any():
             first = other.item_ids[int(np.argmax(known))]
             raise InputError(f"{known.sum()} new items are in the catalogue already, first {first!r}")
+        for name in set(self.attributes.columns) & set(other.attributes.columns):
+            _refuse_other_type(self.attributes[name], other.attributes[name])
         joined = pl.concat([self._numbered(), other._numbered()], how="diagonal_relaxed").drop("row")
         withdrawn = np.concatenate([self.withdrawn, other.withdrawn])
         return Catalog(self.item_ids + other.item_ids, self.titles + other.titles, joined, withdrawn)
@@ -175,33 +182,47 @@ def _refuse_twice(ids: pl.Series, path: Path) -> None:
     raise InputError(f"{path}: item {ids[second]!r} stands twice, in {rows}{others}")
 
 
-def _plain(table: pl.DataFrame, *, from_csv: bool) -> pl.DataFrame:
+def _refuse_other_type(ours: pl.Series, theirs: pl.Series) -> None:
+    alike = ours.dtype == theirs.dtype or (ours.dtype.is_numeric() and theirs.dtype.is_numeric())
+    if not (alike or pl.Null in (ours.dtype, theirs.dtype)):
+        raise InputError(
+            f"attribute {ours.name!r} holds {theirs.dtype} in the new items, {ours.dtype} in the catalogue"
+        )
+
+
+def _plain(table: pl.DataFrame, path: Path, *, from_csv: bool) -> pl.DataFrame:
     """Attributes as text, whole numbers, floats, booleans or lists of text: what filters and encoders understand."""
     columns = []
     for column in table.get_columns():
         if from_csv:
             column = _number_if_all_are(column.replace("", None))
-        columns.append(_plain_column(column))
+        columns.append(_plain_column(column, path))
     return pl.DataFrame(columns)
 
 
-def _plain_column(column: pl.Series) -> pl.Series:
+def _plain_column(column: pl.Series, path: Path) -> pl.Series:
     dtype = column.dtype
+    if column.null_count() == len(column):
+        return pl.Series(column.name, [None] * len(column))  # no type yet: items that are appended bring one
     if isinstance(dtype, pl.Struct):
-        return column.struct.json_encode()
+        return column.to_frame().select(_json_unless_null(pl.col(column.name))).to_series()
     if isinstance(dtype, (pl.List, pl.Array)):
         inner = column.explode(empty_as_null=False)
         if isinstance(inner.dtype, (pl.Struct, pl.List, pl.Array)):
-            texts = pl.element().struct.json_encode() if isinstance(inner.dtype, pl.Struct) else None
-            if texts is None:
-                raise InputError(f"attribute {column.name!r} holds lists of lists; use lists of text")
-            return column.to_frame().select(pl.col(column.name).list.eval(texts)).to_series()
+            if not isinstance(inner.dtype, pl.Struct):
+                raise InputError(f"{path}: attribute {column.name!r} holds lists of lists; use lists of text")
+            texts = pl.col(column.name).list.eval(_json_unless_null(pl.element()))
+            return column.to_frame().select(texts).to_series()
         return column.cast(pl.List(pl.String))
     if dtype.is_integer():
         return column.cast(pl.Int64)
     if dtype.is_float() or dtype.is_decimal():
         return column.cast(pl.Float64)
     return column if dtype == pl.Boolean else column.cast(pl.String)
+
+
+def _json_unless_null(value: pl.Expr) -> pl.Expr:
+    return pl.when(value.is_not_null()).then(value.struct.json_encode())
 
 
 def _number_if_all_are(column: pl.Series) -> pl.Series:

@@ -88,12 +88,15 @@ def id_column(table: pl.DataFrame, path: Path, name: str) -> pl.Series:
     if not (column.dtype.is_integer() or column.dtype in (pl.String, pl.Categorical, pl.Enum)):
         raise InputError(f"{path}: column {name!r} holds {column.dtype}, ids are text or whole numbers")
     column = column.cast(pl.String)
-    refuse_rows(column.is_null() | (column == ""), path, f"have no {name}")
+    refuse_rows(column.is_null() | (column == ""), path, f"without {name}")
     return column
 
 
 def refuse_rows(bad: pl.Series, path: Path, problem: str, *, values: pl.Series | None = None) -> None:
-    """Raise InputError "FILE: n rows PROBLEM, first at row r: VALUE" if any row is marked in `bad` (nulls count)."""
+    """Raise InputError "FILE: n rows PROBLEM, first at row r: VALUE" if any row is marked in `bad` (nulls count).
+
+    `problem` begins with "with" or "without", to read well behind one row and behind many.
+    """
     bad = bad.fill_null(True)
     count = bad.sum()
     if count:

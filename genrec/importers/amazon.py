@@ -73,7 +73,7 @@ def _read_reviews(path: Path, year: Year) -> pl.DataFrame:
     require_columns(table, path, (user, item, time, rating))
     users, items = id_column(table, path, user), id_column(table, path, item)
     times = table[time].cast(pl.Int64, strict=False)
-    refuse_rows(times.is_null(), path, f"have no {time}")
+    refuse_rows(times.is_null(), path, f"without {time}")
     return pl.DataFrame({"user_id": users, "item_id": items, "timestamp": times, "rating": table[rating]})
 
 

@@ -101,7 +101,7 @@ def _fields(path: Path, separator: str, count: int) -> pl.DataFrame:
     if lines.len() == 1 and lines[0] == "":
         raise InputError(f"{path}: the file is empty")
     found = lines.str.count_matches(separator, literal=True) + 1
-    refuse_rows(found != count, path, f"have other than {count} fields")
+    refuse_rows(found != count, path, f"with other than {count} fields")
     return pl.DataFrame(
         {str(i): part for i, part in enumerate(lines.str.split_exact(separator, count - 1).struct.unnest())}
     )
@@ -113,9 +113,9 @@ def _ratings(path: Path, table: pl.DataFrame) -> pl.DataFrame:
     for name in ("user_id", "item_id"):
         id_column(table, path, name)
     times = table["timestamp"].cast(pl.Int64, strict=False)
-    refuse_rows(times.is_null(), path, "have a timestamp that is not a whole number", values=table["timestamp"])
+    refuse_rows(times.is_null(), path, "with a timestamp that is not a whole number", values=table["timestamp"])
     ratings = table["rating"].cast(pl.Float64, strict=False)
-    refuse_rows(ratings.is_null(), path, "have a rating that is not a number", values=table["rating"])
+    refuse_rows(ratings.is_null(), path, "with a rating that is not a number", values=table["rating"])
     return pl.DataFrame([table["user_id"], table["item_id"], times, ratings])
 
 
