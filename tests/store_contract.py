@@ -1,4 +1,4 @@
-"""What every top-K store must do, whatever it keeps its bytes in: `StoreContract` is inherited by each store's tests."""
+"""What every top-K store must do, whatever keeps its bytes: each store's tests inherit `StoreContract`."""
 
 from __future__ import annotations
 
