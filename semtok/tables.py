@@ -58,11 +58,9 @@ def read_table(path: Path, *, what: str, schema: Mapping[str, pl.DataType] | Non
 
 def row_number(path: Path, index: int) -> int:
     """The number under which a person finds record `index` (from 0) in the file; see the module's text."""
-    kind = _kind(path, "table")
-    if kind == "csv":
-        return index + 2
-    if kind == "parquet":
-        return index + 1
+    kind = _KINDS.get(_plain_suffix(path))
+    if kind != "jsonl":
+        return index + 2 if kind == "csv" else index + 1
     with open_plain(path) as lines:
         filled = (number for number, line in enumerate(lines, start=1) if line.strip())
         return next(number for seen, number in enumerate(filled) if seen == index)
@@ -108,10 +106,14 @@ def refuse_rows(bad: pl.Series, path: Path, problem: str, *, values: pl.Series |
 
 
 def _kind(path: Path, what: str) -> str:
-    plain = path.with_suffix("") if path.suffix == ".gz" else path
-    if plain.suffix.lower() not in _KINDS:
+    suffix = _plain_suffix(path)
+    if suffix not in _KINDS:
         raise InputError(f"{path}: {what} must be a .jsonl, .csv or .parquet file, plain or with .gz behind it")
-    return _KINDS[plain.suffix.lower()]
+    return _KINDS[suffix]
+
+
+def _plain_suffix(path: Path) -> str:
+    return (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
 
 
 def _parse(path: Path, kind: str, schema: Mapping[str, pl.DataType] | None) -> pl.DataFrame:
