@@ -1,0 +1,195 @@
+"""The batch job on a local Ray cluster: the bytes of a job without Ray, also when a worker is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from genrec.beam import beam_search
+from genrec.recommendations import Recommendations
+from genrec.sequences import Sequences
+from genrec.torch_scorer import TorchScorer
+from genrec.trie import CodeTrie
+from genrec.vocabulary import SidVocabulary
+from inference.batch import BatchJob, Recommend, Shard, ShardError, cut, run_batch
+from inference.users import User
+from semtok.errors import InputError
+
+ray = pytest.importorskip("ray")
+from inference.ray_executor import IN_FLIGHT, Slots, on_ray, run_on_ray  # noqa: E402
+
+pytestmark = pytest.mark.slow
+SIZES = (8, 8, 8)
+N_ITEMS = 200
+ITEM_IDS = tuple(f"item {i}" for i in range(N_ITEMS))
+JOB = BatchJob(run_id="r", ranking="beam", index_version="v", k=5, shard_size=8)
+
+
+def catalogue() -> NDArray[np.int32]:
+    flat = np.random.default_rng(0).choice(8**3, size=N_ITEMS, replace=False)
+    return np.stack(np.unravel_index(flat, SIZES), axis=1).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Shoppers:
+    """Users with random histories."""
+
+    count: int
+    digest: str = "d"
+
+    def __iter__(self) -> Iterator[User]:
+        rng = np.random.default_rng(1)
+        for user in range(self.count):
+            yield f"user {user}", rng.integers(N_ITEMS, size=user % 9).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A model folder, and the shard (by its first history's length) that kills its first worker, or fails always."""
+
+    folder: str
+    kill: int | None = None
+    fail: int | None = None
+
+
+def engine(spec: Spec) -> Recommend:
+    """Beam search with the torch engine."""
+    torch.set_num_threads(1)
+    codes = catalogue()
+    tokens = tuple(np.arange(1, 25).reshape(3, 8))
+    vocabulary = SidVocabulary(tokens, 0)
+    scorer = TorchScorer(Qwen3ForCausalLM.from_pretrained(spec.folder, dtype=torch.float32), vocabulary)
+    trie = CodeTrie(codes, SIZES)
+
+    def recommend(histories: Sequences) -> Recommendations:
+        if len(histories[0]) == spec.kill:
+            mark = Path(spec.folder) / f"killed {len(histories[0])}"
+            if not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        if len(histories[0]) == spec.fail:
+            raise RuntimeError("no luck\nat all")
+        found = beam_search(scorer, trie, [vocabulary.prompt(codes[history]) for history in histories], beams=10, k=5)
+        return Recommendations.from_padded(("",) * len(histories), found.rows, found.scores, found.reasons)
+
+    return recommend
+
+
+def mistaken(spec: Spec) -> Recommend:
+    """An engine that can't be built."""
+    raise InputError(f"{spec.folder}: no such run")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    here = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}  # workers import `engine` from this file
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=here)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=32,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=128,
+    )
+    path = tmp_path_factory.mktemp("lm")
+    Qwen3ForCausalLM(config).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What the job writes in one process."""
+    out = tmp_path_factory.mktemp("batch") / "topk"
+    recommend = engine(Spec(str(folder)))
+    run_batch(recommend, Shoppers(70), out, job=JOB, item_ids=ITEM_IDS, log=out.parent / "log.jsonl")
+    return contents(out)
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+def run(spec: Spec, out: Path, workers: int = 2) -> None:
+    slots = Slots(workers=workers)
+    run_on_ray(engine, spec, Shoppers(70), out, job=JOB, item_ids=ITEM_IDS, log=out.parent / "l.jsonl", slots=slots)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_same_bytes_as_in_one_process(folder: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    run(Spec(str(folder)), tmp_path / "topk")
+    assert contents(tmp_path / "topk") == undisturbed
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("first_length", [7])
+def test_a_killed_worker_is_replaced(
+    folder: Path, undisturbed: dict[str, bytes], tmp_path: Path, first_length: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SIGKILL inside a shard: every shard is there, to the byte."""
+    run(Spec(str(folder), kill=first_length), tmp_path / "topk")
+    assert (folder / f"killed {first_length}").exists()
+    assert contents(tmp_path / "topk") == undisturbed
+    assert any("Actor" in record.message for record in caplog.records)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_shard_that_always_fails_ends_the_job(folder: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    """With one line; what was finished stays, and another run completes it."""
+    with pytest.raises(ShardError, match=r"^shard 4 \(.*\) failed, attempt 3 of 3: RuntimeError: no luck$"):
+        run(Spec(str(folder), fail=len(list(Shoppers(33))[32][1])), tmp_path / "topk")
+    assert not (tmp_path / "topk" / "manifest.json").exists()
+    run(Spec(str(folder)), tmp_path / "topk", workers=1)
+    assert contents(tmp_path / "topk") == undisturbed
+
+
+@pytest.mark.usefixtures("cluster")
+def test_mistakes_arrive_as_they_are(tmp_path: Path) -> None:
+    spec, users = Spec("nowhere"), Shoppers(9)
+    options = {"job": JOB, "item_ids": ITEM_IDS, "log": tmp_path / "l.jsonl"}
+    with pytest.raises(InputError, match=r"^nowhere: no such run$"):
+        run_on_ray(mistaken, spec, users, tmp_path / "a", slots=Slots(), **options)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="3 workers need 3 CPUs; the cluster has 2"):
+        run_on_ray(engine, spec, users, tmp_path / "b", slots=Slots(workers=3), **options)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="1 workers need 1 GPUs; the cluster has 0"):
+        run_on_ray(engine, spec, users, tmp_path / "c", slots=Slots(gpus=1), **options)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="workers must be at least 1"):
+        replace(Slots(), workers=0)
+    with pytest.raises(ValueError, match="must be a function of a module"):
+        on_ray(lambda spec: engine(spec), spec, slots=Slots())
+
+
+@pytest.mark.usefixtures("cluster")
+def test_shards_wait_for_room(folder: Path) -> None:
+    """No more shards are taken from the users than the actors may hold."""
+    taken = 0
+
+    def shards() -> Iterator[Shard]:
+        nonlocal taken
+        for shard in cut(Shoppers(70), 8):
+            taken += 1
+            yield shard
+
+    done = 0
+    for _ in on_ray(engine, Spec(str(folder)), slots=Slots(workers=2))(shards()):
+        done += 1
+        assert taken <= done + 2 * IN_FLIGHT
+    assert done == taken == 9
