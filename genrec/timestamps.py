@@ -115,7 +115,7 @@ def settle_unit(
     if _within(times // 1000):
         _log.info("%s: timestamps are unix milliseconds; converted to seconds", path)
         times = times // 1000
-    on_midnight = not np.any(instants.values % (DAY * instants.per_unit)) or not np.any(times % DAY)
+    on_midnight = not np.any(times % DAY)
     if declared == "days" and not on_midnight:
         first = int(times[np.argmax(times % DAY != 0)])
         raise InputError(f"{path}: --data.time_unit days needs unix seconds at midnight (UTC), but one is {first}")

@@ -123,7 +123,8 @@ class Catalog:
     def texts(self) -> list[str]:
         """The text of every item: title, then each attribute that is text or a list of texts, in column order.
 
-        Numbers and columns of identifiers (no spaces, most values differ) tell an encoder nothing and are left out.
+        Numbers and columns of identifiers (no spaces, more than 50 values, most of them different) tell an encoder
+        nothing and are left out.
         """
         if not self._text_columns:
             return [self._describe(title, {}) for title in self.titles]
@@ -132,7 +133,11 @@ class Catalog:
 
     @cached_property
     def _text_columns(self) -> list[str]:
-        return [c.name for c in self.attributes.get_columns() if _is_text(c) and not _is_identifier(c)]
+        columns = [column for column in self.attributes.get_columns() if _is_text(column)]
+        left_out = [column.name for column in columns if _is_identifier(column)]
+        if left_out:
+            _log.info("columns of identifiers are left out of the items' text: %s", ", ".join(left_out))
+        return [column.name for column in columns if column.name not in left_out]
 
     def _describe(self, title: str, values: dict[str, Any]) -> str:
         parts = [title.strip()]
@@ -241,4 +246,5 @@ def _is_identifier(column: pl.Series) -> bool:
     if column.dtype != pl.String:
         return False
     filled = column.drop_nulls()
-    return not filled.str.contains(" ", literal=True).any() and filled.n_unique() > max(0.5 * len(filled), 1)
+    # In a small table a column of brands has no more repeats than one of codes; it takes many values to tell.
+    return not filled.str.contains(" ", literal=True).any() and filled.n_unique() > max(0.5 * len(filled), 50)
