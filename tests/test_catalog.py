@@ -20,10 +20,19 @@ SHOP = [
         "brand": "OPI",
         "categories": ["Nails", "Polish"],
         "price": 9.5,
-        "sku": "q1",
     },
-    {"item_id": "007", "title": "Balm!", "categories": [], "price": 3, "sku": "q2"},
-    {"item_id": "x y", "title": " ", "brand": "Ü & Co", "description": "Smells of\nlime.", "sku": "q3"},
+    {
+        "item_id": "007",
+        "title": "Balm!",
+        "categories": [],
+        "price": 3,
+    },
+    {
+        "item_id": "x y",
+        "title": " ",
+        "brand": "Ü & Co",
+        "description": "Smells of\nlime.",
+    },
 ]
 
 
@@ -41,7 +50,7 @@ def test_rows_and_attributes(shop: Catalog) -> None:
     assert len(shop) == 3
     assert shop.item_ids == ("b7", "007", "x y")
     assert shop.titles == ("Red lacquer", "Balm!", " ")
-    assert shop.attributes.columns == ["brand", "categories", "price", "sku", "description"]
+    assert shop.attributes.columns == ["brand", "categories", "price", "description"]
     assert shop.attributes["price"].to_list() == [9.5, 3.0, None]
     assert shop.row("007") == 1
     assert shop.rows(["x y", "b7", "b7"]).tolist() == [2, 0, 0]
@@ -56,13 +65,22 @@ def test_unknown_item_is_named(shop: Catalog) -> None:
         shop.rows(["b7", "X9"])
 
 
-def test_text_is_title_then_attributes_without_numbers_and_identifiers(shop: Catalog) -> None:
+def test_text_is_title_then_attributes_without_numbers(shop: Catalog) -> None:
     assert shop.texts() == [
         "Red lacquer. brand: OPI. categories: Nails, Polish.",
         "Balm!",
         "brand: Ü & Co. description: Smells of\nlime.",
     ]
     assert [shop.text(row) for row in range(3)] == shop.texts()
+
+
+def test_text_leaves_out_columns_of_identifiers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"item_id": i, "title": "T", "sku": f"q{i}", "brand": f"B{i % 40}"} for i in range(80)]
+    with caplog.at_level(logging.INFO):
+        assert Catalog.from_file(write(tmp_path / "items.jsonl", rows)).text(41) == "T. brand: B1."
+    assert caplog.messages == ["columns of identifiers are left out of the items' text: sku"]
+    few = Catalog.from_file(write(tmp_path / "few.jsonl", rows[:30]))
+    assert few.text(7) == "T. sku: q7. brand: B7."
 
 
 def test_text_of_a_table_with_nothing_but_titles(tmp_path: Path) -> None:
