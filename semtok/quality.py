@@ -1,0 +1,165 @@
+"""How good semantic IDs are, before any language model is trained on them.
+
+Use it to see collapse, collisions and prefixes that mean nothing; it does not rank two healthy tokenizers.
+
+Shapes: N items, L levels, V_l codes on level l.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semtok.collisions import path_numbers, shared_by
+from semtok.quantizers import Quantizer
+from semtok.residual import Codes, Floats
+from semtok.semantic_ids import SemanticIds
+from semtok.vectors import unit_rows
+
+NEIGHBOURS = 10
+_SAMPLE = 2000
+
+
+@dataclass(frozen=True)
+class SidQuality:
+    """The quality report.
+
+    Attributes:
+        n_items: N.
+        sizes: codes on each level.
+        collision_rate_before: share of items that the quantiser gave the codes of another item.
+        collision_rate_after: the same once collisions are resolved.
+        moved_share: share of items whose codes are not the quantiser's.
+        codes_used: codes that some item has, by level.
+        entropy: entropy of code use in bits, by level; log2 of the level's size at most.
+        gini: Gini coefficient of code use, by level; 0: every code equally often, towards 1: few codes have all items.
+        reconstruction_error: squared error of what the published codes stand for, relative to the vectors' variance.
+        text_agreement: share of an item's 10 nearest items by text that share its first code, first two, and so on.
+        behaviour_agreement: the same for the nearest by behaviour, or None without behaviour.
+        random_agreement: the same for two random items.
+    """
+
+    n_items: int
+    sizes: tuple[int, ...]
+    collision_rate_before: float
+    collision_rate_after: float
+    moved_share: float
+    codes_used: tuple[int, ...]
+    entropy: tuple[float, ...]
+    gini: tuple[float, ...]
+    reconstruction_error: float
+    text_agreement: tuple[float, ...]
+    behaviour_agreement: tuple[float, ...] | None
+    random_agreement: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON-able value."""
+        return asdict(self)
+
+
+def measure_quality(
+    ids: SemanticIds,
+    quantizer: Quantizer,
+    vectors: Floats,
+    text: Floats,
+    behaviour: Floats | None = None,
+    taken: NDArray[np.bool_] | None = None,
+    seed: int = 0,
+) -> SidQuality:
+    """Measure semantic IDs.
+
+    Args:
+        ids: of N items.
+        quantizer: made them.
+        vectors: what was quantised, [N, D].
+        text: text vectors [N, D_t], by whose cosine text neighbours are found.
+        behaviour: collaborative vectors [N, D_c].
+        taken: bool [N], items with a behaviour of their own; None: all.
+        seed: draws the items whose neighbours are looked at, 2,000 at most.
+    """
+    levels = len(quantizer.sizes)
+    encoded = quantizer.encode(vectors)
+    published = ids.codes[:, :levels]
+    use = [np.bincount(ids.codes[:, level], minlength=size) for level, size in enumerate(ids.sizes)]
+    everyone = np.arange(len(ids))
+    return SidQuality(
+        n_items=len(ids),
+        sizes=ids.sizes,
+        collision_rate_before=float(np.mean(shared_by(encoded, quantizer.sizes) > 1)),
+        collision_rate_after=float(np.mean(shared_by(ids.codes, ids.sizes) > 1)),
+        moved_share=float(np.mean(_moved(ids.codes, encoded))),
+        codes_used=tuple(int((counts > 0).sum()) for counts in use),
+        entropy=tuple(_entropy(counts) for counts in use),
+        gini=tuple(_gini(counts) for counts in use),
+        reconstruction_error=_relative_error(vectors, quantizer.decode(published)),
+        text_agreement=_agreement(ids, text, everyone, seed),
+        behaviour_agreement=None
+        if behaviour is None
+        else _agreement(ids, behaviour, everyone if taken is None else np.flatnonzero(taken), seed),
+        random_agreement=tuple(_pair_chance(ids.codes[:, :depth], ids.sizes) for depth in _depths(ids)),
+    )
+
+
+def nearest_items(vectors: Floats, rows: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+    """The k items of highest cosine to each of `rows`, itself left out: int64 [len(rows), k], in no order."""
+    units = unit_rows(vectors)
+    found = np.empty((len(rows), k), dtype=np.int64)
+    for start in range(0, len(rows), 512):
+        chunk = rows[start : start + 512]
+        cosines = units[chunk] @ units.T
+        cosines[np.arange(len(chunk)), chunk] = -np.inf
+        found[start : start + 512] = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
+    return found
+
+
+def _agreement(ids: SemanticIds, vectors: Floats, candidates: NDArray[np.int64], seed: int) -> tuple[float, ...]:
+    """Share of the neighbours among `candidates` that share a prefix, by its length."""
+    k = min(NEIGHBOURS, len(candidates) - 1)
+    if k < 1:
+        return (math.nan,) * len(_depths(ids))
+    size = min(_SAMPLE, len(candidates))
+    sample = np.sort(np.random.default_rng(seed).choice(len(candidates), size=size, replace=False))
+    neighbours = nearest_items(vectors[candidates], sample, k)
+    shares = []
+    for depth in _depths(ids):
+        nodes = path_numbers(ids.codes[candidates, :depth], ids.sizes)
+        shares.append(float(np.mean(nodes[neighbours] == nodes[sample][:, None])))
+    return tuple(shares)
+
+
+def _depths(ids: SemanticIds) -> range:
+    """Lengths of the prefixes that items can share."""
+    return range(1, len(ids.sizes))
+
+
+def _pair_chance(codes: Codes, sizes: Sequence[int]) -> float:
+    """Probability that two different items, drawn at random, have the same codes."""
+    n_items = len(codes)
+    return float(np.sum(shared_by(codes, sizes) - 1) / (n_items * (n_items - 1))) if n_items > 1 else math.nan
+
+
+def _moved(codes: Codes, encoded: Codes) -> NDArray[np.bool_]:
+    moved: NDArray[np.bool_] = (codes[:, : encoded.shape[1]] != encoded).any(axis=1)
+    return moved
+
+
+def _entropy(counts: NDArray[np.int64]) -> float:
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log2(shares)).sum())
+
+
+def _gini(counts: NDArray[np.int64]) -> float:
+    """Half the mean difference of two codes' counts, relative to the mean count."""
+    ranks = np.arange(1, len(counts) + 1)
+    return float(2 * (ranks * np.sort(counts)).sum() / (len(counts) * counts.sum()) - (len(counts) + 1) / len(counts))
+
+
+def _relative_error(vectors: Floats, decoded: Floats) -> float:
+    """||x - x'||^2 / ||x - mean||^2 over all items; 1 is what one code for everything would give."""
+    spread = float(np.square(vectors - vectors.mean(axis=0), dtype=np.float64).sum())
+    return float(np.square(vectors - decoded, dtype=np.float64).sum()) / spread if spread else 0.0

@@ -1,0 +1,69 @@
+"""`ItemVectors`: one vector an item, and the name of what made them.
+
+Shapes: N items of the catalogue, D dimensions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from semtok.errors import InputError
+from semtok.folders import write_atomic
+
+
+def unit_rows(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows [N, D] scaled to unit length; a row of zeros stays."""
+    norms = np.linalg.norm(values, axis=1, keepdims=True)
+    scaled: NDArray[np.float32] = np.divide(values, norms, out=np.zeros_like(values), where=norms > 0)
+    return scaled
+
+
+@dataclass(frozen=True)
+class ItemVectors:
+    """Vectors for the catalogue's rows.
+
+    Attributes:
+        values: float32 [N, D], finite.
+        source: what made them, such as "tfidf" or "sasrec".
+    """
+
+    values: NDArray[np.float32]
+    source: str
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 2 or self.values.dtype != np.float32:
+            raise ValueError(
+                f"{self.source}: vectors must be float32 [N, D], not {self.values.dtype} {self.values.shape}"
+            )
+        broken = ~np.isfinite(self.values).all(axis=1)
+        if broken.any():
+            raise InputError(f"{self.source}: the vector of item row {int(np.argmax(broken))} is not finite")
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return int(self.values.shape[1])
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file with the tensor `values` and the source in its metadata."""
+        write_atomic(path, save({"values": np.ascontiguousarray(self.values)}, metadata={"source": self.source}))
+
+    @classmethod
+    def load(cls, path: Path) -> ItemVectors:
+        """Read what `save` wrote; raises InputError where the file is missing or foreign."""
+        try:
+            with safe_open(path, framework="numpy") as file:
+                return cls(file.get_tensor("values"), file.metadata()["source"])
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file") from None
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: not a file of item vectors ({error})") from None

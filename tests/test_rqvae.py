@@ -1,0 +1,206 @@
+"""RQ-VAE: gradients against their equations, balanced assignment, fitting a small world, files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+
+from semtok.errors import InputError
+from semtok.quantizers import load_quantizer
+from semtok.rqvae import RqVae, RqVaeConfig, pass_gradient
+from semtok.sinkhorn import sinkhorn
+from training.quantizer import _revive, fit_quantizer, fit_rqvae
+
+SMALL = RqVaeConfig(
+    sizes=(4, 4), latent_width=8, hidden_widths=(32,), warmup_steps=100, steps=200, batch_size=64, revive_every=20
+)
+
+
+def world() -> np.ndarray:
+    """16 clusters in 12 dimensions: 4 coarse directions, each with the same 4 fine ones."""
+    rng = np.random.default_rng(0)
+    centres = (4 * rng.normal(size=(4, 1, 12)) + rng.normal(size=(1, 4, 12))).reshape(16, 12)
+    return (centres[np.arange(320) % 16] + 0.05 * rng.normal(size=(320, 12))).astype(np.float32)
+
+
+def relative_error(model: RqVae, vectors: np.ndarray) -> float:
+    decoded = model.decode(model.encode(vectors))
+    return float(np.square(vectors - decoded).sum() / np.square(vectors - vectors.mean(axis=0)).sum())
+
+
+@pytest.mark.parametrize("gradient", ["straight_through", "rotation"])
+@pytest.mark.parametrize("balanced", [False, True])
+def test_a_small_world_is_learned(gradient: str, balanced: bool) -> None:
+    vectors = world()
+    config = RqVaeConfig(**{**vars(SMALL), "gradient": gradient, "balanced_last_level": balanced})
+    model = fit_rqvae(vectors, config, seed=0)
+    assert relative_error(model, vectors) < 0.1
+    assert len(np.unique(model.encode(vectors)[:, 0])) == 4
+
+
+def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_one_alone() -> None:
+    vectors = world()
+    state = torch.random.get_rng_state()
+    first, second = fit_rqvae(vectors, SMALL, seed=1), fit_rqvae(vectors, SMALL, seed=1)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name]), name
+    other = fit_rqvae(vectors, SMALL, seed=2)
+    assert not torch.equal(other.books[0], first.books[0])
+
+
+def test_both_gradients_have_the_quantised_value() -> None:
+    generator = torch.Generator().manual_seed(0)
+    latents, quantised = torch.randn(2, 5, 6, generator=generator, dtype=torch.float64)
+    for gradient in ("straight_through", "rotation"):
+        torch.testing.assert_close(pass_gradient(latents, quantised, gradient), quantised)
+
+
+def test_the_rotations_gradient_is_that_of_the_frozen_matrix() -> None:
+    generator = torch.Generator().manual_seed(0)
+    latents, quantised, upstream = torch.randn(3, 4, 6, generator=generator, dtype=torch.float64)
+    latents.requires_grad_()
+    pass_gradient(latents, quantised, "rotation").backward(upstream)
+    assert latents.grad is not None
+    for row in range(4):
+        source, target = latents[row].detach(), quantised[row]
+        scale = target.norm() / source.norm()
+        source, target = source / source.norm(), target / target.norm()
+        middle = (source + target) / (source + target).norm()
+        matrix = torch.eye(6) - 2 * torch.outer(middle, middle) + 2 * torch.outer(target, source)
+        torch.testing.assert_close(matrix @ matrix.T, torch.eye(6, dtype=torch.float64))  # a rotation
+        torch.testing.assert_close(latents.grad[row], scale * matrix.T @ upstream[row])
+
+
+def test_straight_through_leaves_the_gradient_as_it_is() -> None:
+    latents = torch.zeros(2, 3, requires_grad=True)
+    pass_gradient(latents, torch.ones(2, 3), "straight_through").backward(torch.full((2, 3), 5.0))
+    assert latents.grad is not None
+    assert (latents.grad == 5).all()
+
+
+def test_loss_terms_follow_their_equations_and_reach_the_right_weights() -> None:
+    vectors = torch.from_numpy(world()[:32])
+    torch.manual_seed(0)
+    model = RqVae(12, SMALL).train()
+    for book in model.books:
+        torch.nn.init.normal_(book)
+    model.set_scale(vectors)
+    output = model(vectors)
+    books = [book.detach() for book in model.books]
+    rest = model.encoder(model.standardise(vectors)).detach()
+    expected = 0.0
+    for level, book in enumerate(books):
+        distances = ((rest[:, None] - book) ** 2).sum(dim=-1)
+        assert torch.equal(output.codes[:, level], distances.argmin(dim=1))
+        torch.testing.assert_close(output.residuals[level], rest)
+        expected += distances.min(dim=1).values.mean().item() / 8
+        rest = rest - book[output.codes[:, level]]
+    assert output.codebook.item() == pytest.approx(expected, rel=1e-5)
+    assert output.commitment.item() == pytest.approx(expected, rel=1e-5)
+    total = output.reconstruction + output.codebook + 0.25 * output.commitment
+    torch.testing.assert_close(output.loss(0.25), total)
+    output.codebook.backward(retain_graph=True)
+    assert all(parameter.grad is None for parameter in model.encoder.parameters())
+    model.zero_grad()
+    output.commitment.backward(retain_graph=True)
+    assert all(book.grad is None or not book.grad.any() for book in model.books)
+    output.reconstruction.backward()
+    assert all(book.grad is None or not book.grad.any() for book in model.books)
+    assert all(parameter.grad is not None for parameter in model.encoder.parameters())
+
+
+def test_dead_codes_are_moved_onto_residuals_and_forget_their_momentum() -> None:
+    vectors = torch.from_numpy(world())
+    model = RqVae(12, SMALL).train()
+    model.set_scale(vectors)
+    with torch.no_grad():
+        model.books[0].fill_(1e3)
+        model.books[0][0] = 0  # everything takes code 0
+    optimizer = torch.optim.AdamW(model.parameters())
+    output = model(vectors)
+    output.loss(0.25).backward()
+    optimizer.step()
+    optimizer.state[model.books[0]]["exp_avg"].fill_(1.0)
+    used = [torch.zeros(4, dtype=torch.bool) for _ in range(2)]
+    used[0][0] = True
+    used[1][:] = True
+    _revive(model, used, output, optimizer, torch.Generator().manual_seed(0))
+    residuals = output.residuals[0]
+    for code in (1, 2, 3):
+        assert (residuals == model.books[0][code]).all(dim=1).any()
+    assert optimizer.state[model.books[0]]["exp_avg"][1:].eq(0).all()
+    assert optimizer.state[model.books[0]]["exp_avg"][0].eq(1).all()
+    assert not used[0].any()
+    assert not used[1].any()
+
+
+def test_sinkhorn_has_even_shares_and_tends_to_the_best_assignment() -> None:
+    costs = torch.rand(6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    plan = sinkhorn(costs, epsilon=0.005, iterations=2000).exp()
+    torch.testing.assert_close(plan.sum(dim=0), torch.full((6,), 1 / 6, dtype=torch.float64))
+    torch.testing.assert_close(plan.sum(dim=1), torch.full((6,), 1 / 6, dtype=torch.float64), atol=1e-3, rtol=0)
+    rows, columns = linear_sum_assignment(costs.numpy())
+    assert plan.argmax(dim=1)[rows].tolist() == columns.tolist()
+
+
+def test_sinkhorn_agrees_with_scaling_in_float64() -> None:
+    costs = torch.rand(5, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    kernel, v = torch.exp(-costs / 0.5), torch.ones(3, dtype=torch.float64)
+    for _ in range(20):
+        u = (1 / 5) / (kernel @ v)
+        v = (1 / 3) / (kernel.T @ u)
+    torch.testing.assert_close(sinkhorn(costs, 0.5, 20).exp(), u[:, None] * kernel * v)
+
+
+def test_sinkhorn_stays_finite_where_the_kernel_underflows() -> None:
+    costs = torch.tensor([[500.0, 501.0], [500.0, 502.0], [500.0, 503.0], [500.0, 504.0]])
+    assert not torch.exp(-costs).any()
+    plan = sinkhorn(costs, epsilon=1.0, iterations=50)
+    torch.testing.assert_close(plan.exp().sum(dim=0), torch.tensor([0.5, 0.5]))
+    assert plan.argmax(dim=1).tolist() == [1, 1, 0, 0]  # half of the rows each, those that lose least
+
+
+def test_a_saved_rqvae_is_found_by_its_name(tmp_path: Path) -> None:
+    vectors = world()
+    model = fit_quantizer(vectors, SMALL)
+    model.save(tmp_path)
+    loaded = load_quantizer(tmp_path)
+    assert isinstance(loaded, RqVae)
+    assert loaded.config == SMALL
+    np.testing.assert_array_equal(loaded.encode(vectors), model.encode(vectors))
+    np.testing.assert_array_equal(loaded.decode(loaded.encode(vectors)), model.decode(model.encode(vectors)))
+    with pytest.raises(InputError, match="width 3, fitted on width 12"):
+        loaded.encode(np.zeros((1, 3), dtype=np.float32))
+    text = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(text.replace('"width": 12', '"width": 13'))
+    with pytest.raises(InputError, match="not a saved rqvae"):
+        load_quantizer(tmp_path)
+    (tmp_path / "config.json").write_text(text.replace('"steps"', '"stairs"'))
+    with pytest.raises(InputError, match="not a saved rqvae"):
+        load_quantizer(tmp_path)
+
+
+def test_sizes_follow_the_catalogue_where_none_are_given() -> None:
+    config = RqVaeConfig(**{**vars(SMALL), "sizes": (), "warmup_steps": 1, "steps": 1})
+    assert fit_quantizer(world()[:5], config).sizes == (16, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sizes": (0,)}, r"quantizer\.sizes"),
+        ({"gradient": "gumbel"}, r"quantizer\.gradient 'gumbel'"),
+        ({"latent_width": 0}, r"quantizer\.latent_width"),
+        ({"steps": 0}, r"quantizer\.steps 0"),
+        ({"commitment": -1.0}, r"quantizer\.commitment -1\.0"),
+        ({"learning_rate": 0.0}, r"quantizer\.learning_rate 0\.0"),
+    ],
+)
+def test_a_bad_configuration_names_its_flag(options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        RqVaeConfig(**options)  # type: ignore[arg-type]
