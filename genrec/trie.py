@@ -1,0 +1,155 @@
+"""`CodeTrie`: the code sequences that are items, in compact per-level code space.
+
+Items are sorted by their codes; an item's place in that order is its trie position. Every node is then a contiguous
+range of positions, and the children of a node a contiguous range of nodes, so the whole trie is a few flat arrays a
+level and one step of a search costs what the nodes that it touches cost, whatever the size of the catalogue.
+
+Shapes: N items, L levels, V_l codes on level l, n_l nodes of depth l (n_0 = 1, the root; n_L = N, the items).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from semtok.errors import InputError
+
+
+@dataclass(frozen=True)
+class TrieLevel:
+    """The edges from the nodes of depth l to their children of depth l + 1.
+
+    Attributes:
+        first_child: int32 [n_l + 1]; the children of node i are `first_child[i]` to `first_child[i + 1]`.
+        codes: int16 or int32 [n_(l+1)]; the code that leads to each child, ascending within a node.
+        first_item: int32 [n_(l+1) + 1]; the items below child j are positions `first_item[j]` to `first_item[j + 1]`.
+            None on the last level, where child j is position j.
+    """
+
+    first_child: Tensor
+    codes: Tensor
+    first_item: Tensor | None
+
+    def children(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """First child and number of children of each node: two int64 tensors of the shape of `nodes`."""
+        first = self.first_child[nodes]
+        return first.long(), (self.first_child[nodes + 1] - first).long()
+
+    def bounds(self, children: Tensor) -> Tensor:
+        """Where the items below each child begin, int64; `children` may be one past the last."""
+        return children if self.first_item is None else self.first_item[children].long()
+
+    def to(self, device: torch.device) -> TrieLevel:
+        """The same level on another device."""
+        first_item = None if self.first_item is None else self.first_item.to(device)
+        return TrieLevel(self.first_child.to(device), self.codes.to(device), first_item)
+
+
+class CodeTrie:
+    """The trie of a catalogue's codes.
+
+    Args:
+        codes: int [N, L], one row a catalogue row, in any order.
+        sizes: codes on each level.
+
+    Attributes:
+        order: int32 [N], trie position to catalogue row.
+        position: int32 [N], catalogue row to trie position.
+        index_version: SHA-256 of the codes and sizes; lists and stores quote it.
+
+    Raises:
+        InputError: the codes are ragged, empty, no integers, out of range, or two rows share one sequence.
+    """
+
+    def __init__(self, codes: NDArray[np.int32], sizes: tuple[int, ...]) -> None:
+        codes = _checked(codes, sizes)
+        self.sizes = tuple(int(size) for size in sizes)
+        self.n_items, self.n_levels = codes.shape
+        self.index_version = _hash(codes, self.sizes)
+        self.order = _sorted_order(codes, self.sizes)
+        self.position = np.empty(self.n_items, dtype=np.int32)
+        self.position[self.order] = np.arange(self.n_items, dtype=np.int32)
+        self.levels = self._levels(codes)
+        self._on_device: dict[torch.device, tuple[TrieLevel, ...]] = {torch.device("cpu"): self.levels}
+
+    def _levels(self, codes: NDArray[np.int32]) -> tuple[TrieLevel, ...]:
+        begins = np.zeros(self.n_items, dtype=bool)  # is this position the first of its node of the depth at hand?
+        begins[0] = True
+        first_item = torch.tensor([0, self.n_items], dtype=torch.int32)
+        levels = []
+        for level in range(self.n_levels):
+            column = codes[self.order, level].astype(np.int16 if self.sizes[level] <= 2**15 else np.int32)
+            parents = first_item
+            begins[1:] |= column[1:] != column[:-1]
+            starts = np.flatnonzero(begins).astype(np.int32)
+            if level == self.n_levels - 1:
+                self._refuse_duplicates(codes, begins)
+                levels.append(TrieLevel(parents, torch.from_numpy(column), None))
+            else:
+                first_child = torch.from_numpy(np.searchsorted(starts, parents.numpy()).astype(np.int32))
+                first_item = torch.from_numpy(np.append(starts, np.int32(self.n_items)))
+                levels.append(TrieLevel(first_child, torch.from_numpy(column[starts]), first_item))
+        return tuple(levels)
+
+    def _refuse_duplicates(self, codes: NDArray[np.int32], begins: NDArray[np.bool_]) -> None:
+        if begins.all():
+            return
+        second = int(np.argmin(begins))
+        rows = sorted((int(self.order[second - 1]), int(self.order[second])))
+        raise InputError(
+            f"catalogue rows {rows[0]} and {rows[1]} share the codes {tuple(codes[rows[0]].tolist())}: "
+            f"{int((~begins).sum())} of {self.n_items} items can't be told from another"
+        )
+
+    def levels_on(self, device: torch.device) -> tuple[TrieLevel, ...]:
+        """The levels on a device; copied once."""
+        if device not in self._on_device:
+            self._on_device[device] = tuple(level.to(device) for level in self.levels)
+        return self._on_device[device]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays that the trie keeps."""
+        tensors = [t for level in self.levels for t in (level.first_child, level.codes, level.first_item)]
+        shared = {t.data_ptr(): t.nbytes for t in tensors if t is not None}
+        return sum(shared.values()) + self.order.nbytes + self.position.nbytes
+
+
+def _checked(codes: NDArray[np.int32], sizes: tuple[int, ...]) -> NDArray[np.int32]:
+    codes = np.asarray(codes)
+    if codes.ndim != 2 or codes.dtype.kind not in "iu":
+        raise InputError(f"codes must be integers of shape [items, levels], not {codes.dtype} of shape {codes.shape}")
+    if codes.shape[1] != len(sizes) or len(sizes) == 0:
+        raise InputError(f"codes have {codes.shape[1]} levels but sizes name {len(sizes)}")
+    if len(codes) == 0:
+        raise InputError("a trie needs at least one item")
+    low, high = codes.min(axis=0), codes.max(axis=0)
+    for level, size in enumerate(sizes):
+        if low[level] < 0 or high[level] >= size:
+            row = int(np.argmax((codes[:, level] < 0) | (codes[:, level] >= size)))
+            raise InputError(f"catalogue row {row}: code {codes[row, level]} of level {level} is not below {size}")
+    return codes.astype(np.int32, copy=False)
+
+
+def _hash(codes: NDArray[np.int32], sizes: tuple[int, ...]) -> str:
+    digest = hashlib.sha256(repr(sizes).encode())
+    digest.update(memoryview(np.ascontiguousarray(codes, dtype="<i4")))
+    return digest.hexdigest()
+
+
+def _sorted_order(codes: NDArray[np.int32], sizes: tuple[int, ...]) -> NDArray[np.int32]:
+    """Rows in lexicographic order of their codes."""
+    bits = [(size - 1).bit_length() for size in sizes]
+    if sum(bits) > 63:
+        return np.asarray(np.lexsort(codes.T[::-1]), dtype=np.int32)
+    # One integer a row sorts an order of magnitude faster than L columns.
+    keys = codes[:, 0].astype(np.int64)
+    for level in range(1, len(sizes)):
+        keys <<= bits[level]
+        keys |= codes[:, level]
+    return np.argsort(keys).astype(np.int32)
