@@ -22,7 +22,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from semtok.errors import InputError
-from semtok.folders import MANIFEST, check_folder
+from semtok.folders import check_folder
 
 LONGEST_KEY = 511  # bytes; LMDB's limit
 _METADATA = ("run_id", "ranking", "index_version")
@@ -136,7 +136,8 @@ def read_batch(folder: Path, *, as_of: float | None = None, histories: pl.DataFr
 
     Args:
         folder: `part-*.parquet` with `user_id`, `item_ids`, `scores` and the run in their metadata; `manifest.json`.
-        as_of: seconds since the epoch up to which events are in the lists; the time of the manifest where None.
+        as_of: seconds since the epoch up to which events are in the lists; where None, the time of the folder's first
+            file, for the job had read its users by then.
         histories: `user_id` and `item_ids` (list of strings, oldest first) behind the lists.
 
     Raises:
@@ -168,7 +169,7 @@ def read_batch(folder: Path, *, as_of: float | None = None, histories: pl.DataFr
         run_id=run_id,
         ranking=ranking,
         index_version=index_version,
-        as_of=(folder / MANIFEST).stat().st_mtime if as_of is None else as_of,
+        as_of=min(path.stat().st_mtime for path in folder.iterdir()) if as_of is None else as_of,
     )
 
 

@@ -1,6 +1,6 @@
 """Load, roll back or show a top-K store from the command line.
 
-    python -m inference.store_tool load STORE RUN/topk --as-of 1767222000 --interactions log.csv
+    python -m inference.store_tool load STORE RUN/topk --interactions log.csv --as-of 1767222000
     python -m inference.store_tool rollback STORE
     python -m inference.store_tool info STORE
 
@@ -10,6 +10,7 @@ STORE is a folder (LMDB) or `redis://HOST:PORT/DB`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Sequence
@@ -19,21 +20,22 @@ import polars as pl
 
 from genrec.interactions import Interactions
 from inference.store import LONGEST_HISTORY, ListsInfo, open_store
+from inference.users import FileUsers, LogUsers, Users
 from semtok.catalog import Catalog
 from semtok.errors import InputError
 from semtok.folders import to_json
 
 
-def histories_of(log: Interactions, catalog: Catalog, *, longest: int = LONGEST_HISTORY) -> pl.DataFrame:
+def histories_of(users: Users, catalog: Catalog, *, longest: int = LONGEST_HISTORY) -> pl.DataFrame:
     """The users' latest items as `load` takes them: `user_id`, `item_ids`."""
-    recent = log.histories.last(longest)
-    items = pl.Series(catalog.item_ids).gather(recent.values)
-    lengths = pl.Series(recent.lengths)
-    users = pl.Series("user_id", log.user_ids, dtype=pl.String)
-    flat = pl.DataFrame(
-        {"user_id": users.gather(pl.Series(range(len(users))).repeat_by(lengths).explode()), "item_ids": items}
-    )
-    return flat.group_by("user_id", maintain_order=True).agg("item_ids")
+    names = pl.Series(catalog.item_ids, dtype=pl.String)
+    user_ids, rows = [], []
+    for user_id, history in users:
+        user_ids.append(user_id)
+        rows.append(history[-longest:])
+    return pl.DataFrame(
+        {"user_id": pl.Series(user_ids, dtype=pl.String), "row": pl.Series(rows, dtype=pl.List(pl.Int32))}
+    ).select("user_id", pl.col("row").list.eval(pl.lit(names).gather(pl.element())).alias("item_ids"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,34 +50,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for verb in (load, rollback, show):
         verb.add_argument("store", help="a folder, or redis://HOST:PORT/DB")
     load.add_argument("batch", type=Path, help="RUN/topk")
-    load.add_argument(
-        "--as-of",
-        type=float,
-        help="events up to then are in the lists (seconds since the epoch; default: the batch's time)",
-    )
-    load.add_argument(
-        "--interactions", type=Path, help="the log that the lists were made from: live answers then know it"
-    )
+    load.add_argument("--as-of", type=float, help="seconds since the epoch; events up to then are in the lists")
+    known = load.add_mutually_exclusive_group()
+    known.add_argument("--interactions", type=Path, help="the log behind the lists, so that live answers know it")
+    known.add_argument("--users", type=Path, help="the file of users behind the lists, in its place")
     chosen = parser.parse_args(arguments)
     try:
-        if chosen.verb == "info" and not chosen.store.startswith("redis") and not Path(chosen.store).is_dir():
+        if chosen.verb != "load" and "://" not in chosen.store and not Path(chosen.store).is_dir():
             raise InputError(f"{chosen.store}: no such folder")
-        store = open_store(chosen.store)
-        if chosen.verb == "load":
-            histories = None
-            if chosen.interactions is not None:
-                catalog = Catalog.load(chosen.batch.parent / "catalog")
-                histories = histories_of(Interactions.from_file(chosen.interactions, catalog), catalog)
-            info: ListsInfo | None = store.load(chosen.batch, as_of=chosen.as_of, histories=histories)
-        elif chosen.verb == "rollback":
-            info = store.rollback()
-        else:
-            info = store.info()
+        with contextlib.closing(open_store(chosen.store)) as store:
+            if chosen.verb == "load":
+                histories = _histories(chosen.batch.parent / "catalog", chosen.interactions, chosen.users)
+                info: ListsInfo | None = store.load(chosen.batch, as_of=chosen.as_of, histories=histories)
+            else:
+                info = store.rollback() if chosen.verb == "rollback" else store.info()
     except InputError as error:
         sys.stderr.write(f"{error}\n")
         return 2
     sys.stdout.write(to_json(None if info is None else dataclasses.asdict(info)))
     return 0
+
+
+def _histories(catalog_folder: Path, log: Path | None, users: Path | None) -> pl.DataFrame | None:
+    if log is None and users is None:
+        return None
+    catalog = Catalog.load(catalog_folder)
+    if log is not None:
+        return histories_of(LogUsers(Interactions.from_file(log, catalog)), catalog)
+    assert users is not None
+    return histories_of(FileUsers(users, catalog), catalog)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import polars as pl
 import pytest
@@ -69,9 +71,10 @@ def test_values_that_are_not_whole_or_point_outside_are_refused():
         decoder.history(b"\x00")
 
 
-def test_as_of_is_the_manifests_time_unless_given(tmp_path):
-    folder = write_batch(tmp_path / "topk", {"ann": [("a", 1.0)]})
-    assert read_batch(folder).as_of == (folder / "manifest.json").stat().st_mtime
+def test_as_of_is_the_time_of_the_first_file_unless_given(tmp_path):
+    folder = write_batch(tmp_path / "topk", {"ann": [("a", 1.0)], "bob": []}, parts=2)
+    os.utime(folder / "part-00001.parquet", (1234.5, 1234.5))
+    assert read_batch(folder).as_of == 1234.5
     assert read_batch(folder, as_of=7.0).as_of == 7.0
 
 

@@ -9,12 +9,16 @@ from pathlib import Path
 
 import lmdb
 import pytest
+from ring_recommender import RingRecommender, shop
 from store_contract import StoreContract
 from topk_batches import write_batch
 
+from genrec.interactions import Interactions
 from inference import store_tool
+from inference.batch import BatchJob, run_batch
 from inference.lmdb_store import LmdbStore
 from inference.store import StoreFull, open_store
+from inference.users import LogUsers
 from semtok.errors import InputError
 from semtok.folders import check_folder
 
@@ -299,6 +303,32 @@ def test_the_command_line_loads_shows_and_rolls_back(tmp_path, capsys):
     assert capsys.readouterr().err == f"{tmp_path / 'nowhere'}: no such folder\n"
     assert store_tool.main(["info", str(tmp_path / "nothing")]) == 2
     assert not (tmp_path / "nothing").exists()
+
+
+def test_what_the_batch_job_writes_is_loaded_with_the_histories_behind_it(tmp_path, capsys):
+    ring = RingRecommender(shop())
+    run, log = tmp_path / "run", tmp_path / "log.csv"
+    (run / "catalog").mkdir(parents=True)
+    ring.catalog.save(run / "catalog")
+    log.write_text("user_id,item_id,timestamp\nann,i3,1000000000\nbob,i11,1000000000\nann,i5,1000086400\n")
+    users = LogUsers(Interactions.from_file(log, ring.catalog))
+
+    def recommend(histories):
+        return ring.recommend([[f"i{row}" for row in rows] for rows in histories], k=3)
+
+    job = BatchJob(run_id="ring", ranking="beam", index_version="ix", k=3, shard_size=1)
+    run_batch(recommend, users, run / "topk", job=job, item_ids=ring.catalog.item_ids, log=tmp_path / "log.jsonl")
+    file = tmp_path / "users.jsonl"
+    file.write_text('{"user_id": "ann", "history": ["i3", "i5"]}\n{"user_id": "new", "history": []}\n')
+    for source in (["--interactions", str(log)], ["--users", str(file)]):
+        assert store_tool.main(["load", str(tmp_path / "store"), str(run / "topk"), *source]) == 0
+        store = LmdbStore(tmp_path / "store")
+        assert store.get("ann").item_ids == ("i6", "i7", "i8")
+        assert store.get("bob").item_ids == ("i0", "i1", "i2")
+        assert store.get("bob").info.model_id == "ring"
+        assert store.history("ann") == ("i3", "i5")
+        assert store.history("new") == ()
+        store.close()
 
 
 def test_a_foreign_file_in_place_of_the_state_is_refused(tmp_path):
