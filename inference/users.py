@@ -83,7 +83,8 @@ class FileUsers:
     """
 
     def __init__(self, path: Path, catalog: Catalog, *, name: str | None = None) -> None:
-        self._path, self._catalog, self._name = path, catalog, name or str(path)
+        self._path, self._name = path, name or str(path)
+        self._row_of = {item_id: row for row, item_id in enumerate(catalog.item_ids)}  # a method call an item is slow
         if not path.is_file():
             raise InputError(f"{self._name}: no such file (users)")
         self.count = self._check()
@@ -115,17 +116,25 @@ class FileUsers:
 
     def _rows(self) -> Iterator[tuple[int, User]]:
         """Row number and user."""
+        row_of = self._row_of
         for number, user_id, history in self._raw_rows():
             if isinstance(user_id, bool) or not isinstance(user_id, str | int) or user_id == "":
                 raise InputError(f"{self._name}: row {number} has no user_id")
             items = history.split() if isinstance(history, str) else history
-            if not isinstance(items, list) or any(isinstance(i, bool) or not isinstance(i, str | int) for i in items):
-                raise InputError(f"{self._name}: row {number}: the history is not a list of item ids")
             try:
-                rows = self._catalog.rows(map(str, items))
-            except InputError as error:
-                raise InputError(f"{self._name}: row {number}: {error}") from None
-            yield number, (str(user_id), rows)
+                rows = [row_of[item] for item in items]
+            except (KeyError, TypeError):
+                rows = self._rows_of(items, number)
+            yield number, (str(user_id), np.array(rows, dtype=np.int32))
+
+    def _rows_of(self, items: Any, number: int) -> list[int]:
+        """Catalogue rows where ids may be numbers, or the history no list, or an item unknown."""
+        if not isinstance(items, list) or any(isinstance(i, bool) or not isinstance(i, str | int) for i in items):
+            raise InputError(f"{self._name}: row {number}: the history is not a list of item ids")
+        for item in items:
+            if str(item) not in self._row_of:
+                raise InputError(f"{self._name}: row {number}: no item {str(item)!r} in the catalogue")
+        return [self._row_of[str(item)] for item in items]
 
     def _raw_rows(self) -> Iterator[tuple[int, Any, Any]]:
         """Row number, user id and history as they stand in the file."""
