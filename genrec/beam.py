@@ -149,7 +149,7 @@ def _search(
 def _extend(
     level: TrieLevel, nodes: Tensor, totals: Tensor, log_probs: Tensor, allowed: FilterBatch | None, *, count: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Children of live nodes, each [B, K * W]: node, code, score (-inf: no child, or nothing allowed below), items below."""
+    """Children of live nodes, each [B, K * W]: node, code, score (-inf: none, or none allowed below), items below."""
     first, n_children = level.children(nodes)
     n_children = n_children.masked_fill(totals.isneginf(), 0)
     slot = torch.arange(max(int(n_children.max()), 1), device=nodes.device)

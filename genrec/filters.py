@@ -60,9 +60,7 @@ class AllowedSet:
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
         """The set over catalogue rows, bool [N]."""
-        bits = np.unpackbits(self.bits, count=self.trie.n_items, bitorder="little").view(np.bool_)
-        mask: NDArray[np.bool_] = bits[self.trie.position]
-        return mask
+        return np.unpackbits(self.bits, count=self.trie.n_items, bitorder="little")[self.trie.position].view(np.bool_)
 
     @cached_property
     def count(self) -> int:
@@ -71,7 +69,8 @@ class AllowedSet:
 
     def contains(self, positions: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Whether each trie position is in the set."""
-        return (self.bits[positions >> 3] >> (positions & 7).astype(np.uint8) & 1).astype(np.bool_)
+        found: NDArray[np.uint8] = self.bits[positions >> 3] >> (positions & 7).astype(np.uint8) & 1
+        return found.astype(np.bool_)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +125,7 @@ class ItemFilter:
         mask[self.trie.order[self.denied]] = False
         return mask
 
+    @torch.inference_mode()  # so that scores made under inference mode can be changed too
     def apply_to_scores(self, scores: Scores) -> Scores:
         """Set the scores [N] (catalogue rows) of items that are not allowed to -inf, in place; returns `scores`."""
         if self.shared is not None:

@@ -1,8 +1,8 @@
 """`TorchScorer`: code log-probabilities of a Hugging Face decoder, with the prompt read once a user and never copied.
 
 The beams of a user are positions of one row: each attends to the prompt and to its own ancestors through a 4-D mask,
-and carries the position that it would have in a sequence of its own. So a step is one forward of K tokens a user, nothing
-in the key-value cache is copied or re-ordered, and the LM head is applied to the rows of the level's own codes.
+and carries the position that it would have in a sequence of its own. So a step is one forward of K tokens a user,
+nothing in the key-value cache is copied or re-ordered, and the LM head is applied to the rows of the level's own codes.
 
     prompt slots 0..T-1 | beams of level 0: slots T..T+K-1 | beams of level 1: the next K | ...
 
@@ -227,7 +227,7 @@ class _Head:
         for begin in range(0, len(flat), chunk):
             logits = self._finish(functional.linear(flat[begin : begin + chunk], self._weight, self._bias).float())
             parts.append(logits[:, self._tokens[level]] - logits.logsumexp(-1, keepdim=True))
-        return torch.cat(parts).unflatten(0, hidden.shape[:-1])
+        return torch.cat(parts).view(*hidden.shape[:-1], -1)
 
     def _finish(self, logits: Tensor) -> Tensor:
         """What models do to logits after the linear map: Cohere and Granite scale them, Gemma caps them."""

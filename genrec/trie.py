@@ -138,7 +138,7 @@ def _checked(codes: NDArray[np.int32], sizes: tuple[int, ...]) -> NDArray[np.int
 
 def _hash(codes: NDArray[np.int32], sizes: tuple[int, ...]) -> str:
     digest = hashlib.sha256(repr(sizes).encode())
-    digest.update(memoryview(np.ascontiguousarray(codes, dtype="<i4")))
+    digest.update(np.ascontiguousarray(codes, dtype="<i4").data)
     return digest.hexdigest()
 
 
