@@ -19,6 +19,8 @@ from genrec.sequences import Sequences
 
 Scores = NDArray[np.float32]
 
+_BLOCK = 1024  # items whose neighbours are found at once: the whole product need not fit into memory
+
 
 class Baseline(Protocol):
     """What can be fitted on training sequences and score a catalogue."""
@@ -111,8 +113,8 @@ class ItemKnn:
         has.data[:] = 1.0
         norm = np.sqrt(np.asarray(has.sum(axis=0)))
         by_item, rows = has.T.tocsr(), []
-        for start in range(0, n_items, 1024):  # the whole product need not fit into memory, its largest entries do
-            common = (by_item[start : start + 1024] @ has).tocoo()
+        for start in range(0, n_items, _BLOCK):
+            common = (by_item[start : start + _BLOCK] @ has).tocoo()
             first = common.row + start
             off = first != common.col
             value = common.data[off] / (norm[first[off]] * norm[common.col[off]] + shrinkage)

@@ -6,9 +6,9 @@ The next purchase x of a person with taste z after a history h is drawn from
 
 The liking is the item's popularity (Zipf within a shelf) times the taste for its department, brand and price tier. The
 demand does not depend on the taste: an item is wanted more when its shelf follows from one of the last three purchases
-or it accompanies the very last one, less when it is a lasting thing that the person has one of, and not at all when it is
-not for sale or already bought. There is a small number of latent tastes, so the best possible recommender, which knows
-the laws but not the person's taste, can be computed exactly: `SampleShop.oracle_scores`.
+or it accompanies the very last one, less when it is a lasting thing that the person has one of, and not at all when it
+is not for sale or already bought. There is a small number of latent tastes, so the best possible recommender, which
+knows the laws but not the person's taste, can be computed exactly: `SampleShop.oracle_scores`.
 
 New arrivals come into the shop at `ARRIVAL_TIME`. Everybody's last purchase, and no other, lies after it: an arrival is
 never seen in a history but as its last item.
