@@ -55,15 +55,16 @@ class Sequences:
     def take(self, indices: ArrayLike) -> Sequences:
         """The sequences at `indices`, in that order."""
         chosen = np.asarray(indices, dtype=np.int64)
-        return _gather(self.values, self.offsets[chosen], self.lengths[chosen])
+        return gather(self.values, self.offsets[chosen], self.lengths[chosen])
 
     def last(self, n: int) -> Sequences:
         """Every sequence cut to its last `n` events."""
         kept = np.minimum(self.lengths, n)
-        return _gather(self.values, self.offsets[1:] - kept, kept)
+        return gather(self.values, self.offsets[1:] - kept, kept)
 
 
-def _gather(values: NDArray[np.int32], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> Sequences:
+def gather(values: NDArray[np.int32], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> Sequences:
+    """The sequences that begin at `starts` [S] of a flat array and have `lengths` [S]."""
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
     index = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)

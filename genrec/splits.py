@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from genrec.cases import Cases, Split, among, offsets_of, with_targets, without_items
 from genrec.interactions import Interactions
-from genrec.sequences import Sequences, _gather
+from genrec.sequences import Sequences, gather
 from genrec.timestamps import DAY
 from genrec.windows import merge_rows
 from semtok.catalog import Catalog
@@ -44,7 +44,7 @@ def leave_last_out(log: Interactions, *, cold_share: float = 0.0, seed: int = 0)
     if len(asked) == 0:
         raise InputError("leave-last-out needs users with at least three events; the log has none")
     train_lengths = np.where(lengths >= 3, lengths - 2, lengths)
-    train = _gather(log.histories.values, starts, train_lengths)
+    train = gather(log.histories.values, starts, train_lengths)
     ends = log.histories.offsets[1:][asked]
     return _finish(log, train, (asked, ends - 2), (asked, ends - 1), "leave_last_out", cold_share, seed)
 
@@ -82,7 +82,7 @@ def by_time(
     in_valid = (log.times >= first_valid) & ~in_test
     in_train = log.times < first_valid
     train_lengths = np.bincount(users[in_train], minlength=len(log.user_ids))
-    train = _gather(log.histories.values, log.histories.offsets[:-1], train_lengths)
+    train = gather(log.histories.values, log.histories.offsets[:-1], train_lengths)
     parts = [np.flatnonzero(part & has_history) for part in (in_valid, in_test)]
     for name, part in zip(("validation", "test"), parts, strict=True):
         if len(part) == 0 or not in_train.any():
@@ -119,7 +119,7 @@ def _finish(
         days = log.times // DAY
         same_day = None if log.time_unit == "position" else days[events] == days[events - 1]
         user_ids = tuple(log.user_ids[user] for user in users.tolist())
-        histories = _gather(log.histories.values, starts, events - starts)
+        histories = gather(log.histories.values, starts, events - starts)
         return Cases(_case_ids(user_ids), user_ids, histories, targets, same_day, ~among(targets, train.values))
 
     return Split(train, train_users, cases(*valid), cases(*test), name, cold_items)

@@ -31,33 +31,33 @@ from semtok.errors import InputError
 
 ScoreSpace = Literal["level", "vocabulary"]
 SHARED_PREFIX = 32  # leading tokens common to all prompts from which reading them once pays
+CPU_FORWARD = 2048  # prompt tokens in one forward on a CPU: more of them fall out of its caches
 HEAD_CELLS = 2**24  # logits held at once when the softmax runs over the whole vocabulary
 
 
 class _Slots(DynamicLayer):
     """Keys and values of one layer in a buffer [B, heads, room, head width] that is written in place."""
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, n_users: int, room: int) -> None:
         super().__init__()
-        self.room, self.used = room, 0
+        self.users, self.n_users, self.room, self.used = slice(None), n_users, room, 0
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        end = self.used + key_states.shape[2]
+        begin, end = self.used, self.used + key_states.shape[2]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self.keys, self.values = self._buffer(key_states, self.room), self._buffer(value_states, self.room)
         if end > self.keys.shape[2]:
             self.keys, self.values = self._grown(self.keys, end), self._grown(self.values, end)
-        self.keys[:, :, self.used : end] = key_states
-        self.values[:, :, self.used : end] = value_states
+        self.keys[self.users, :, begin:end] = key_states
+        self.values[self.users, :, begin:end] = value_states
         self.used = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        return self.keys[self.users, :, :end], self.values[self.users, :, :end]
 
-    @staticmethod
-    def _buffer(like: Tensor, room: int) -> Tensor:
-        return like.new_empty(like.shape[0], like.shape[1], max(room, like.shape[2]), like.shape[3])
+    def _buffer(self, like: Tensor, room: int) -> Tensor:
+        return like.new_empty(self.n_users, like.shape[1], room, like.shape[3])
 
     def _grown(self, old: Tensor, room: int) -> Tensor:
         new = self._buffer(old, room)
@@ -69,21 +69,22 @@ class _Slots(DynamicLayer):
 
 
 class _SlotCache(Cache):
-    """A cache in which every layer has `room` slots."""
+    """The slots of all layers."""
 
-    def __init__(self, n_layers: int, prompt: int, room: int) -> None:
-        super().__init__(layers=[_Slots(prompt + room) for _ in range(n_layers)])
+    def __init__(self, n_layers: int, n_users: int, prompt: int, room: int) -> None:
+        super().__init__(layers=[_Slots(n_users, prompt + room) for _ in range(n_layers)])
         self.prompt = prompt
 
-    def rewind(self, used: int) -> None:
-        """Forget the slots from `used` on."""
+    def point(self, users: slice, used: int) -> None:
+        """Let the next forward be about `users`, and write from slot `used` on."""
         for layer in self.layers:
-            layer.used = used
+            layer.users, layer.used = users, used
 
-    def spread(self, n_users: int) -> None:
-        """Give one row's slots to `n_users` users."""
+    def spread(self, used: int) -> None:
+        """Give the first user's slots up to `used` to all users."""
         for layer in self.layers:
-            layer.keys, layer.values = (t.expand(n_users, -1, -1, -1).contiguous() for t in (layer.keys, layer.values))
+            layer.keys[1:, :, :used] = layer.keys[:1, :, :used]
+            layer.values[1:, :, :used] = layer.values[:1, :, :used]
 
 
 @dataclass
@@ -145,6 +146,7 @@ class TorchScorer:
         if max(int(ids.max()) for ids in self._tokens) >= model.get_output_embeddings().weight.shape[0]:
             raise InputError("the model's LM head has fewer rows than the SID vocabulary needs")
         self._head = _Head(model, self._config, self._tokens, score_space)
+        self._forward_tokens = CPU_FORWARD if device.type == "cpu" else token_budget
         self._room = 0
         _probe(self, model)
 
@@ -164,13 +166,19 @@ class TorchScorer:
         for row, prompt in zip(tokens, prompts, strict=True):
             row[: len(prompt)] = torch.as_tensor(prompt)
         tokens, length = tokens.to(device), torch.tensor(lengths, device=device)
-        cache = _SlotCache(self._config.num_hidden_layers, slots, self._room)
+        cache = _SlotCache(self._config.num_hidden_layers, len(prompts), slots, self._room)
         shared = _shared_prefix(tokens, min(lengths))
         if shared:
+            cache.point(slice(0, 1), 0)
             self._forward(tokens[:1, :shared], cache)
-            cache.spread(len(prompts))
-        states = self._forward(tokens[:, shared:], cache)
-        hidden = states[torch.arange(len(prompts), device=device), length - 1 - shared]
+            cache.spread(shared)
+        parts = []
+        for begin in range(0, len(prompts), rows := max(1, self._forward_tokens // slots)):
+            users = slice(begin, begin + rows)
+            cache.point(users, shared)
+            states = self._forward(tokens[users, shared : int(length[users].max())], cache)
+            parts.append(states[torch.arange(len(states), device=device), length[users] - 1 - shared])
+        hidden = torch.cat(parts)
         seen = torch.arange(slots, device=device) < length[:, None]
         return TorchState(self._head.log_probs(hidden, 0), hidden.float(), cache, length, seen[:, None])
 
@@ -185,7 +193,7 @@ class TorchScorer:
         dtype = self._head.dtype
         mask = torch.zeros(seen.shape, dtype=dtype, device=codes.device).masked_fill_(~seen, torch.finfo(dtype).min)
         positions = (state.lengths + state.level)[:, None].expand_as(codes)
-        state.cache.rewind(used)
+        state.cache.point(slice(None), used)
         hidden = self._forward(self._tokens[state.level][codes], state.cache, mask[:, None], positions)
         state.seen, state.level = seen, state.level + 1
         self._room = max(self._room, seen.shape[2] - state.cache.prompt)

@@ -1,7 +1,7 @@
 """`SidVocabulary`: the tokens of a language model that spell semantic IDs.
 
-Code 12 of the first level is the special token `<a_12>`, of the second `<b_12>`, and so on; `<history>` opens every history.
-Special tokens are never produced by tokenising text that a person typed (`encode_text`).
+Code 12 of the first level is the special token `<a_12>`, of the second `<b_12>`, and so on; `<history>` opens every
+history. Special tokens are never produced by tokenising text that a person typed (`encode_text`).
 
 Shapes: L levels, V_l codes on level l, n items of a history.
 """
@@ -51,8 +51,8 @@ class SidVocabulary:
 
     @classmethod
     def added_to(cls, tokenizer: PreTrainedTokenizerBase, sizes: Sequence[int]) -> SidVocabulary:
-        """Add the tokens of `sizes[l]` codes a level to a tokenizer (those it has already are kept) and return their ids."""
-        if len(sizes) > 26:
+        """Add the tokens of `sizes[l]` codes a level to a tokenizer (those it has already are kept) and return their
+        ids.""" if len(sizes) > 26:
             raise InputError(f"{len(sizes)} levels: the spelling of codes has letters for 26")
         names = [spell(level, code) for level, size in enumerate(sizes) for code in range(size)]
         tokenizer.add_special_tokens({"additional_special_tokens": [HISTORY_TOKEN, *names]}, False)
@@ -67,9 +67,7 @@ class SidVocabulary:
 
     @cached_property
     def _codes_by_token(self) -> dict[int, tuple[int, int]]:
-        return {
-            int(token): (level, code) for level, ids in enumerate(self.token_ids) for code, token in enumerate(ids)
-        }
+        return {int(token): (level, code) for level, ids in enumerate(self.token_ids) for code, token in enumerate(ids)}
 
     def encode(self, codes: NDArray[np.int32]) -> NDArray[np.int64]:
         """Codes [..., L] to token ids of the same shape; raises IndexError for a code outside its level."""

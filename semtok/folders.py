@@ -118,7 +118,8 @@ def new_folder(target: Path, inputs: Mapping[str, Any], *, resume: bool = False)
     Args:
         target: where the folder will stand; an older one there is replaced.
         inputs: goes into the manifest.
-        resume: keep the scratch folder that an interrupted attempt with the same inputs left (its checkpoints live in it).
+        resume: keep the scratch folder that an interrupted attempt with the same inputs left (its checkpoints live in
+            it).
 
     A kill leaves either the old folder, or the new one, or a sealed scratch folder that `finish_rename` puts in place.
     """
@@ -127,6 +128,7 @@ def new_folder(target: Path, inputs: Mapping[str, Any], *, resume: bool = False)
     key = hash_value(dict(inputs))
     owner = scratch / ".inputs"
     if not (resume and owner.is_file() and owner.read_text() == key):
+        owner.unlink(missing_ok=True)  # first: a kill inside the removal must not leave a folder that looks resumable
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         write_atomic(owner, key)

@@ -73,7 +73,8 @@ class Fusion:
 
     Attributes:
         state: mean and axes of each side ("text_mean" [D_t], "text_axes" [D_t, W], "collaborative_mean" [D_c],
-            "collaborative_axes" [D_c, W]) and the regression ("ridge_weights" [W, W], "ridge_bias" [W]).
+            "collaborative_axes" [D_c, W]) and the regression ("ridge_weights" [W, W], "ridge_bias" [W]); for text alone
+            only its own.
     """
 
     config: FusionConfig
@@ -91,14 +92,16 @@ class Fusion:
             counts: integers [N], how often each item was taken in training.
 
         Raises:
-            InputError: different numbers of items, or no item was ever taken.
+            InputError: different numbers of items, or no item was ever taken (text alone does not mind).
         """
         _check_rows(text, collaborative, counts)
+        state: dict[str, Floats] = {}
+        state["text_mean"], state["text_axes"] = _principal_axes(text.values, config.width)
+        if config.method == "text":
+            return cls(config, state)
         seen = counts > 0
         if not seen.any():
             raise InputError("fusion: no item occurs in the training histories, so there is no behaviour to fuse")
-        state: dict[str, Floats] = {}
-        state["text_mean"], state["text_axes"] = _principal_axes(text.values, config.width)
         state["collaborative_mean"], state["collaborative_axes"] = _principal_axes(
             collaborative.values[seen], config.width
         )

@@ -1,0 +1,262 @@
+"""`Ranker`: histories in, ranked items out, by the codes' beam, by the dense head, or by both.
+
+    beam     the LM's own log-probability of an item's codes, for the items that beam search meets
+    rerank   the same candidates, ordered by the dense head
+    dense    the dense head over every allowed item
+    joined   (1 - w) log p_codes + w log p_dense over the candidates of both; where only the dense head proposes an
+    item, its
+             codes count as likely as the last item of the beam, which is an upper bound
+
+Shapes: B users, K beams, k items asked for, N items, H hidden width, M candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from genrec.beam import batches, beam_search
+from genrec.dense import DenseHead
+from genrec.filters import ItemFilter
+from genrec.recommendations import Recommendations
+from genrec.scorer import NextCodeScorer
+from genrec.sequences import Sequences
+from genrec.trie import CodeTrie
+from genrec.vocabulary import SidVocabulary
+from semtok.errors import InputError
+
+Ranking = Literal["beam", "rerank", "dense", "joined"]
+_DENSE_CELLS = 1 << 25  # dense scores held at once: 128 MiB
+
+
+@dataclass(frozen=True)
+class RankingConfig:
+    """How lists are made where a request does not say.
+
+    Attributes:
+        ranking: see the module.
+        beams: prefixes kept on each level.
+        dense_share: w of the joined ranking, in [0, 1].
+        max_items: the last items of a history that are read.
+        batch_tokens: padded prompt tokens of one batch.
+    """
+
+    ranking: Ranking = "joined"
+    beams: int = 20
+    dense_share: float = 0.5
+    max_items: int = 20
+    batch_tokens: int = 8192
+
+    def __post_init__(self) -> None:
+        if self.ranking not in get_args(Ranking):
+            raise InputError(f"--ranking {self.ranking}: choose one of {', '.join(get_args(Ranking))}")
+        if not 0 <= self.dense_share <= 1:
+            raise InputError(f"--dense_share {self.dense_share} is not in [0, 1]")
+        for name in ("beams", "max_items", "batch_tokens"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name} {getattr(self, name)} must be at least 1")
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Items that the beam or the dense head proposes, [B, M] each; an item that both propose has one live place.
+
+    Attributes:
+        rows: catalogue rows; any number where both scores are -inf.
+        codes: log-probability of the codes, or its upper bound where only the dense head proposes the item.
+        dense: log-probability under the dense head; -inf in a dead place.
+        met: whether the beam met the item.
+    """
+
+    rows: Tensor
+    codes: Tensor
+    dense: Tensor
+    met: Tensor
+
+    def joined(self, dense_share: float) -> Tensor:
+        """(1 - w) log p_codes + w log p_dense, -inf in dead places."""
+        dead = self.dense.isneginf()
+        score = (1 - dense_share) * self.codes.masked_fill(dead, 0.0) + dense_share * self.dense.masked_fill(dead, 0.0)
+        return score.masked_fill(dead, -torch.inf)
+
+    def best(self, dense_share: float, k: int) -> NDArray[np.int32]:
+        """The first k rows of the joined ranking, int32 [B, k]."""
+        return _numpy(*_take(self.rows, self.joined(dense_share), k))[0]
+
+
+class Ranker:
+    """Ranks items for histories of catalogue rows.
+
+    Args:
+        scorer: the engine that reads prompts.
+        trie: the items.
+        codes: int32 [N, L].
+        head: the dense head, or None where only `beam` is wanted.
+        config: defaults of every request.
+    """
+
+    def __init__(
+        self,
+        scorer: NextCodeScorer,
+        trie: CodeTrie,
+        vocabulary: SidVocabulary,
+        codes: NDArray[np.int32],
+        head: DenseHead | None,
+        config: RankingConfig,
+    ) -> None:
+        self.scorer, self.trie, self.vocabulary, self.codes, self.config = scorer, trie, vocabulary, codes, config
+        self.head = head
+        self._item_vectors: Tensor | None = None
+
+    def rank(
+        self,
+        histories: Sequences,
+        *,
+        k: int,
+        ids: Sequence[str] | None = None,
+        ranking: Ranking | None = None,
+        beams: int | None = None,
+        filters: Sequence[ItemFilter] | None = None,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> Recommendations:
+        """The k best allowed items of each history.
+
+        Args:
+            histories: B histories; an empty one is answered by what people begin with.
+            ids: names of the lists; row numbers where None.
+            filters: one a history; None allows all items.
+            progress: told how many histories were ranked since the last call.
+
+        Raises:
+            InputError: k or beams below 1, or a ranking that needs a dense head or hidden states that are not there.
+        """
+        ranking = ranking or self.config.ranking
+        beams = beams or self.config.beams
+        if k < 1:
+            raise InputError(f"k must be at least 1, not {k}")
+        if ranking not in get_args(Ranking):
+            raise InputError(f"ranking {ranking!r}: choose one of {', '.join(get_args(Ranking))}")
+        if ranking != "beam" and self.head is None:
+            raise InputError(f"ranking {ranking}: this run has no dense head; use beam")
+        recent = histories.last(self.config.max_items)
+        prompts = [self.vocabulary.prompt(self.codes[history]) for history in recent]
+        names = tuple(ids) if ids is not None else tuple(str(i) for i in range(len(prompts)))
+        rows = np.full((len(prompts), k), -1, dtype=np.int32)
+        scores = np.full((len(prompts), k), -np.inf, dtype=np.float32)
+        for group in self._groups(prompts, ranking):
+            chosen = None if filters is None else [filters[i] for i in group]
+            found, values = self._rank_batch([prompts[i] for i in group], k, ranking, beams, chosen)
+            rows[group, : found.shape[1]], scores[group, : found.shape[1]] = found, values
+            progress(len(group))
+        return Recommendations.from_padded(names, rows, scores, self._reasons(rows, k, filters))
+
+    def joined_lists(
+        self,
+        histories: Sequences,
+        *,
+        shares: Sequence[float],
+        k: int,
+        filters: Sequence[ItemFilter] | None = None,
+    ) -> dict[float, NDArray[np.int32]]:
+        """Joined lists, int32 [B, k], for several shares of the dense head from one search."""
+        recent = histories.last(self.config.max_items)
+        prompts = [self.vocabulary.prompt(self.codes[history]) for history in recent]
+        lists = {share: np.full((len(prompts), k), -1, dtype=np.int32) for share in shares}
+        for group in self._groups(prompts, "joined"):
+            chosen = None if filters is None else [filters[i] for i in group]
+            width = max(k, self.config.beams)
+            found = self.candidates([prompts[i] for i in group], width=width, beams=self.config.beams, filters=chosen)
+            for share in shares:
+                rows = found.best(share, k)
+                lists[share][group, : rows.shape[1]] = rows
+        return lists
+
+    def _groups(self, prompts: Sequence[Sequence[int]], ranking: Ranking) -> list[NDArray[np.int64]]:
+        groups = batches(prompts, self.config.batch_tokens) if prompts else []
+        if ranking == "beam":
+            return groups
+        most = max(1, _DENSE_CELLS // self.trie.n_items)
+        return [group[i : i + most] for group in groups for i in range(0, len(group), most)]
+
+    def _rank_batch(
+        self, prompts: list[list[int]], k: int, ranking: Ranking, beams: int, filters: list[ItemFilter] | None
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Rows and scores [B, up to k] of one batch; -1 and -inf pad."""
+        if ranking == "dense":
+            return _numpy(*_top(self._dense(self.scorer.start(prompts).hidden, filters), k))
+        if ranking == "beam":
+            result = beam_search(self.scorer, self.trie, prompts, beams=beams, k=k, filters=filters)
+            return result.rows, result.scores
+        found = self.candidates(prompts, width=max(k, beams), beams=beams, filters=filters)
+        if ranking == "rerank":
+            return _numpy(*_take(found.rows, found.dense.masked_fill(~found.met, -torch.inf), k))
+        return _numpy(*_take(found.rows, found.joined(self.config.dense_share), k))
+
+    def candidates(
+        self, prompts: list[list[int]], *, width: int, beams: int, filters: list[ItemFilter] | None = None
+    ) -> Candidates:
+        """The `width` best items of the beam and of the dense head, with both scores."""
+        result = beam_search(self.scorer, self.trie, prompts, beams=beams, k=width, filters=filters)
+        dense = self._dense(result.hidden, filters)
+        met, code_scores = torch.from_numpy(result.rows).long(), torch.from_numpy(result.scores)
+        alive = met >= 0
+        dense_of_met = dense.gather(1, met.clamp(min=0)).masked_fill(~alive, -torch.inf)
+        proposed, dense_scores = _top(dense, width)
+        again = ((proposed[:, :, None] == met[:, None, :]) & alive[:, None, :]).any(2)
+        floor = code_scores.masked_fill(~alive, torch.inf).min(dim=1, keepdim=True).values
+        floor = floor.masked_fill(floor.isinf(), 0.0).expand_as(dense_scores)
+        return Candidates(
+            torch.cat([met, proposed], 1),
+            torch.cat([code_scores, floor], 1),
+            torch.cat([dense_of_met, dense_scores.masked_fill(again, -torch.inf)], 1),
+            torch.cat([alive, torch.zeros_like(again)], 1),
+        )
+
+    def _dense(self, hidden: Tensor | None, filters: list[ItemFilter] | None) -> Tensor:
+        """Log-probabilities of the dense head [B, N] over all items; -inf where a filter forbids."""
+        if hidden is None or self.head is None:
+            raise InputError("this engine gives no hidden states, which the dense head needs; use --ranking beam")
+        with torch.inference_mode():
+            if self._item_vectors is None:
+                self._item_vectors = self.head.item_matrix().T.contiguous()
+            scores = (self.head.query(hidden.float()) @ self._item_vectors).log_softmax(dim=1).cpu()
+        if filters is not None:
+            for row, one in zip(scores, filters, strict=True):
+                one.apply_to_scores(row)
+        return scores
+
+    def _reasons(self, rows: NDArray[np.int32], k: int, filters: Sequence[ItemFilter] | None) -> tuple[str | None, ...]:
+        found = (rows >= 0).sum(axis=1)
+        n = self.trie.n_items
+        counts = [n] * len(rows) if filters is None else [one.count for one in filters]
+        return tuple(
+            None if have == k else f"{allowed} of {n} items are allowed, {have} of them were found; {k} were asked for"
+            for have, allowed in zip(found.tolist(), counts, strict=True)
+        )
+
+
+def _top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Rows and values of the best k columns of [B, N]; of equal scores the lower row wins."""
+    k = min(k, scores.shape[1])
+    threshold = scores.topk(k, dim=1).values[:, -1:]
+    above, level = scores > threshold, scores == threshold
+    kept = above | (level & (level.cumsum(1, dtype=torch.int32) <= k - above.sum(1, keepdim=True)))
+    rows = kept.nonzero()[:, 1].view(len(scores), k)
+    return _take(rows, scores.gather(1, rows), k)
+
+
+def _take(rows: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The best k of candidates [B, M]: by score, then in the order given."""
+    best = torch.sort(scores, dim=1, descending=True, stable=True)
+    return rows.gather(1, best.indices)[:, :k], best.values[:, :k]
+
+
+def _numpy(rows: Tensor, scores: Tensor) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    dead = scores.isneginf()
+    return rows.masked_fill(dead, -1).int().numpy(), scores.numpy()

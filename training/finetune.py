@@ -1,0 +1,367 @@
+"""Fine-tunes a causal language model on histories as semantic IDs and on tasks that tie codes to words.
+
+Every item of every history is a target, for the codes' softmax and for the dense item head on the same hidden state.
+The epoch with the best validation recall wins. The result opens in transformers and vLLM as it is. `genrec fit` calls
+`fit_lm`; the stage alone, on many processes:
+
+    accelerate launch -m training.finetune --config runs/mine/config.yaml
+
+Shapes: N items, L levels, W width of the item vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import broadcast_object_list
+from numpy.typing import NDArray
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from genrec.dense import DenseHead
+from genrec.splits import Split
+from genrec.tasks import Tasks
+from genrec.vocabulary import SidVocabulary
+from semtok.catalog import Catalog
+from semtok.errors import InputError
+from semtok.folders import to_json, write_atomic
+from semtok.semantic_ids import SemanticIds
+from semtok.vectors import ItemVectors
+from training.batching import batches
+from training.checkpoint import load_checkpoint, save_checkpoint, write_tensors
+from training.joint_model import JointModel, Losses, ScoreSpace
+from training.lm_base import initial_rows, load_base, plain_generation_config, scratch_model, scratch_tokenizer
+from training.lm_data import Example, collate, history_examples, response_example
+from training.schedule import learning_rate_factor
+
+Log = Callable[[Mapping[str, Any]], None]
+SCRATCH = "scratch"
+PAD = 0  # never attended to, never a target: any id will do
+
+
+@dataclass(frozen=True)
+class LmConfig:
+    """The language model and how it is trained.
+
+    Attributes:
+        base: `scratch`, or a Hugging Face causal LM by folder or id.
+        width: hidden width of a scratch model.
+        layers: layers of a scratch model.
+        heads: attention heads of a scratch model.
+        text_vocabulary: entries of a scratch model's byte-level BPE.
+        dropout: on embeddings and residual branches; for models trained from scratch.
+        lora_rank: rank of the LoRA adapters on every linear layer of the base, merged at the end; 0 trains all weights.
+        score_space: what the softmax over a code runs over: the level's own rows, or the whole vocabulary.
+        max_items: the last items of a history that are read.
+        epochs: passes over the histories.
+        patience: epochs without a better validation recall before stopping.
+        batch_tokens: padded tokens of a batch, a process.
+        gradient_accumulation: batches an optimiser step.
+        learning_rate: peak of the LM's rate; null: 1e-3 from scratch, 2e-4 for LoRA, 5e-5 for full fine-tuning.
+        head_learning_rate: peak of the rate of SID rows and dense head.
+        weight_decay: AdamW's.
+        dense_width: width of the dense item head.
+        dense_weight: weight of its loss.
+        text_share: text-task rows for each item and epoch, half of them text to codes, half codes to text.
+        valid_cases: validation cases ranked after each epoch (drawn by seed where there are more).
+        gradient_checkpointing: trade compute for memory.
+        precision: mixed precision of accelerate: no, bf16 or fp16.
+        tracker: a tracker of accelerate (tensorboard, wandb, …) beside `log.jsonl`.
+        seed: initialisation, dropout, batches and templates.
+    """
+
+    base: str = SCRATCH
+    width: int = 128
+    layers: int = 2
+    heads: int = 2
+    text_vocabulary: int = 4096
+    dropout: float = 0.2
+    lora_rank: int = 0
+    score_space: ScoreSpace = "level"
+    max_items: int = 20
+    epochs: int = 20
+    patience: int = 4
+    batch_tokens: int = 4096
+    gradient_accumulation: int = 1
+    learning_rate: float | None = None
+    head_learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    dense_width: int = 128
+    dense_weight: float = 1.0
+    text_share: float = 0.5
+    valid_cases: int = 2_000
+    gradient_checkpointing: bool = False
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    tracker: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in (
+            "width",
+            "layers",
+            "heads",
+            "max_items",
+            "epochs",
+            "patience",
+            "gradient_accumulation",
+            "dense_width",
+        ):
+            if getattr(self, name) < 1:
+                raise InputError(f"--lm.{name} {getattr(self, name)} must be at least 1")
+        if self.width % self.heads:
+            raise InputError(f"--lm.heads {self.heads} does not divide --lm.width {self.width}")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"--lm.dropout {self.dropout} is not in [0, 1)")
+        if self.text_share < 0 or self.dense_weight < 0:
+            raise InputError("--lm.text_share and --lm.dense_weight must not be negative")
+        if self.base == SCRATCH and self.lora_rank:
+            raise InputError("--lm.lora_rank needs a base model: a scratch model has nothing to adapt")
+        if self.text_vocabulary < 257:
+            raise InputError(f"--lm.text_vocabulary {self.text_vocabulary}: byte-level BPE needs 257 entries at least")
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """`learning_rate`, or the default of the way of training."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 1e-3 if self.base == SCRATCH else 2e-4 if self.lora_rank else 5e-5
+
+
+@dataclass(frozen=True)
+class LmInputs:
+    """What the stage reads of the stages before it.
+
+    Attributes:
+        catalog: N items.
+        semantic_ids: codes [N, L].
+        codebooks: [V_l, W] a level, from which the SID rows start.
+        item_vectors: [N, W], what was quantised; content of the dense head.
+        split: histories to train on and cases to choose the epoch on.
+        identity: [N, dense_width] first identity vectors of the dense head (collaborative vectors), or None for small
+            random ones.
+        exclude_seen: validate without the items of the history.
+    """
+
+    catalog: Catalog
+    semantic_ids: SemanticIds
+    codebooks: Sequence[NDArray[np.float32]]
+    item_vectors: ItemVectors
+    split: Split
+    identity: NDArray[np.float32] | None
+    exclude_seen: bool = True
+
+
+@dataclass(frozen=True)
+class Built:
+    """What is trained, and what it takes to read it: the adapter is None unless the run uses LoRA."""
+
+    model: JointModel
+    tokenizer: PreTrainedTokenizerBase
+    vocabulary: SidVocabulary
+    adapter: PeftModel | None
+
+
+def build(inputs: LmInputs, config: LmConfig) -> Built:
+    """The untrained model, its tokenizer with the SID tokens, and their vocabulary."""
+    sizes = inputs.semantic_ids.sizes
+    lm: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    if config.base == SCRATCH:
+        tokenizer = scratch_tokenizer(inputs.catalog.texts(), config.text_vocabulary)
+        lm = scratch_model(tokenizer, width=config.width, layers=config.layers, heads=config.heads, seed=config.seed)
+    else:
+        lm, tokenizer = load_base(config.base, torch.float32)
+    torch.manual_seed(config.seed)
+    vocabulary = SidVocabulary.added_to(tokenizer, sizes)
+    plain_generation_config(lm, tokenizer)
+    rows = initial_rows(lm.get_input_embeddings().weight, inputs.codebooks, config.seed)
+    n_tokens = vocabulary.history_token + len(rows)
+    if lm.get_input_embeddings().weight.shape[0] < n_tokens:
+        lm.resize_token_embeddings(n_tokens, mean_resizing=False)
+    adapter = None
+    if config.lora_rank:
+        lora = LoraConfig(
+            r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
+        adapter = get_peft_model(lm, lora)
+    if config.gradient_checkpointing:
+        lm.gradient_checkpointing_enable({"use_reentrant": False})
+    seen = np.zeros(len(inputs.catalog), dtype=bool)
+    seen[inputs.split.train.values] = True
+    head = DenseHead(
+        rows.shape[1],
+        config.dense_width,
+        torch.from_numpy(inputs.semantic_ids.codes),
+        sizes,
+        torch.from_numpy(inputs.item_vectors.values),
+        torch.from_numpy(seen),
+    )
+    if inputs.identity is not None and inputs.identity.shape[1] == config.dense_width:
+        with torch.no_grad():
+            head.identity.copy_(torch.from_numpy(inputs.identity))
+    model = JointModel(lm, head, vocabulary, rows, score_space=config.score_space, dropout=config.dropout)
+    return Built(model, tokenizer, vocabulary, adapter)
+
+
+Validate = Callable[[Built], Mapping[str, float]]
+
+
+def fit_lm(
+    inputs: LmInputs,
+    config: LmConfig,
+    workdir: Path,
+    log: Log,
+    validate: Validate,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Built | None:
+    """Fine-tune; under `accelerate launch` every process calls this.
+
+    Args:
+        workdir: holds the checkpoint of an interrupted fit, from which it goes on to the same weights.
+        log: gets one row an epoch.
+        validate: called on the main process after each epoch; its `selection` chooses the epoch.
+        progress: told (steps done, steps at most).
+
+    Returns:
+        The model with the weights of the best epoch, in evaluation mode, on the main process; None on the others.
+    """
+    accelerator = Accelerator(
+        mixed_precision=config.precision,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        log_with=config.tracker,
+        project_dir=workdir if config.tracker else None,
+    )
+    if config.tracker:
+        accelerator.init_trackers("genrec")
+    built = build(inputs, config)
+    model = built.model
+    vocabulary_rows = {id(p) for p in [model.rows, model.output_rows, *model.head.parameters()] if p is not None}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if id(p) not in vocabulary_rows], "peak": config.peak_learning_rate},
+        {"params": [p for p in trained if id(p) in vocabulary_rows], "peak": config.head_learning_rate},
+    ]
+    optimizer = torch.optim.AdamW(
+        groups, lr=config.peak_learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
+    )
+    state = load_checkpoint(workdir, {"model": model}, optimizer) or {"epoch": 0, "best": -1.0, "best_epoch": -1}
+    prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
+    histories = history_examples(inputs.split.train, inputs.semantic_ids.codes, built.vocabulary, config.max_items)
+    tasks = Tasks(inputs.catalog, inputs.semantic_ids.codes, built.vocabulary, built.tokenizer)
+    for epoch in range(state["epoch"], config.epochs):
+        if state["best_epoch"] >= 0 and epoch - state["best_epoch"] > config.patience:
+            break
+        started = perf_counter()
+        torch.manual_seed(config.seed * 100_003 + epoch)
+        rng = np.random.default_rng((config.seed, epoch))
+        examples = histories + _text_examples(tasks, len(inputs.catalog), config.text_share, rng)
+        n_levels = len(inputs.semantic_ids.sizes)
+        row = _train_epoch(prepared, prepared_optimizer, accelerator, examples, n_levels, config, epoch, rng, progress)
+        trained_at = perf_counter()
+        if accelerator.is_main_process:
+            model.eval()
+            figures = dict(validate(built))
+            log({"stage": "lm", "epoch": epoch, **row, **figures, "seconds": trained_at - started,
+                 "valid_seconds": perf_counter() - trained_at})  # fmt: skip
+            if config.tracker:
+                accelerator.log({**row, **figures}, step=epoch)
+            if figures["selection"] > state["best"]:
+                write_tensors(workdir / f"best-{epoch}.safetensors", _weights(model))
+                state |= {"best": figures["selection"], "best_epoch": epoch}
+            state["epoch"] = epoch + 1
+            save_checkpoint(workdir, {"model": model}, optimizer, state)
+            for stale in workdir.glob("best-*.safetensors"):
+                if stale.name != f"best-{state['best_epoch']}.safetensors":
+                    stale.unlink()
+        state = broadcast_object_list([state])[0]
+    if not accelerator.is_main_process:
+        return None
+    best = load_file(workdir / f"best-{state['best_epoch']}.safetensors")
+    with torch.no_grad():
+        for name, value in _weights(model).items():
+            value.copy_(best[name])
+    if config.tracker:
+        accelerator.end_training()
+    model.eval()
+    return built
+
+
+def save_lm(built: Built, lm_folder: Path, heads_folder: Path, score_space: ScoreSpace) -> None:
+    """Write a folder that `transformers` and vLLM open as it is (adapters merged), and the dense head beside it."""
+    if built.adapter is not None:
+        built.adapter.merge_and_unload()
+    lm = built.model.export()
+    lm.save_pretrained(lm_folder)
+    built.tokenizer.save_pretrained(lm_folder)
+    built.vocabulary.save(lm_folder)
+    write_atomic(lm_folder / "genrec.json", to_json({"score_space": score_space}))
+    built.model.head.save(heads_folder / "dense.safetensors")
+
+
+def _weights(model: JointModel) -> dict[str, Tensor]:
+    """The tensors that training changes, by name, on the CPU side of the accelerator."""
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _text_examples(tasks: Tasks, n_items: int, share: float, rng: np.random.Generator) -> list[Example]:
+    """`share` text rows for each item: half to codes, half from codes."""
+    rows = rng.permutation(n_items)[: round(n_items * min(1.0, share / 2))]
+    makers = (tasks.text_to_codes, tasks.codes_to_text)
+    return [response_example(*make(int(row), rng)) for make in makers for row in rows]
+
+
+def _train_epoch(
+    model: torch.nn.Module,
+    optimizer: AcceleratedOptimizer,
+    accelerator: Accelerator,
+    examples: Sequence[Example],
+    n_levels: int,
+    config: LmConfig,
+    epoch: int,
+    rng: np.random.Generator,
+    progress: Callable[[int, int], None],
+) -> dict[str, float]:
+    """One pass; returns mean losses. Randomness depends on (seed, epoch) alone, so a resumed epoch is the same."""
+    model.train()
+    lengths = np.array([len(example) for example in examples])
+    groups = batches(lengths, config.batch_tokens, rng)
+    world = accelerator.num_processes
+    groups += groups[: -len(groups) % world]  # every process takes the same number of steps
+    mine = groups[accelerator.process_index :: world]
+    total = len(mine) * config.epochs
+    codes = dense = text = 0.0
+    n_items = n_starts = n_text = padded = 0
+    for step, group in enumerate(mine, start=epoch * len(mine)):
+        batch = collate([examples[i] for i in group], PAD).to(accelerator.device)
+        for settings in optimizer.param_groups:
+            settings["lr"] = settings["peak"] * learning_rate_factor(step, total, min(200, total // 20 + 1))
+        with accelerator.accumulate(model):
+            losses: Losses = model(batch)
+            weighted = losses.codes + config.dense_weight * losses.dense + losses.text
+            # A word weighs as much as a code: an item is its codes.
+            accelerator.backward(weighted / max(1.0, losses.n_items + losses.n_text / n_levels))
+            if accelerator.sync_gradients:
+                accelerator.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+        codes, dense, text = codes + float(losses.codes), dense + float(losses.dense), text + float(losses.text)
+        n_items, n_text = n_items + losses.n_items, n_text + losses.n_text
+        n_starts, padded = n_starts + int((batch.items >= 0).sum()), padded + batch.input_ids.numel()
+        progress(step + 1, total)
+    return {
+        "code_loss": codes / max(1, n_items),
+        "dense_loss": dense / max(1, n_starts),
+        "text_loss": text / max(1, n_text),
+        "padding_share": 1 - sum(int(lengths[group].sum()) for group in mine) / max(1, padded),
+    }
