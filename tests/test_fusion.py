@@ -67,6 +67,12 @@ def test_one_side_alone() -> None:
     np.testing.assert_allclose(both.values[:, :12], np.sqrt(np.float32(0.5)) * text.values, atol=1e-6)
 
 
+def test_text_alone_needs_no_behaviour(tmp_path: Path) -> None:
+    fusion = Fusion.fit(TEXT, TAKEN, np.zeros(N, dtype=int), FusionConfig(method="text"))
+    fusion.save(tmp_path)
+    np.testing.assert_array_equal(Fusion.load(tmp_path).transform(TEXT).values, fusion.transform(TEXT).values)
+
+
 def test_the_common_width_is_that_of_the_main_axes() -> None:
     assert fit(width=4).transform(TEXT, TAKEN, COUNTS).width == 8
 
