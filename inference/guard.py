@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inference.problem import Problem
@@ -82,8 +83,10 @@ class Guard:
         try:
             self._check(scope)
             if scope["method"] not in ("GET", "HEAD"):
-                receive = await self._read(scope, receive)
+                receive = _replay(await self._read(scope, receive), receive)
             await self._app(scope, receive, counted)
+        except ClientDisconnect:
+            pass  # nobody is left to answer; counted with status 0
         except Problem as problem:
             await problem.response(scope["path"])(scope, receive, counted)
         except Exception:
@@ -108,16 +111,18 @@ class Guard:
             detail = "A key is wanted, as X-API-Key: KEY or Authorization: Bearer KEY."
             raise Problem(401, "no-key", detail, headers=headers)
 
-    async def _read(self, scope: Scope, receive: Receive) -> Receive:
-        """Take the whole body in, and give back a `receive` that hands it on."""
+    async def _read(self, scope: Scope, receive: Receive) -> bytes:
+        """Take the whole body in."""
         for name, value in scope["headers"]:
-            if name == b"content-length" and int(value) > self._body_bytes:
+            if name == b"content-length" and value.isdigit() and int(value) > self._body_bytes:
                 raise self._too_large()
         body = bytearray()
         try:
             async with asyncio.timeout(self._body_seconds):
                 while True:
                     message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientDisconnect
                     body += message.get("body", b"")
                     if len(body) > self._body_bytes:
                         raise self._too_large()
@@ -125,7 +130,7 @@ class Guard:
                         break
         except TimeoutError:
             raise Problem(408, "slow-body", f"The body took over {self._body_seconds:g} s.") from None
-        return _replay({"type": "http.request", "body": bytes(body), "more_body": False}, receive)
+        return bytes(body)
 
     def _too_large(self) -> Problem:
         return Problem(413, "body-too-large", f"A body may have {self._body_bytes} bytes.")
@@ -140,8 +145,9 @@ def _given_key(scope: Scope) -> bytes:
     return b""
 
 
-def _replay(message: Message, receive: Receive) -> Callable[[], Awaitable[Message]]:
-    messages = [message]
+def _replay(body: bytes, receive: Receive) -> Callable[[], Awaitable[Message]]:
+    """A `receive` that hands on a body taken in already."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replayed() -> Message:
         return messages.pop() if messages else await receive()

@@ -142,38 +142,34 @@ class LmdbStore:
 
     def rollback(self) -> ListsInfo:
         with self._alone():
-            return self._rollback()
+            with self._state.begin(self._pointers) as txn:
+                current, previous = txn.get(_CURRENT), txn.get(_PREVIOUS)
+            if previous is None:
+                raise InputError(f"{self.folder}: there is no version to go back to")
+            check_folder(self.folder / previous.decode(), hashes=True)
+            with self._state.begin(self._pointers, write=True) as txn:
+                txn.put(_CURRENT, previous)
+                txn.put(_PREVIOUS, current or previous)
+            info = self.info()
+            assert info is not None
+            return info
 
     def verify(self) -> None:
         """Hash the current version's files; where they are damaged, log it and go back to the version before."""
-        with self._alone():
-            info = self.info()
-            if info is None:
-                return
-            try:
-                check_folder(self.folder / info.version, hashes=True)
-            except InputError as error:
-                log.error("%s; going back to the version before", error)
-                self._rollback()
+        info = self.info()
+        if info is None:
+            return
+        try:
+            check_folder(self.folder / info.version, hashes=True)
+        except InputError as error:
+            log.error("%s; going back to the version before", error)
+            self.rollback()
 
     def close(self) -> None:
         """Close every file; the object is of no use after."""
         for lists in self._open.values():
             lists.env.close()
         self._state.close()
-
-    def _rollback(self) -> ListsInfo:
-        with self._state.begin(self._pointers) as txn:
-            current, previous = txn.get(_CURRENT), txn.get(_PREVIOUS)
-        if previous is None:
-            raise InputError(f"{self.folder}: there is no version to go back to")
-        check_folder(self.folder / previous.decode(), hashes=True)
-        with self._state.begin(self._pointers, write=True) as txn:
-            txn.put(_CURRENT, previous)
-            txn.put(_PREVIOUS, current or previous)
-        info = self.info()
-        assert info is not None
-        return info
 
     def _follow(self, pointer: bytes | None) -> _Lists | None:
         """Serve the version that the pointer names; where it is damaged, the best of the others, and say so."""

@@ -20,6 +20,7 @@ from inference.app import create_app
 from inference.serve_config import ServeConfig
 from inference.store import open_store
 from semtok.catalog import Catalog
+from semtok.folders import MANIFEST
 
 __all__ = ["ServeConfig", "create_app", "serve"]
 
@@ -65,7 +66,7 @@ def _prepare(config: ServeConfig) -> None:
     """Check the run and the store once, before any worker starts; fill an empty store."""
     Catalog.load(config.run / "catalog")
     store = open_store(_place(config), verify=True)
-    if store.info() is None and (config.run / "topk").is_dir():
+    if store.info() is None and (config.run / "topk" / MANIFEST).is_file():
         store.load(config.run / "topk")
     store.close()
 

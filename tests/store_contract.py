@@ -6,7 +6,6 @@ import time
 
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from topk_batches import write_batch
 
@@ -20,6 +19,21 @@ LISTS = st.dictionaries(
     min_size=1,
     max_size=8,
 )
+
+
+def check_equals_dictionaries(store, folder, first, second):
+    """A store answers as two dictionaries would, through two loads and two rollbacks."""
+    users = [*first, *second, "nobody", ""]
+    for step, lists in (("load", first), ("load", second), ("back", first), ("back", second)):
+        if step == "load":
+            store.load(write_batch(folder / str(len(list(folder.iterdir()))), lists))
+        else:
+            store.rollback()
+        wanted = [tuple(zip(*lists[user], strict=True)) or ((), ()) if user in lists else None for user in users]
+        many = store.get_many(users)
+        assert [None if found is None else (found.item_ids, found.scores) for found in many] == wanted
+        assert [store.get(user) for user in users] == many
+        assert {found.info for found in many if found is not None} <= {store.info()}
 
 
 class StoreContract:
@@ -42,24 +56,6 @@ class StoreContract:
         assert (found.info.ranking, found.info.users, found.info.items) == ("joined", 1, 2)
         assert 60 <= found.info.age < 90
         assert store.get("bob") is None
-
-    @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    @given(first=LISTS, second=LISTS)
-    def test_it_equals_a_dictionary_through_loads_and_rollbacks(self, store, tmp_path_factory, first, second):
-        folder = tmp_path_factory.mktemp("batches")
-        users = [*first, *second, "nobody", ""]
-        for step, lists in (("load", first), ("load", second), ("back", first), ("back", second)):
-            if step == "load":
-                store.load(write_batch(folder / str(len(list(folder.iterdir()))), lists))
-            else:
-                store.rollback()
-            wanted = [
-                None if user not in lists else tuple(zip(*lists[user], strict=True)) or ((), ()) for user in users
-            ]
-            many = store.get_many(users)
-            assert [None if found is None else (found.item_ids, found.scores) for found in many] == wanted
-            assert [store.get(user) for user in users] == many
-            assert {found.info for found in many if found is not None} <= {store.info()}
 
     def test_an_old_batch_decodes_through_its_own_items(self, store, tmp_path):
         store.load(write_batch(tmp_path / "a", {"ann": [("m", 1.0)]}, index_version="one"))

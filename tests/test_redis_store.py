@@ -12,11 +12,15 @@ from pathlib import Path
 
 import pytest
 import redis
-from store_contract import StoreContract
+from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from ring_recommender import RingRecommender, shop
+from store_contract import LISTS, StoreContract, check_equals_dictionaries
 from topk_batches import write_batch
 
 from inference import store_tool
 from inference.redis_store import RedisStore
+from inference.server import ServeConfig, create_app
 from inference.store import StoreUnavailable, open_store
 from semtok.errors import InputError
 
@@ -76,6 +80,12 @@ def served(store: RedisStore) -> str:
 
 class TestRedisStore(StoreContract):
     pass
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(first=LISTS, second=LISTS)
+def test_it_equals_a_dictionary(store, tmp_path_factory, first, second):
+    check_equals_dictionaries(store, tmp_path_factory.mktemp("batches"), first, second)
 
 
 def test_two_stores_share_a_server_and_follow_each_other(url, tmp_path):
@@ -142,6 +152,7 @@ LOADER = """
 import os, signal, sys
 from pathlib import Path
 from inference.redis_store import RedisStore
+from inference.server import ServeConfig, create_app
 
 store, batch, kill_at = RedisStore(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 steps = 0
@@ -195,6 +206,24 @@ def test_a_server_that_is_gone_is_said_to_be(tmp_path):
     for ask in (lambda: store.get("user1"), store.info, lambda: store.add_events("user1", ["e"])):
         with pytest.raises(StoreUnavailable):
             ask()
+
+
+def test_the_server_answers_from_redis_and_says_when_it_is_gone(tmp_path):
+    port = free_port()
+    process = start(tmp_path, port)
+    store = RedisStore(f"redis://127.0.0.1:{port}/0", timeout=0.5)
+    store.load(write_batch(tmp_path / "topk", {"ann": [("i3", -1.0)]}))
+    app = create_app(RingRecommender(shop()), store, ServeConfig(run=Path("run"), rate=0))
+    with TestClient(app) as client:
+        assert client.get("/v1/users/ann/recommendations").json()["source"] == "store"
+        assert client.post("/v1/users/ann/events", json={"item_ids": ["i5"]}).status_code == 202
+        assert client.get("/v1/users/ann/recommendations?k=1").json()["items"][0]["item_id"] == "i6"
+        process.terminate()
+        process.wait(timeout=20)
+        answer = client.get("/v1/users/ann/recommendations")
+        assert (answer.status_code, answer.json()["type"]) == (503, "urn:genrec:store-down")
+        assert client.get("/health/ready").status_code == 503
+        assert client.get("/health/live").status_code == 200
 
 
 def test_a_password_is_in_no_message():

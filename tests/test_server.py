@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import os
@@ -17,11 +18,12 @@ from urllib.parse import quote
 import numpy as np
 import polars as pl
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 from ring_recommender import RingRecommender, shop
 from topk_batches import write_batch
 
-from inference.guard import RateLimit
+from inference.guard import Guard, RateLimit
 from inference.lmdb_store import LmdbStore
 from inference.server import ServeConfig, create_app
 from semtok.errors import InputError
@@ -243,6 +245,67 @@ class TestTrouble:
         small.close()
 
 
+class TestConnections:
+    def test_a_body_that_dribbles_in_is_given_up(self):
+        sent, seen = self.guarded([{"type": "http.request", "body": b"{", "more_body": True}, None])
+        assert (sent[0]["status"], seen) == (408, [("unmatched", "POST", 408)])
+        assert json.loads(sent[1]["body"])["type"] == "urn:genrec:slow-body"
+
+    def test_a_client_that_leaves_is_not_answered(self):
+        sent, seen = self.guarded(
+            [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
+        )
+        assert (sent, seen) == ([], [("unmatched", "POST", 0)])
+
+    def guarded(self, messages):
+        """What a guard before an application that must not be reached sends and counts; None is silence."""
+        sent, seen = [], []
+
+        async def application(scope, receive, send):
+            raise AssertionError("reached")
+
+        async def receive():
+            message = messages.pop(0)
+            return message if message is not None else await asyncio.sleep(60)
+
+        async def send(message):
+            sent.append(message)
+
+        guard = Guard(
+            application,
+            api_key=None,
+            limit=RateLimit(0, 1),
+            body_bytes=100,
+            body_seconds=0.05,
+            observe=lambda route, method, status, seconds: seen.append((route, method, status)),
+        )
+        scope = {"type": "http", "method": "POST", "path": "/v1/recommendations", "headers": [], "client": None}
+        asyncio.run(guard(scope, receive, send))
+        return sent, seen
+
+    def test_what_is_under_way_is_answered_before_the_server_goes(self, ring, store):
+        listening = socket.create_server(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+        server = uvicorn.Server(uvicorn.Config(create_app(ring, store, CONFIG), log_level="error"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        ask(port, "/health/live", key="")
+        ring.gate.clear()
+        answers = []
+        asking = threading.Thread(target=lambda: answers.append(ask(port, "/v1/users/bob/recommendations?k=1", key="")))
+        asking.start()
+        while not ring.batches:
+            time.sleep(0.01)
+        server.should_exit = True
+        while is_listening(port):
+            time.sleep(0.01)
+        assert not answers
+        ring.gate.set()
+        asking.join()
+        thread.join()
+        assert answers[0]["items"] == [{"item_id": "i0", "score": -1.0}]
+
+
 class TestItems:
     def test_an_item(self, client):
         assert client.get("/v1/items/i5").json() == {
@@ -450,6 +513,11 @@ def test_a_run_is_served_and_stops_gracefully(tmp_path, workers):
         errors = server.communicate(timeout=30)[1].decode()
     assert server.returncode in (0, -signal.SIGTERM), errors
     assert "Traceback" not in errors
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def ask(port: int, path: str, key: str):

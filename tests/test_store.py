@@ -9,8 +9,9 @@ from pathlib import Path
 
 import lmdb
 import pytest
+from hypothesis import HealthCheck, given, settings
 from ring_recommender import RingRecommender, shop
-from store_contract import StoreContract
+from store_contract import LISTS, StoreContract, check_equals_dictionaries
 from topk_batches import write_batch
 
 from genrec.interactions import Interactions
@@ -48,6 +49,12 @@ def served(store: LmdbStore) -> str:
 
 class TestLmdbStore(StoreContract):
     pass
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(first=LISTS, second=LISTS)
+def test_it_equals_a_dictionary(store, tmp_path_factory, first, second):
+    check_equals_dictionaries(store, tmp_path_factory.mktemp("batches"), first, second)
 
 
 def test_it_is_kept_on_disk(tmp_path):
