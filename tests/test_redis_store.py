@@ -140,6 +140,9 @@ def test_readers_never_see_a_mixed_or_missing_answer(store, url, tmp_path):
         thread.start()
     for name in "babba":
         store.load(batches[name])
+        deadline = time.monotonic() + 30
+        while name not in {one for one, _ in seen} and not failures and time.monotonic() < deadline:
+            time.sleep(0.01)
         store.rollback()
     stop.set()
     for thread in threads:
