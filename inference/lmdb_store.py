@@ -244,10 +244,10 @@ class _Lists:
         self.env = lmdb.open(str(folder), readonly=True, lock=False, max_dbs=2, readahead=False)
         self._users = self.env.open_db(b"lists", create=False)
         self._histories = self.env.open_db(b"histories", create=False)
+        self._of_thread = _Snapshot(self.env)
 
     def get(self, key: bytes, events: bytes | None) -> StoredList | None:
-        with self.env.begin(self._users) as txn:
-            value = txn.get(key)
+        value = self._of_thread.txn.get(key, None, self._users)
         if value is None:
             return None
         item_ids, scores = self._decoder.lists(value)
@@ -255,9 +255,15 @@ class _Lists:
         return StoredList(item_ids, scores, self.info, stale)
 
     def history(self, key: bytes) -> tuple[str, ...]:
-        with self.env.begin(self._histories) as txn:
-            value = txn.get(key)
+        value = self._of_thread.txn.get(key, None, self._histories)
         return () if value is None else self._decoder.history(value)
+
+
+class _Snapshot(threading.local):
+    """A read transaction for each thread. It stays open: nobody writes to a sealed file, so it holds nothing back."""
+
+    def __init__(self, env: lmdb.Environment) -> None:
+        self.txn = env.begin()
 
 
 _WITHOUT_STATE = (

@@ -8,7 +8,6 @@ Shapes: U users, E listed items over all users, N items in the table.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import operator
 import struct
@@ -95,27 +94,21 @@ class ListDecoder:
 
     def __init__(self, item_ids: tuple[str, ...]) -> None:
         self.item_ids = item_ids
-        self._row = "H" if row_type(len(item_ids)) == "<u2" else "I"
-        self._row_size = struct.calcsize("<" + self._row)
+        row = "H" if row_type(len(item_ids)) == "<u2" else "I"
+        self._lists, self._histories = _Unpackers(row + "f"), _Unpackers(row)
 
-    def lists(self, value: Any) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    def lists(self, value: bytes) -> tuple[tuple[str, ...], tuple[float, ...]]:
         """Item ids and scores of a packed list.
 
         Raises:
             ValueError: the bytes are not whole records, or point outside the item table.
         """
-        n, rest = divmod(len(value), self._row_size + 4)
-        if rest:
-            raise ValueError(f"{len(value)} bytes are not whole records")
-        flat = _unpacker(self._row + "f", n)(value)
+        flat = self._lists[len(value)](value)
         return self._ids(flat[0::2]), flat[1::2]
 
-    def history(self, value: Any) -> tuple[str, ...]:
+    def history(self, value: bytes) -> tuple[str, ...]:
         """Item ids of a packed history; raises as `lists` does."""
-        n, rest = divmod(len(value), self._row_size)
-        if rest:
-            raise ValueError(f"{len(value)} bytes are not whole records")
-        return self._ids(_unpacker(self._row, n)(value))
+        return self._ids(self._histories[len(value)](value))
 
     def _ids(self, rows: tuple[int, ...]) -> tuple[str, ...]:
         try:
@@ -126,9 +119,18 @@ class ListDecoder:
             raise ValueError(f"a row is outside the table of {len(self.item_ids)} items") from None
 
 
-@functools.lru_cache(maxsize=4096)
-def _unpacker(record: str, n: int) -> Callable[[Any], tuple[Any, ...]]:
-    return struct.Struct("<" + record * n).unpack
+class _Unpackers(dict[int, Callable[[bytes], tuple[Any, ...]]]):
+    """By a value's length, what takes its records apart: worked out once a length, for it is asked on every look-up."""
+
+    def __init__(self, record: str) -> None:
+        self._record = record
+
+    def __missing__(self, length: int) -> Callable[[bytes], tuple[Any, ...]]:
+        n, rest = divmod(length, struct.calcsize("<" + self._record))
+        if rest:
+            raise ValueError(f"{length} bytes are not whole records")
+        self[length] = struct.Struct("<" + self._record * n).unpack
+        return self[length]
 
 
 def read_batch(folder: Path, *, as_of: float | None = None, histories: pl.DataFrame | None = None) -> PackedBatch:
