@@ -70,7 +70,7 @@ class LmdbStore:
     def get(self, user_id: str) -> StoredList | None:
         key = user_key(user_id)
         if not key:
-            return None
+            return None  # LMDB knows no empty key
         with self._state.begin(self._events) as txn:
             events = txn.get(key)
             current = txn.get(_CURRENT, None, self._pointers)
@@ -79,23 +79,15 @@ class LmdbStore:
 
     def get_many(self, user_ids: Sequence[str]) -> list[StoredList | None]:
         keys = [user_key(user_id) for user_id in user_ids]
-        with self._state.begin(self._events) as txn:
-            events = [txn.get(key) if key else None for key in keys]
-            current = txn.get(_CURRENT, None, self._pointers)
-        lists = self._lists if current == self._pointer else self._follow(current)
+        lists, events = self._look(keys)
         if lists is None:
             return [None] * len(keys)
         return [lists.get(key, event) if key else None for key, event in zip(keys, events, strict=True)]
 
     def history(self, user_id: str) -> tuple[str, ...]:
         key = user_key(user_id)
-        if not key:
-            return ()
-        with self._state.begin(self._events) as txn:
-            events = txn.get(key)
-            current = txn.get(_CURRENT, None, self._pointers)
-        lists = self._lists if current == self._pointer else self._follow(current)
-        loaded = () if lists is None else lists.history(key)
+        lists, (events,) = self._look([key])
+        loaded = () if lists is None or not key else lists.history(key)
         later = [] if events is None else orjson.loads(events[_LATEST.size :])
         as_of = float("-inf") if lists is None else lists.info.as_of
         return (*loaded, *(item for at, item in later if at > as_of))[-LONGEST_HISTORY:]
@@ -117,9 +109,7 @@ class LmdbStore:
             raise StoreFull(f"{self.folder / 'state'}: no room for more events before the next load") from None
 
     def info(self) -> ListsInfo | None:
-        with self._state.begin(self._pointers) as txn:
-            current = txn.get(_CURRENT)
-        lists = self._lists if current == self._pointer else self._follow(current)
+        lists, _ = self._look([])
         return None if lists is None else lists.info
 
     def load(self, batch: Path, *, as_of: float | None = None, histories: pl.DataFrame | None = None) -> ListsInfo:
@@ -170,6 +160,13 @@ class LmdbStore:
         for lists in self._open.values():
             lists.env.close()
         self._state.close()
+
+    def _look(self, keys: Sequence[bytes]) -> tuple[_Lists | None, list[bytes | None]]:
+        """The version being served and these users' events, in one snapshot."""
+        with self._state.begin(self._events) as txn:
+            events = [txn.get(key) if key else None for key in keys]
+            current = txn.get(_CURRENT, None, self._pointers)
+        return (self._lists if current == self._pointer else self._follow(current)), events
 
     def _follow(self, pointer: bytes | None) -> _Lists | None:
         """Serve the version that the pointer names; where it is damaged, the best of the others, and say so."""
