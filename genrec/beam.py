@@ -90,6 +90,8 @@ def beam_search(
         raise ValueError(f"the trie has codes {trie.sizes} but the scorer {tuple(scorer.sizes)}")
     if filters is not None and len(filters) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts but {len(filters)} filters")
+    if filters is not None and any(one.trie is not trie for one in filters):
+        raise ValueError("a filter was made over another trie")
     n = len(prompts)
     rows = np.full((n, k), -1, dtype=np.int32)
     scores = np.full((n, k), -np.inf, dtype=np.float32)
