@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -125,70 +126,70 @@ def _reason(allowed: int, k: int, n_items: int) -> str | None:
 
 @torch.no_grad()
 def _search(
-    scorer: NextCodeScorer, state: object, trie: CodeTrie, beams: int, k: int, filters: Sequence[ItemFilter] | None
+    scorer: NextCodeScorer, state: Any, trie: CodeTrie, beams: int, k: int, filters: Sequence[ItemFilter] | None
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Trie positions and scores [B, up to k], best first, -inf where there is none."""
-    log_probs: Tensor = state.log_probs[:, None]  # type: ignore[attr-defined]
+    """Trie positions and scores [B, up to k], best first, -inf where there is none.
+
+    The beams of a user stay in trie order, so of equal scores the one that comes first is at the lower position.
+    """
+    log_probs: Tensor = state.log_probs[:, None]
     n_users, device = len(log_probs), log_probs.device
     allowed = None if filters is None else FilterBatch(filters, device)
     nodes = torch.zeros(n_users, 1, dtype=torch.long, device=device)
     totals = torch.zeros(n_users, 1, device=device)
     for depth, level in enumerate(trie.levels_on(device)):
         last = depth == trie.n_levels - 1
-        children, codes, scores, held = _extend(level, nodes, totals, log_probs, allowed, count=k > beams)
-        picked, totals = _best(scores, k if last else max(beams, k))
+        scores, bounds = _extend(level, nodes, totals, log_probs)
+        held = bounds.diff() if allowed is None else allowed.count(level, nodes, totals, bounds)
+        scores.masked_fill_(held == 0, -torch.inf)
+        picked, totals = _best(scores.flatten(1), k if last else max(beams, k))
         if not last and k > beams:
-            picked, totals = _narrow(picked, totals, held.gather(1, picked), beams, k)  # type: ignore[union-attr]
+            totals = _narrow(totals, held.flatten(1).gather(1, picked), beams, k)
         picked, totals = _live_first(picked, totals)
-        nodes = children.gather(1, picked)
+        parents = picked // scores.shape[2]
+        # `bounds` has one column more than `scores`, so a beam's cells lie `parent` places further.
+        nodes = level.child_of(bounds.flatten(1).gather(1, picked + parents)).clamp_(max=len(level.codes) - 1)
         if not last:
-            width = scores.shape[1] // log_probs.shape[1]
-            log_probs = scorer.step(state, picked // width, codes.gather(1, picked))
+            log_probs = scorer.step(state, parents, level.code(nodes))
     best = torch.sort(totals, dim=1, descending=True, stable=True)
     return nodes.gather(1, best.indices).cpu().numpy(), best.values.cpu().numpy()
 
 
-def _extend(
-    level: TrieLevel, nodes: Tensor, totals: Tensor, log_probs: Tensor, allowed: FilterBatch | None, *, count: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Children of live nodes, each [B, K * W]: node, code, score (-inf: none, or none allowed below), items below."""
-    first, n_children = level.children(nodes)
-    n_children = n_children.masked_fill(totals.isneginf(), 0)
-    slot = torch.arange(max(int(n_children.max()), 1), device=nodes.device)
-    exists = slot < n_children[..., None]
-    children = torch.where(exists, first[..., None] + slot, first[..., None])
-    codes = level.codes[children].long()
-    scores = totals[..., None] + log_probs.gather(2, codes)
-    held = None
-    if allowed is not None:
-        begin, end = level.bounds(children).flatten(1), level.bounds(children + 1).flatten(1)
-        held = allowed.rank(end) - allowed.rank(begin)
-        exists &= (held > 0).view_as(exists)
-    elif count:
-        held = (level.bounds(children + 1) - level.bounds(children)).flatten(1)
-    scores.masked_fill_(~exists, -torch.inf)
-    return children.flatten(1), codes.flatten(1), scores.flatten(1), held
+def _extend(level: TrieLevel, nodes: Tensor, totals: Tensor, log_probs: Tensor) -> tuple[Tensor, Tensor]:
+    """The children of each beam: scores [B, K, W], and [B, K, W + 1] trie positions between which their items lie.
+
+    A place with no child has no items. W is V_l where the level has a table, else the children of the widest node.
+    """
+    if level.table is not None:
+        return totals[..., None] + log_probs, level.table[nodes]
+    first, count = level.children(nodes)
+    slot = torch.arange(int(count.max()) + 1, dtype=torch.int32, device=nodes.device)
+    children = first[..., None] + torch.minimum(slot, count[..., None])
+    return totals[..., None] + log_probs.gather(2, level.code(children[..., :-1])), level.bounds(children)
 
 
 def _best(scores: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Indices (ascending) and values of the `width` best of each row of [B, M]; of equal scores the first count."""
     width = min(width, scores.shape[1])
-    threshold = scores.topk(width, dim=1).values
-    if bool(threshold[:, 0].isnan().any()):
+    top = scores.topk(min(width + 1, scores.shape[1]), dim=1)
+    if bool(top.values[:, 0].isnan().any()):
         raise ValueError("the model gave scores that are not numbers")
-    above, level = scores > threshold[:, -1:], scores == threshold[:, -1:]
-    kept = above | (level & (level.cumsum(1) <= width - above.sum(1, keepdim=True)))
-    index = kept.nonzero()[:, 1].view(len(scores), width)
+    index = top.indices[:, :width].sort(dim=1).values
+    threshold = top.values[:, width - 1 : width]
+    if bool((threshold == top.values[:, width:]).any()):  # the best that is left out ties with one that is not
+        above, level = scores > threshold, scores == threshold
+        kept = above | (level & (level.cumsum(1, dtype=torch.int32) <= width - above.sum(1, keepdim=True)))
+        index = kept.nonzero()[:, 1].view(len(scores), width)
     return index, scores.gather(1, index)
 
 
-def _narrow(picked: Tensor, totals: Tensor, held: Tensor, beams: int, k: int) -> tuple[Tensor, Tensor]:
-    """Drop beams after the best `beams`, except those without which a user's beams would hold fewer than k items."""
+def _narrow(totals: Tensor, held: Tensor, beams: int, k: int) -> Tensor:
+    """Totals without the beams after the best `beams`, unless those before them hold fewer than k items."""
     order = torch.sort(totals, dim=1, descending=True, stable=True).indices
     items_before = held.gather(1, order).cumsum(1) - held.gather(1, order)
     rank = torch.arange(order.shape[1], device=order.device)
     dropped = torch.zeros_like(order, dtype=torch.bool).scatter(1, order, (rank >= beams) & (items_before >= k))
-    return picked, totals.masked_fill(dropped, -torch.inf)
+    return totals.masked_fill(dropped, -torch.inf)
 
 
 def _live_first(picked: Tensor, totals: Tensor) -> tuple[Tensor, Tensor]:
@@ -217,14 +218,14 @@ def score_all(
     for begin, end in _subtrees(trie, max_nodes):
         state = copy.copy(fresh)
         nodes = torch.arange(begin, end, device=device)
-        totals = root[:, levels[0].codes[nodes].long()]
-        codes, parents = levels[0].codes[nodes].long(), torch.zeros_like(nodes)
+        codes, parents = levels[0].code(nodes), torch.zeros_like(nodes)
+        totals = root[:, codes]
         for level in levels[1:]:
             log_probs = scorer.step(state, parents.expand(len(prompts), -1), codes.expand(len(prompts), -1))
             first, n_children = level.children(nodes)
             parents = torch.repeat_interleave(torch.arange(len(nodes), device=device), n_children)
             nodes = torch.arange(int(first[0]), int(first[-1] + n_children[-1]), device=device)
-            codes = level.codes[nodes].long()
+            codes = level.code(nodes)
             totals = totals[:, parents] + log_probs[:, parents, codes]
         result[:, nodes] = totals
     return result.cpu().numpy()[:, trie.position]

@@ -9,7 +9,7 @@ touches and not for the catalogue.
     nails = filters({"categories": "Nails", "price": (None, 20)})
     beam_search(..., filters=[nails.deny(seen) for seen in histories])
 
-Shapes: N items, B users, M positions asked about, F distinct shared sets, D longest deny list.
+Shapes: N items, B users, K beams, W places for children of a beam, D longest deny list.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genrec.trie import CodeTrie
+from genrec.trie import CodeTrie, TrieLevel
 from semtok.catalog import Catalog
 from semtok.errors import InputError
 
@@ -211,40 +211,61 @@ def _typed(name: str, dtype: Any, value: Any) -> Any:
     raise InputError(f"where: {name} has the type {dtype}, which can't be filtered by")
 
 
-_BITS_BELOW = torch.tensor([bin(byte).count("1") for byte in range(256)], dtype=torch.uint8)
+_ONES = torch.tensor([byte.bit_count() for byte in range(256)], dtype=torch.int32)
 
 
 class FilterBatch:
     """The filters of B users as tensors."""
 
     def __init__(self, filters: Sequence[ItemFilter], device: torch.device) -> None:
-        sets = list({id(f.shared): f.shared for f in filters}.values())
-        place = {id(one): i for i, one in enumerate(sets)}
-        self.counts = [f.count for f in filters]
+        trie = filters[0].trie
+        sets = list({id(one.shared): one.shared for one in filters}.values())
         self._bits: Tensor | None = None
         if sets != [None]:
-            trie = filters[0].trie
-            full = None if None not in sets else AllowedSet.from_mask(trie, np.ones(trie.n_items, dtype=np.bool_))
-            kept = [full if one is None else one for one in sets]
-            self._bits = torch.stack([torch.from_numpy(one.bits) for one in kept if one is not None]).to(device)
-            self._before = torch.stack([torch.from_numpy(one.before) for one in kept if one is not None]).to(device)
-            self._set_of = torch.tensor([[place[id(f.shared)]] for f in filters], device=device)
-            self._bits_below = _BITS_BELOW.to(device)
-        longest = max(len(f.denied) for f in filters)
+            full = AllowedSet.from_mask(trie, np.ones(trie.n_items, dtype=np.bool_)) if None in sets else None
+            place = {id(one): i for i, one in enumerate(sets)}
+            row = torch.tensor([place[id(one.shared)] for one in filters], dtype=torch.int32, device=device)
+            self._row_start = (row * (trie.n_items // 8 + 1))[:, None, None]
+            kept = [one or full for one in sets]
+            self._bits = torch.cat([torch.from_numpy(one.bits) for one in kept if one is not None]).to(device)
+            self._before = torch.cat([torch.from_numpy(one.before) for one in kept if one is not None]).to(device)
+            self._ones = _ONES.to(device)
+        longest = max(len(one.denied) for one in filters)
         self._denied: Tensor | None = None
         if longest:
-            denied = np.full((len(filters), longest), filters[0].trie.n_items, dtype=np.int64)
-            for row, one in zip(denied, filters, strict=True):
-                row[: len(one.denied)] = one.denied
+            denied = np.full((len(filters), longest), trie.n_items, dtype=np.int32)
+            for line, one in zip(denied, filters, strict=True):
+                line[: len(one.denied)] = one.denied
             self._denied = torch.from_numpy(denied).to(device)
+            self._above_denied = torch.where(self._denied < trie.n_items, 0, -1)  # padding is below no node
 
-    def rank(self, positions: Tensor) -> Tensor:
-        """How many allowed items lie before each trie position: int64 [B, M] to int64 [B, M]."""
-        count = positions
-        if self._bits is not None:
-            byte, bit = positions >> 3, positions & 7
-            below = self._bits[self._set_of, byte] & ((1 << bit) - 1)
-            count = self._before[self._set_of, byte].long() + self._bits_below[below.long()]
+    def count(self, level: TrieLevel, nodes: Tensor, totals: Tensor, bounds: Tensor) -> Tensor:
+        """Allowed items below every child of every beam; called once a level, from the root down.
+
+        Args:
+            level: the level that is entered.
+            nodes: int64 [B, K], the beams' nodes.
+            totals: float32 [B, K], -inf for a beam that is no longer followed.
+            bounds: int32 [B, K, W + 1], trie positions between which the children's items lie.
+
+        Returns:
+            int32 [B, K, W].
+        """
+        count = (bounds if self._bits is None else self._rank(bounds)).diff()
         if self._denied is not None:
-            count = count - torch.searchsorted(self._denied, positions.contiguous())
+            child = level.child_of(self._denied)
+            here = (nodes[:, :, None] == self._above_denied[:, None, :]) & ~totals.isneginf()[:, :, None]  # [B, K, D]
+            beam = here.byte().argmax(1)
+            place = level.code(child) if level.table is not None else child - level.first_child[nodes.gather(1, beam)]
+            index = (beam * count.shape[2] + place).clamp_(0, count[0].numel() - 1)
+            count.flatten(1).scatter_add_(1, index, -here.any(1).int())
+            self._above_denied = child
         return count
+
+    def _rank(self, positions: Tensor) -> Tensor:
+        """How many items of the shared sets lie before each trie position: int32 [B, ...] to the same."""
+        assert self._bits is not None
+        byte = ((positions >> 3) + self._row_start).flatten()
+        below = self._bits.index_select(0, byte) & ((1 << (positions & 7)) - 1).flatten()
+        count = self._before.index_select(0, byte) + self._ones.index_select(0, below)
+        return count.view(positions.shape)

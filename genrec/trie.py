@@ -2,7 +2,8 @@
 
 Items are sorted by their codes; an item's place in that order is its trie position. Every node is then a contiguous
 range of positions, and the children of a node a contiguous range of nodes, so the whole trie is a few flat arrays a
-level and one step of a search costs what the nodes that it touches cost, whatever the size of the catalogue.
+level and one step of a search costs what the nodes that it touches cost, whatever the size of the catalogue. Where many
+codes of a level are taken, a table over all of them stands beside the lists of children and saves looking these up.
 
 Shapes: N items, L levels, V_l codes on level l, n_l nodes of depth l (n_0 = 1, the root; n_L = N, the items).
 """
@@ -19,6 +20,8 @@ from torch import Tensor
 
 from semtok.errors import InputError
 
+TABLE_SPARSITY = 8  # a table over all codes of a level pays from one child in so many codes
+
 
 @dataclass(frozen=True)
 class TrieLevel:
@@ -29,25 +32,44 @@ class TrieLevel:
         codes: int16 or int32 [n_(l+1)]; the code that leads to each child, ascending within a node.
         first_item: int32 [n_(l+1) + 1]; the items below child j are positions `first_item[j]` to `first_item[j + 1]`.
             None on the last level, where child j is position j.
+        table: int32 [n_l, V_l + 1], or None where most codes lead nowhere; the items below node i that code c leads to
+            are positions `table[i, c]` to `table[i, c + 1]`.
     """
 
     first_child: Tensor
     codes: Tensor
     first_item: Tensor | None
+    table: Tensor | None
 
     def children(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """First child and number of children of each node: two int64 tensors of the shape of `nodes`."""
+        """First child and number of children of each node: two int32 tensors of the shape of `nodes`."""
         first = self.first_child[nodes]
-        return first.long(), (self.first_child[nodes + 1] - first).long()
+        return first, self.first_child[nodes + 1] - first
 
     def bounds(self, children: Tensor) -> Tensor:
-        """Where the items below each child begin, int64; `children` may be one past the last."""
-        return children if self.first_item is None else self.first_item[children].long()
+        """Where the items below each child begin, int32; `children`, int32, may be one past the last."""
+        return children if self.first_item is None else _lookup(self.first_item, children)
+
+    def code(self, children: Tensor) -> Tensor:
+        """The code that leads to each child, int64; of one past the last, any."""
+        return _lookup(self.codes, children.clamp(max=len(self.codes) - 1)).long()
+
+    def child_of(self, positions: Tensor) -> Tensor:
+        """The child above each trie position (int32), int64; one past the last for position N."""
+        if self.first_item is None:
+            return positions.long()
+        return torch.searchsorted(self.first_item, positions, right=True) - 1
 
     def to(self, device: torch.device) -> TrieLevel:
         """The same level on another device."""
         first_item = None if self.first_item is None else self.first_item.to(device)
-        return TrieLevel(self.first_child.to(device), self.codes.to(device), first_item)
+        table = None if self.table is None else self.table.to(device)
+        return TrieLevel(self.first_child.to(device), self.codes.to(device), first_item, table)
+
+
+def _lookup(values: Tensor, index: Tensor) -> Tensor:
+    """`values[index]` for a flat `values`; several times faster than indexing."""
+    return values.index_select(0, index.flatten()).view(index.shape)
 
 
 class CodeTrie:
@@ -83,17 +105,20 @@ class CodeTrie:
         first_item = torch.tensor([0, self.n_items], dtype=torch.int32)
         levels = []
         for level in range(self.n_levels):
-            column = codes[self.order, level].astype(np.int16 if self.sizes[level] <= 2**15 else np.int32)
+            size, last = self.sizes[level], level == self.n_levels - 1
+            column = codes[self.order, level].astype(np.int16 if size <= 2**15 else np.int32)
             parents = first_item
             begins[1:] |= column[1:] != column[:-1]
-            starts = np.flatnonzero(begins).astype(np.int32)
-            if level == self.n_levels - 1:
+            if last:
                 self._refuse_duplicates(codes, begins)
-                levels.append(TrieLevel(parents, torch.from_numpy(column), None))
+                first_child, own_codes = parents, torch.from_numpy(column)
             else:
+                starts = np.flatnonzero(begins).astype(np.int32)
                 first_child = torch.from_numpy(np.searchsorted(starts, parents.numpy()).astype(np.int32))
                 first_item = torch.from_numpy(np.append(starts, np.int32(self.n_items)))
-                levels.append(TrieLevel(first_child, torch.from_numpy(column[starts]), first_item))
+                own_codes = torch.from_numpy(column[starts])
+            table = _table(first_child, own_codes, None if last else first_item, size)
+            levels.append(TrieLevel(first_child, own_codes, None if last else first_item, table))
         return tuple(levels)
 
     def _refuse_duplicates(self, codes: NDArray[np.int32], begins: NDArray[np.bool_]) -> None:
@@ -115,9 +140,22 @@ class CodeTrie:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays that the trie keeps."""
-        tensors = [t for level in self.levels for t in (level.first_child, level.codes, level.first_item)]
-        shared = {t.data_ptr(): t.nbytes for t in tensors if t is not None}
+        tensors = [t for level in self.levels for t in vars(level).values() if t is not None]
+        shared = {t.data_ptr(): t.untyped_storage().nbytes() for t in tensors}
         return sum(shared.values()) + self.order.nbytes + self.position.nbytes
+
+
+def _table(first_child: Tensor, codes: Tensor, first_item: Tensor | None, size: int) -> Tensor | None:
+    """`TrieLevel.table` where at least one in `TABLE_SPARSITY` of its cells leads somewhere."""
+    n_nodes, n_children = len(first_child) - 1, len(codes)
+    if n_nodes * size > TABLE_SPARSITY * n_children:
+        return None
+    node = torch.repeat_interleave(torch.arange(n_nodes), first_child.diff())
+    items = torch.ones(n_children, dtype=torch.int32) if first_item is None else first_item.diff()
+    begin = torch.zeros(n_nodes * size + 1, dtype=torch.int32)
+    begin[node * size + codes + 1] = items
+    begin = begin.cumsum(0, dtype=torch.int32)
+    return begin.unfold(0, size + 1, size)  # one node ends where the next begins: neighbouring rows share a cell
 
 
 def _checked(codes: NDArray[np.int32], sizes: tuple[int, ...]) -> NDArray[np.int32]:

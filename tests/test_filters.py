@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from genrec.beam import _extend
 from genrec.filters import AllowedSet, FilterBatch, ItemFilter, WhereFilters
 from genrec.trie import CodeTrie
 from semtok.catalog import Catalog
@@ -54,10 +56,26 @@ def test_filters_equal_masks(seed: int, n: int, n_users: int) -> None:
         other, other_mask = filters[0], masks[0]
         assert (one & other).allowed_mask().tolist() == (mask & other_mask).tolist()
         assert (one & other).count == (mask & other_mask).sum()
-    positions = torch.from_numpy(rng.integers(0, n + 1, size=(n_users, 20)))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6), st.integers(1, 100), st.integers(1, 5))
+def test_a_search_is_told_how_many_allowed_items_lie_below_a_child(seed: int, n: int, n_users: int) -> None:
+    rng = np.random.default_rng(seed)
+    trie = make_trie(n, seed)
+    filters, masks = map(list, zip(*(draw_filter(trie, rng) for _ in range(n_users)), strict=True))
+    batch = FilterBatch(filters, torch.device("cpu"))
     in_order = np.stack([mask[trie.order] for mask in masks])
-    expected = [[in_order[user, :end].sum() for end in row] for user, row in enumerate(positions.tolist())]
-    assert FilterBatch(filters, torch.device("cpu")).rank(positions).tolist() == expected
+    for level in trie.levels:
+        n_nodes = len(level.first_child) - 1
+        nodes = torch.from_numpy(np.stack([rng.permutation(n_nodes)[:4] for _ in range(n_users)]))
+        totals = torch.from_numpy(rng.choice([0.0, -np.inf], size=nodes.shape)).float()
+        _, bounds = _extend(level, nodes, totals, torch.zeros(*nodes.shape, 6))
+        found = batch.count(level, nodes, totals, bounds)
+        for user, beam in np.argwhere(~np.isneginf(totals.numpy())):
+            ends = bounds[user, beam].tolist()
+            expected = [in_order[user, begin:end].sum() for begin, end in itertools.pairwise(ends)]
+            assert found[user, beam].tolist() == expected
 
 
 def test_denying_is_without_repeats_and_leaves_the_filter_alone() -> None:
@@ -97,8 +115,6 @@ def test_a_bitset_counts_to_its_last_position() -> None:
     for n in (7, 8, 9, 16, 120):
         trie = make_trie(n)
         assert AllowedSet.from_mask(trie, np.ones(n, dtype=np.bool_)).count == n
-        full = ItemFilter.from_mask(trie, np.ones(n, dtype=np.bool_))
-        assert FilterBatch([full], torch.device("cpu")).rank(torch.tensor([[0, n]])).tolist() == [[0, n]]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from genrec.trie import CodeTrie
+from genrec.trie import TABLE_SPARSITY, CodeTrie
 from semtok.errors import InputError
 
 SIZES = (4, 3, 5)
@@ -31,7 +31,7 @@ def walk(trie: CodeTrie) -> dict[tuple[int, ...], tuple[int, int]]:
             first, count = (int(t) for t in level.children(torch.tensor(node)))
             for child in range(first, first + count):
                 longer = (*prefix, int(level.codes[child]))
-                begin, end = (int(level.bounds(torch.tensor(c))) for c in (child, child + 1))
+                begin, end = (int(level.bounds(torch.tensor(c, dtype=torch.int32))) for c in (child, child + 1))
                 assert longer not in found
                 found[longer] = (begin, end)
                 below.append((longer, child))
@@ -116,4 +116,23 @@ def test_the_bytes_of_the_arrays_are_counted_once() -> None:
     assert [len(level.codes) for level in trie.levels] == [4, 12, 60]
     codes, rows = (4 + 12 + 60) * 2, 60 * 4 * 2
     root, below_first, below_second = 2 * 4, 5 * 4, 13 * 4
-    assert trie.nbytes == codes + rows + root + 2 * below_first + below_second  # nodes and items of the second are one
+    tables = (5 + 13 + 61) * 4
+    # The first children of the nodes of depth 2 are the first of their items.
+    assert trie.nbytes == codes + rows + root + 2 * below_first + below_second + tables
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6), st.integers(1, 60))
+def test_tables_say_what_the_lists_of_children_say(seed: int, n: int) -> None:
+    trie = CodeTrie(draw_codes(seed, n), SIZES)
+    for level, size in zip(trie.levels, SIZES, strict=True):
+        nodes, children = len(level.first_child) - 1, len(level.codes)
+        assert (level.table is None) == (nodes * size > TABLE_SPARSITY * children)
+        for node in range(nodes) if level.table is not None else ():
+            items = {}
+            for child in range(int(level.first_child[node]), int(level.first_child[node + 1])):
+                begin, end = (int(level.bounds(torch.tensor(c, dtype=torch.int32))) for c in (child, child + 1))
+                items[int(level.codes[child])] = (begin, end)
+                assert {int(level.child_of(torch.tensor(i, dtype=torch.int32))) for i in range(begin, end)} == {child}
+            rows = [(int(level.table[node, code]), int(level.table[node, code + 1])) for code in range(size)]
+            assert {code: row for code, row in enumerate(rows) if row[0] < row[1]} == items
