@@ -16,15 +16,19 @@ class ServeConfig:
     Attributes:
         run: the run's folder.
         store: a folder or a Redis URL; RUN/store where None. An empty one takes RUN/topk in at the start.
-        host, port: where to listen. Port 0 takes a free one.
+        host: address to listen on.
+        port: port to listen on; 0 takes a free one.
         workers: processes; each holds its own model where `live`, all share the store's pages.
         live: answer from the model too; without it the model is not loaded and only stored lists are served.
-        engine, device: see `Recommender.from_pretrained`.
+        engine: what runs the model; vllm ranks by beam only.
+        device: of the torch engine; None takes the GPU where there is one.
         max_k: most items that a request may want.
         max_history: most items that a request may name.
         max_body_bytes: largest body.
         rate: requests per second that one address may go on making, in each worker; 0 for no limit.
-        batch, wait_ms, queue: see `MicroBatcher`.
+        batch: most live requests that go through the model together.
+        wait_ms: milliseconds that the first of them waits for company.
+        queue: most live requests waiting; more are refused.
         timeout: seconds that a live answer, or a body on its way, may take.
         drain: seconds that requests under way get when the server is told to stop.
     """

@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from inference.app import create_app
+from inference.histories import histories_behind
 from inference.serve_config import ServeConfig
 from inference.store import open_store
 from semtok.catalog import Catalog
@@ -68,7 +69,7 @@ def _prepare(config: ServeConfig) -> None:
     Catalog.load(config.run / "catalog")
     store = open_store(_place(config), verify=True)
     if store.info() is None and (config.run / "topk" / MANIFEST).is_file():
-        store.load(config.run / "topk")
+        store.load(config.run / "topk", histories=histories_behind(config.run / "topk"))
     store.close()
 
 

@@ -1,6 +1,6 @@
 """Load, roll back or show a top-K store from the command line.
 
-    python -m inference.store_tool load STORE RUN/topk --interactions log.csv --as-of 1767222000
+    python -m inference.store_tool load STORE RUN/topk --users users.jsonl --as-of 1767222000
     python -m inference.store_tool rollback STORE
     python -m inference.store_tool info STORE
 
@@ -19,23 +19,12 @@ from pathlib import Path
 import polars as pl
 
 from genrec.interactions import Interactions
-from inference.store import LONGEST_HISTORY, ListsInfo, open_store
-from inference.users import FileUsers, LogUsers, Users
+from inference.histories import histories_behind, histories_of
+from inference.store import ListsInfo, open_store
+from inference.users import FileUsers, LogUsers
 from semtok.catalog import Catalog
 from semtok.errors import InputError
 from semtok.folders import to_json
-
-
-def histories_of(users: Users, catalog: Catalog, *, longest: int = LONGEST_HISTORY) -> pl.DataFrame:
-    """The users' latest items as `load` takes them: `user_id`, `item_ids`."""
-    names = pl.Series(catalog.item_ids, dtype=pl.String)
-    user_ids, rows = [], []
-    for user_id, history in users:
-        user_ids.append(user_id)
-        rows.append(history[-longest:])
-    return pl.DataFrame(
-        {"user_id": pl.Series(user_ids, dtype=pl.String), "row": pl.Series(rows, dtype=pl.List(pl.Int32))}
-    ).select("user_id", pl.col("row").list.eval(pl.lit(names).gather(pl.element())).alias("item_ids"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,15 +41,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     load.add_argument("batch", type=Path, help="RUN/topk")
     load.add_argument("--as-of", type=float, help="seconds since the epoch; events up to then are in the lists")
     known = load.add_mutually_exclusive_group()
-    known.add_argument("--interactions", type=Path, help="the log behind the lists, so that live answers know it")
-    known.add_argument("--users", type=Path, help="the file of users behind the lists, in its place")
+    known.add_argument("--users", type=Path, help="the users behind the lists (default: the run's own)")
+    known.add_argument("--interactions", type=Path, help="a log of them in its place")
     chosen = parser.parse_args(arguments)
     try:
         if chosen.verb != "load" and "://" not in chosen.store and not Path(chosen.store).is_dir():
             raise InputError(f"{chosen.store}: no such folder")
         with contextlib.closing(open_store(chosen.store)) as store:
             if chosen.verb == "load":
-                histories = _histories(chosen.batch.parent / "catalog", chosen.interactions, chosen.users)
+                histories = _histories(chosen.batch, chosen.users, chosen.interactions)
                 info: ListsInfo | None = store.load(chosen.batch, as_of=chosen.as_of, histories=histories)
             else:
                 info = store.rollback() if chosen.verb == "rollback" else store.info()
@@ -71,14 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _histories(catalog_folder: Path, log: Path | None, users: Path | None) -> pl.DataFrame | None:
-    if log is None and users is None:
-        return None
-    catalog = Catalog.load(catalog_folder)
-    if log is not None:
-        return histories_of(LogUsers(Interactions.from_file(log, catalog)), catalog)
-    assert users is not None
-    return histories_of(FileUsers(users, catalog), catalog)
+def _histories(batch: Path, users: Path | None, log: Path | None) -> pl.DataFrame | None:
+    if users is None and log is None:
+        return histories_behind(batch)
+    catalog = Catalog.load(batch.parent / "catalog")
+    if users is not None:
+        return histories_of(FileUsers(users, catalog), catalog)
+    assert log is not None
+    return histories_of(LogUsers(Interactions.from_file(log, catalog)), catalog)
 
 
 if __name__ == "__main__":

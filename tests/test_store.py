@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import lmdb
+import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from ring_recommender import RingRecommender, shop
@@ -18,9 +19,10 @@ from topk_batches import write_batch
 from genrec.interactions import Interactions
 from inference import store_tool
 from inference.batch import BatchJob, run_batch
+from inference.histories import histories_behind
 from inference.lmdb_store import LmdbStore
 from inference.store import StoreFull, open_store
-from inference.users import LogUsers
+from inference.users import FileUsers, LogUsers
 from semtok.errors import InputError
 from semtok.folders import check_folder
 
@@ -331,8 +333,15 @@ def test_what_the_batch_job_writes_is_loaded_with_the_histories_behind_it(tmp_pa
     run_batch(recommend, users, run / "topk", job=job, item_ids=ring.catalog.item_ids, log=tmp_path / "log.jsonl")
     file = tmp_path / "users.jsonl"
     file.write_text('{"user_id": "ann", "history": ["i3", "i5"]}\n{"user_id": "new", "history": []}\n')
-    for source in (["--interactions", str(log)], ["--users", str(file)]):
-        assert store_tool.main(["load", str(tmp_path / "store"), str(run / "topk"), *source]) == 0
+    (run / "split").mkdir()
+    own = pl.DataFrame({"user_id": ["ann", "bob", "new"], "history": [["i3", "i5"], ["i11"], []]})
+    own.write_parquet(run / "split" / "users.parquet")
+    users = FileUsers(run / "split" / "users.parquet", ring.catalog)
+    run_batch(recommend, users, run / "own", job=job, item_ids=ring.catalog.item_ids, log=tmp_path / "log.jsonl")
+    assert histories_behind(run / "topk") is None  # the lists of a log, not of these users
+    loads = [("topk", "--interactions", str(log)), ("topk", "--users", str(file)), ("own",)]
+    for batch, *source in loads:
+        assert store_tool.main(["load", str(tmp_path / "store"), str(run / batch), *source]) == 0
         store = LmdbStore(tmp_path / "store")
         assert store.get("ann").item_ids == ("i6", "i7", "i8")
         assert store.get("bob").item_ids == ("i0", "i1", "i2")
