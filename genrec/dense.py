@@ -63,7 +63,8 @@ class DenseHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Scores [B, N] of all items for hidden states [B, H]; float32, not normalised."""
-        return self.query(hidden.float()) @ self.item_matrix().T
+        scores: Tensor = self.query(hidden.float()) @ self.item_matrix().T
+        return scores
 
     def save(self, file: Path) -> None:
         """Write the weights as safetensors (codes and content vectors live in their own files of the run)."""

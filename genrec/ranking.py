@@ -42,21 +42,21 @@ class RankingConfig:
     Attributes:
         ranking: see the module.
         beams: prefixes kept on each level.
-        dense_share: w of the joined ranking, in [0, 1].
+        dense_share: w of the joined ranking, in [0, 1]; None: `genrec fit` takes what wins on validation, others 0.5.
         max_items: the last items of a history that are read.
         batch_tokens: padded prompt tokens of one batch.
     """
 
     ranking: Ranking = "joined"
     beams: int = 20
-    dense_share: float = 0.5
+    dense_share: float | None = None
     max_items: int = 20
     batch_tokens: int = 8192
 
     def __post_init__(self) -> None:
         if self.ranking not in get_args(Ranking):
             raise InputError(f"--ranking {self.ranking}: choose one of {', '.join(get_args(Ranking))}")
-        if not 0 <= self.dense_share <= 1:
+        if self.dense_share is not None and not 0 <= self.dense_share <= 1:
             raise InputError(f"--dense_share {self.dense_share} is not in [0, 1]")
         for name in ("beams", "max_items", "batch_tokens"):
             if getattr(self, name) < 1:
@@ -163,8 +163,12 @@ class Ranker:
         shares: Sequence[float],
         k: int,
         filters: Sequence[ItemFilter] | None = None,
+        progress: Callable[[int], None] = lambda done: None,
     ) -> dict[float, NDArray[np.int32]]:
-        """Joined lists, int32 [B, k], for several shares of the dense head from one search."""
+        """Joined lists, int32 [B, k], for several shares of the dense head from one search.
+
+        Share 0 orders as the beam does and share 1 as the dense head.
+        """
         recent = histories.last(self.config.max_items)
         prompts = [self.vocabulary.prompt(self.codes[history]) for history in recent]
         lists = {share: np.full((len(prompts), k), -1, dtype=np.int32) for share in shares}
@@ -175,6 +179,7 @@ class Ranker:
             for share in shares:
                 rows = found.best(share, k)
                 lists[share][group, : rows.shape[1]] = rows
+            progress(len(group))
         return lists
 
     def _groups(self, prompts: Sequence[Sequence[int]], ranking: Ranking) -> list[NDArray[np.int64]]:
@@ -196,7 +201,8 @@ class Ranker:
         found = self.candidates(prompts, width=max(k, beams), beams=beams, filters=filters)
         if ranking == "rerank":
             return _numpy(*_take(found.rows, found.dense.masked_fill(~found.met, -torch.inf), k))
-        return _numpy(*_take(found.rows, found.joined(self.config.dense_share), k))
+        share = 0.5 if self.config.dense_share is None else self.config.dense_share
+        return _numpy(*_take(found.rows, found.joined(share), k))
 
     def candidates(
         self, prompts: list[list[int]], *, width: int, beams: int, filters: list[ItemFilter] | None = None
@@ -225,7 +231,7 @@ class Ranker:
         with torch.inference_mode():
             if self._item_vectors is None:
                 self._item_vectors = self.head.item_matrix().T.contiguous()
-            scores = (self.head.query(hidden.float()) @ self._item_vectors).log_softmax(dim=1).cpu()
+            scores: Tensor = (self.head.query(hidden.float()) @ self._item_vectors).log_softmax(dim=1).cpu()
         if filters is not None:
             for row, one in zip(scores, filters, strict=True):
                 one.apply_to_scores(row)

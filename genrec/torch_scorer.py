@@ -57,7 +57,8 @@ class _Slots(DynamicLayer):
         return self.keys[self.users, :, :end], self.values[self.users, :, :end]
 
     def _buffer(self, like: Tensor, room: int) -> Tensor:
-        return like.new_empty(self.n_users, like.shape[1], room, like.shape[3])
+        # Zeros, not whatever is there: slots that no part of a batch fills are masked, and NaN times nought is NaN.
+        return like.new_zeros(self.n_users, like.shape[1], room, like.shape[3])
 
     def _grown(self, old: Tensor, room: int) -> Tensor:
         new = self._buffer(old, room)

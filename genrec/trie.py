@@ -142,7 +142,7 @@ class CodeTrie:
         """Bytes of all arrays that the trie keeps."""
         tensors = [t for level in self.levels for t in vars(level).values() if t is not None]
         shared = {t.data_ptr(): t.untyped_storage().nbytes() for t in tensors}
-        return sum(shared.values()) + self.order.nbytes + self.position.nbytes
+        return int(sum(shared.values())) + self.order.nbytes + self.position.nbytes
 
 
 def _table(first_child: Tensor, codes: Tensor, first_item: Tensor | None, size: int) -> Tensor | None:

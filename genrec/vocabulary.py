@@ -51,8 +51,8 @@ class SidVocabulary:
 
     @classmethod
     def added_to(cls, tokenizer: PreTrainedTokenizerBase, sizes: Sequence[int]) -> SidVocabulary:
-        """Add the tokens of `sizes[l]` codes a level to a tokenizer (those it has already are kept) and return their
-        ids.""" if len(sizes) > 26:
+        """Add the tokens of `sizes[l]` codes a level to a tokenizer, which keeps those it has, and return their ids."""
+        if len(sizes) > 26:
             raise InputError(f"{len(sizes)} levels: the spelling of codes has letters for 26")
         names = [spell(level, code) for level, size in enumerate(sizes) for code in range(size)]
         tokenizer.add_special_tokens({"additional_special_tokens": [HISTORY_TOKEN, *names]}, False)

@@ -91,14 +91,14 @@ class LmConfig:
     max_items: int = 20
     epochs: int = 20
     patience: int = 4
-    batch_tokens: int = 4096
+    batch_tokens: int = 1536
     gradient_accumulation: int = 1
     learning_rate: float | None = None
     head_learning_rate: float = 1e-3
     weight_decay: float = 0.01
     dense_width: int = 128
     dense_weight: float = 1.0
-    text_share: float = 0.5
+    text_share: float = 0.25
     valid_cases: int = 2_000
     gradient_checkpointing: bool = False
     precision: Literal["no", "bf16", "fp16"] = "no"
@@ -228,7 +228,8 @@ def fit_lm(
     """Fine-tune; under `accelerate launch` every process calls this.
 
     Args:
-        workdir: holds the checkpoint of an interrupted fit, from which it goes on to the same weights.
+        workdir: holds the checkpoint of an interrupted fit, from which it goes on to the same weights; gets
+            `training.json`, the log without times.
         log: gets one row an epoch.
         validate: called on the main process after each epoch; its `selection` chooses the epoch.
         progress: told (steps done, steps at most).
@@ -255,7 +256,12 @@ def fit_lm(
     optimizer = torch.optim.AdamW(
         groups, lr=config.peak_learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
     )
-    state = load_checkpoint(workdir, {"model": model}, optimizer) or {"epoch": 0, "best": -1.0, "best_epoch": -1}
+    state = load_checkpoint(workdir, {"model": model}, optimizer) or {
+        "epoch": 0,
+        "best": -1.0,
+        "best_epoch": -1,
+        "rows": [],
+    }
     prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
     histories = history_examples(inputs.split.train, inputs.semantic_ids.codes, built.vocabulary, config.max_items)
     tasks = Tasks(inputs.catalog, inputs.semantic_ids.codes, built.vocabulary, built.tokenizer)
@@ -267,15 +273,18 @@ def fit_lm(
         rng = np.random.default_rng((config.seed, epoch))
         examples = histories + _text_examples(tasks, len(inputs.catalog), config.text_share, rng)
         n_levels = len(inputs.semantic_ids.sizes)
-        row = _train_epoch(prepared, prepared_optimizer, accelerator, examples, n_levels, config, epoch, rng, progress)
+        losses = _train_epoch(
+            prepared, prepared_optimizer, accelerator, examples, n_levels, config, epoch, rng, progress
+        )
         trained_at = perf_counter()
         if accelerator.is_main_process:
             model.eval()
             figures = dict(validate(built))
-            log({"stage": "lm", "epoch": epoch, **row, **figures, "seconds": trained_at - started,
-                 "valid_seconds": perf_counter() - trained_at})  # fmt: skip
+            row = {"stage": "lm", "epoch": epoch, **losses, **figures}
+            log(row | {"seconds": trained_at - started, "valid_seconds": perf_counter() - trained_at})
+            state["rows"].append(row)
             if config.tracker:
-                accelerator.log({**row, **figures}, step=epoch)
+                accelerator.log({**losses, **figures}, step=epoch)
             if figures["selection"] > state["best"]:
                 write_tensors(workdir / f"best-{epoch}.safetensors", _weights(model))
                 state |= {"best": figures["selection"], "best_epoch": epoch}
@@ -287,6 +296,7 @@ def fit_lm(
         state = broadcast_object_list([state])[0]
     if not accelerator.is_main_process:
         return None
+    write_atomic(workdir / "training.json", to_json(state["rows"]))
     best = load_file(workdir / f"best-{state['best_epoch']}.safetensors")
     with torch.no_grad():
         for name, value in _weights(model).items():
@@ -297,16 +307,20 @@ def fit_lm(
     return built
 
 
-def save_lm(built: Built, lm_folder: Path, heads_folder: Path, score_space: ScoreSpace) -> None:
-    """Write a folder that `transformers` and vLLM open as it is (adapters merged), and the dense head beside it."""
+def save_lm(built: Built, folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write a folder that `transformers` and vLLM open as it is (adapters merged), and the dense head below it.
+
+    Args:
+        facts: written to `genrec.json`: score space, ranking, what else a reader of the run needs.
+    """
     if built.adapter is not None:
         built.adapter.merge_and_unload()
-    lm = built.model.export()
-    lm.save_pretrained(lm_folder)
-    built.tokenizer.save_pretrained(lm_folder)
-    built.vocabulary.save(lm_folder)
-    write_atomic(lm_folder / "genrec.json", to_json({"score_space": score_space}))
-    built.model.head.save(heads_folder / "dense.safetensors")
+    built.model.export().save_pretrained(folder)
+    built.tokenizer.save_pretrained(folder)
+    built.vocabulary.save(folder)
+    write_atomic(folder / "genrec.json", to_json(dict(facts)))
+    (folder / "heads").mkdir(exist_ok=True)
+    built.model.head.save(folder / "heads" / "dense.safetensors")
 
 
 def _weights(model: JointModel) -> dict[str, Tensor]:
@@ -355,7 +369,7 @@ def _train_epoch(
                 accelerator.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
-        codes, dense, text = codes + float(losses.codes), dense + float(losses.dense), text + float(losses.text)
+        codes, dense, text = codes + losses.codes.item(), dense + losses.dense.item(), text + losses.text.item()
         n_items, n_text = n_items + losses.n_items, n_text + losses.n_text
         n_starts, padded = n_starts + int((batch.items >= 0).sum()), padded + batch.input_ids.numel()
         progress(step + 1, total)
@@ -365,3 +379,9 @@ def _train_epoch(
         "text_loss": text / max(1, n_text),
         "padding_share": 1 - sum(int(lengths[group].sum()) for group in mine) / max(1, padded),
     }
+
+
+if __name__ == "__main__":
+    from training.lm_stage import main
+
+    main()

@@ -121,11 +121,14 @@ class JointModel(nn.Module):
         return states
 
     def forward(self, batch: Batch) -> Losses:
-        """Losses of a batch: codes over their score space, text over the text rows, items over the catalogue seen in
-        training.""" hidden = self.hidden(batch.input_ids) output_rows = self.rows if self.output_rows is None else
-        self.output_rows words = self.lm.get_output_embeddings().weight labels, labelled = batch.labels, batch.labels !=
-        IGNORE level = torch.where(labels >= self.first, self.level_of[(labels - self.first).clamp(min=0)], -1) codes =
-        hidden.new_zeros((), dtype=torch.float32) if self.score_space == "vocabulary":
+        """Losses of a batch: codes over their score space, text over the text rows, items over those seen in training."""
+        hidden = self.hidden(batch.input_ids)
+        output_rows = self.rows if self.output_rows is None else self.output_rows
+        words = self.lm.get_output_embeddings().weight
+        labels, labelled = batch.labels, batch.labels != IGNORE
+        level = torch.where(labels >= self.first, self.level_of[(labels - self.first).clamp(min=0)], -1)
+        codes = hidden.new_zeros((), dtype=torch.float32)
+        if self.score_space == "vocabulary":
             is_code = labelled & (level >= 0)
             everything = torch.cat([words[: self.first], output_rows.to(words.dtype)])
             codes = codes + linear_cross_entropy(hidden[is_code], everything, labels[is_code])

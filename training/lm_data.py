@@ -58,8 +58,10 @@ class Batch:
 def history_examples(
     histories: Sequences, codes: NDArray[np.int32], vocabulary: SidVocabulary, max_items: int
 ) -> list[Example]:
-    """One example a history; a longer one than `max_items` becomes overlapping windows in which each item is a target
-    once.""" examples = [] n_levels = codes.shape[1] for history in histories:
+    """One example a history; one longer than `max_items` becomes windows in which each item is a target once."""
+    examples = []
+    n_levels = codes.shape[1]
+    for history in histories:
         for start, first_target, end in windows(len(history), max_items):
             rows = history[start:end]
             tokens = np.concatenate(([vocabulary.history_token], vocabulary.encode(codes[rows]).ravel()))

@@ -23,6 +23,7 @@ from genrec.sequences import Sequences
 from genrec.sequential.sasrec import SasRec
 from genrec.splits import Cases, Split
 from semtok.errors import InputError
+from semtok.folders import to_json, write_atomic
 from training.batching import batches, windows
 from training.checkpoint import load_checkpoint, save_checkpoint, write_tensors
 from training.losses import linear_cross_entropy
@@ -47,7 +48,7 @@ class SequentialTrainingConfig:
 
     epochs: int = 40
     patience: int = 6
-    batch_positions: int = 2048
+    batch_positions: int = 512
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
     valid_cases: int = 10_000
@@ -75,7 +76,8 @@ def fit_sequential(
 
     Args:
         make_model: builds the untrained model; called under the seed.
-        workdir: holds the checkpoint of an interrupted fit, from which it goes on to the same weights.
+        workdir: holds the checkpoint of an interrupted fit, from which it goes on to the same weights; gets
+            `training.json`, the log without times.
         log: gets one row an epoch.
         exclude_seen: rank without the items of the history when validating.
         progress: told (epochs done, epochs at most).
@@ -90,7 +92,12 @@ def fit_sequential(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
     )
-    state = load_checkpoint(workdir, {"model": model}, optimizer) or {"epoch": 0, "best": -1.0, "best_epoch": -1}
+    state = load_checkpoint(workdir, {"model": model}, optimizer) or {
+        "epoch": 0,
+        "best": -1.0,
+        "best_epoch": -1,
+        "rows": [],
+    }
     lengths = np.array([len(inputs) for inputs, _ in sequences])
     for epoch in range(state["epoch"], config.epochs):
         if epoch - state["best_epoch"] > config.patience and state["best_epoch"] >= 0:
@@ -99,8 +106,9 @@ def fit_sequential(
         loss = _train_epoch(model, sequences, lengths, optimizer, config, epoch)
         trained = perf_counter()
         recall = validation_recall(model.score, cases, exclude_seen=exclude_seen)
-        log({"stage": "collaborative", "epoch": epoch, "loss": loss, "valid_recall@10": recall,
-             "seconds": trained - started, "valid_seconds": perf_counter() - trained})  # fmt: skip
+        row = {"stage": "collaborative", "epoch": epoch, "loss": loss, "valid_recall@10": recall}
+        log(row | {"seconds": trained - started, "valid_seconds": perf_counter() - trained})
+        state["rows"].append(row)
         if recall > state["best"]:
             write_tensors(workdir / f"best-{epoch}.safetensors", model.state_dict())
             state |= {"best": recall, "best_epoch": epoch}
@@ -110,6 +118,7 @@ def fit_sequential(
             if stale.name != f"best-{state['best_epoch']}.safetensors":
                 stale.unlink()
         progress(epoch + 1, config.epochs)
+    write_atomic(workdir / "training.json", to_json(state["rows"]))
     model.load_state_dict(load_file(workdir / f"best-{state['best_epoch']}.safetensors"))
     return model.eval()
 
@@ -173,10 +182,15 @@ def _train_epoch(
     config: SequentialTrainingConfig,
     epoch: int,
 ) -> float:
-    """One pass; returns the mean loss of a target. Randomness depends on (seed, epoch) alone, so a resumed epoch is the
-    same.""" model.train() torch.manual_seed(config.seed * 100_003 + epoch) groups = batches(lengths,
-    config.batch_positions, np.random.default_rng((config.seed, epoch))) total_steps, total_loss, total_targets =
-    len(groups) * config.epochs, 0.0, 0 for step, group in enumerate(groups, start=epoch * len(groups)):
+    """One pass; returns the mean loss of a target.
+
+    Randomness depends on (seed, epoch) alone, so a resumed epoch is the same.
+    """
+    model.train()
+    torch.manual_seed(config.seed * 100_003 + epoch)
+    groups = batches(lengths, config.batch_positions, np.random.default_rng((config.seed, epoch)))
+    total_steps, total_loss, total_targets = len(groups) * config.epochs, 0.0, 0
+    for step, group in enumerate(groups, start=epoch * len(groups)):
         for settings in optimizer.param_groups:
             settings["lr"] = config.learning_rate * learning_rate_factor(
                 step, total_steps, min(100, total_steps // 10 + 1)
@@ -194,5 +208,5 @@ def _train_epoch(
         (loss / len(hidden)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        total_loss, total_targets = total_loss + float(loss), total_targets + len(hidden)
+        total_loss, total_targets = total_loss + loss.item(), total_targets + len(hidden)
     return total_loss / total_targets

@@ -121,7 +121,8 @@ class SasRec(nn.Module):
         hidden = self(rows)[torch.arange(len(rows)), (lengths - 1).clamp(min=0)]
         self.train(was_training)
         scores = (hidden @ self.item_vectors.T) * (lengths > 0)[:, None]
-        return scores.numpy()
+        result: NDArray[np.float32] = scores.numpy()
+        return result
 
     def save(self, folder: Path) -> None:
         """Write `sasrec.safetensors` and `sasrec.json`."""

@@ -1,0 +1,80 @@
+"""`genrec add-items`: new items get vectors and IDs with the stored encoder, fusion and quantiser, and can be recommended at once.
+
+Nothing is trained and no published ID moves. The catalogue is replaced last: after a kill the same command goes on, and until then the
+run refuses to open rather than answer from halves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from semtok.catalog import Catalog
+from semtok.encoders import load_encoder
+from semtok.errors import InputError
+from semtok.folders import MANIFEST, check_folder, finish_rename, hash_file, new_folder
+from semtok.fusion import Fusion
+from semtok.quantizers import load_quantizer
+from semtok.semantic_ids import SemanticIds
+from semtok.semantic_ids import add_items as assign_new
+from semtok.vectors import ItemVectors
+
+
+def add(run: Path, file: Path) -> int:
+    """Add the items of a table to a run.
+
+    Returns:
+        How many items were new.
+
+    Raises:
+        InputError: the table is bad, or an item is in the catalogue already.
+    """
+    folders = ("catalog", "vectors/text", "vectors/item", "semtok")
+    for folder in folders:
+        finish_rename(run / folder)
+        check_folder(run / folder)
+    old = Catalog.load(run / "catalog")
+    new = Catalog.from_file(file)
+    grown = old.append(new)
+    inputs = {"added": hash_file(file)}
+    texts = [new.text(row) for row in range(len(new))]
+    encoder, fusion = load_encoder(run / "vectors/text"), Fusion.load(run / "vectors/item")
+    quantizer = load_quantizer(run / "semtok")
+    said = ItemVectors(encoder.encode(texts), encoder.name)
+    fused = fusion.transform(said)
+    n = len(old)  # what an interrupted attempt put behind the published rows is made again, to the same bytes
+    published = SemanticIds.load(run / "semtok")
+    published = SemanticIds(published.item_ids[:n], published.codes[:n], published.sizes)
+    ids = assign_new(published, quantizer, new.item_ids, fused.values)
+    text_before = ItemVectors.load(run / "vectors/text/text.safetensors")
+    item_before = ItemVectors.load(run / "vectors/item/item.safetensors")
+    if min(len(text_before), len(item_before), len(published)) < n:
+        raise InputError(f"{run}: vectors or semantic IDs are missing for items of the catalogue; run genrec fit")
+    with _extended(run / "vectors/text", inputs) as scratch:
+        _behind(text_before, n, said).save(scratch / "text.safetensors")
+    with _extended(run / "vectors/item", inputs) as scratch:
+        _behind(item_before, n, fused).save(scratch / "item.safetensors")
+    with _extended(run / "semtok", inputs) as scratch:
+        ids.save(scratch)
+    with _extended(run / "catalog", inputs) as scratch:
+        grown.save(scratch)
+    return len(new)
+
+
+def _behind(old: ItemVectors, n: int, new: ItemVectors) -> ItemVectors:
+    return ItemVectors(np.concatenate([old.values[:n], new.values]), old.source)
+
+
+@contextlib.contextmanager
+def _extended(folder: Path, inputs: dict[str, str]) -> Iterator[Path]:
+    """A copy of a sealed folder to change, put in its place when the block ends; keeps what the folder was made from."""
+    made_from = check_folder(folder)["inputs"]
+    with new_folder(
+        folder, {**made_from, "items_added": [*made_from.get("items_added", []), inputs["added"]]}
+    ) as scratch:
+        shutil.copytree(folder, scratch, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
+        yield scratch

@@ -1,0 +1,86 @@
+"""`genrec recommend`: from a run and its flags to the batch job.
+
+Shapes: none; users stream through.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genrec.recommendations import Recommendations
+from genrec.sequences import Sequences
+from inference.batch import BatchJob, run_batch
+from inference.recommender import Recommender
+from inference.users import FileUsers, standard_input
+from semtok.errors import InputError
+from semtok.folders import read_json
+
+if TYPE_CHECKING:
+    from genrec.cli.commands import RecommendConfig
+
+
+def run(config: RecommendConfig) -> dict[str, int]:
+    """Write the lists; returns the manifest's counts."""
+    exclude_seen = config.exclude_seen
+    if exclude_seen is None:
+        exclude_seen = bool(read_json(config.run / "split/data.json")["exclude_seen"])
+    config = dataclasses.replace(config, exclude_seen=exclude_seen)
+    recommender = Recommender.from_pretrained(config.run, engine=config.engine, device=config.device)
+    defaults = recommender.ranker.config
+    recommender.filters(config.conditions())  # a bad condition is refused before any work
+    job = BatchJob(
+        run_id=recommender.run_id,
+        ranking=config.ranking or defaults.ranking,
+        index_version=recommender.index_version,
+        k=config.k,
+        shard_size=config.shard_size,
+        about={
+            "beams": config.beams or defaults.beams,
+            "dense_share": defaults.dense_share,
+            "engine": config.engine,
+            "exclude_seen": exclude_seen,
+            "where": config.where,
+        },
+    )
+    out = config.out or config.run / "topk"
+    job_options: dict[str, Any] = {
+        "job": job,
+        "item_ids": recommender.catalog.item_ids,
+        "log": config.run / "log.jsonl",
+    }
+    job_options["restart"] = config.restart
+    with contextlib.ExitStack() as stack:
+        if config.users == "-":
+            users = stack.enter_context(standard_input(sys.stdin.buffer, recommender.catalog, out))
+        else:
+            path = config.run / "split/users.parquet" if config.users is None else Path(config.users)
+            users = FileUsers(path, recommender.catalog)
+        if config.executor == "ray":
+            from inference.ray_executor import Slots, run_on_ray
+
+            slots = Slots(workers=config.workers)
+            return run_on_ray(recommend_from, config, users, out, slots=slots, **job_options)
+        return run_batch(_callable(recommender, config), users, out, **job_options)
+
+
+def recommend_from(config: RecommendConfig) -> Callable[[Sequences], Recommendations]:
+    """Open the run where a worker is, and return what answers a shard there."""
+    return _callable(Recommender.from_pretrained(config.run, engine=config.engine, device=config.device), config)
+
+
+def _callable(recommender: Recommender, config: RecommendConfig) -> Callable[[Sequences], Recommendations]:
+    if config.exclude_seen is None:
+        raise InputError("--exclude_seen must be settled before workers start")
+    exclude_seen, where = config.exclude_seen, config.conditions()
+
+    def recommend(histories: Sequences) -> Recommendations:
+        return recommender.recommend_rows(
+            histories, k=config.k, ranking=config.ranking, beams=config.beams, exclude_seen=exclude_seen, where=where
+        )
+
+    return recommend

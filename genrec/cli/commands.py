@@ -1,0 +1,192 @@
+"""The commands of `genrec`: arguments in, a line or a table out. What they do is written elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+from genrec.ranking import Ranking
+from semtok.errors import InputError
+
+Config = TypeVar("Config")
+
+
+def fit(arguments: Sequence[str]) -> None:
+    """`genrec fit CONFIG [overrides]`."""
+    from genrec.cli.config import fit_parser, load_config
+
+    if not arguments or arguments[0].startswith("-"):
+        if set(arguments) & {"-h", "--help"}:
+            fit_parser().print_help()
+            return
+        raise InputError("CONFIG is missing: genrec fit my.yaml")
+    from genrec.cli.pipeline import Pipeline
+
+    config = load_config(Path(arguments[0]), arguments[1:])
+    Pipeline(config).fit()
+    _print_report(Path(config.run))
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    """`genrec evaluate RUN`: the metrics of the run's report, made again where it is out of date."""
+    run = _run(arguments, "evaluate")
+    from genrec.cli.config import load_config
+    from genrec.cli.pipeline import Pipeline
+
+    Pipeline(load_config(run / "config.yaml", ["--topk.k", "0", "--run", str(run)])).fit()
+    _print_report(run)
+
+
+@dataclass(frozen=True)
+class RecommendConfig:
+    """What `genrec recommend` is asked to do.
+
+    Attributes:
+        run: the run folder.
+        users: a file with user_id and history (CSV, JSONL, Parquet), `-` for JSONL on standard input; null: the log's.
+        out: folder of the lists; null: RUN/topk.
+        k: items a user.
+        ranking: beam, rerank, dense or joined; null: what won on validation.
+        beams: prefixes kept on each level; null: the run's.
+        engine: torch, or vllm for beam rankings.
+        device: of the torch engine; null takes the GPU where there is one.
+        executor: local, or ray.
+        workers: engines of the ray executor.
+        exclude_seen: leave out the items of the history; null: as in the run's evaluation.
+        where: conditions on attributes as JSON, such as '{"categories": "Nails", "price": [null, 20]}'.
+        shard_size: users a file.
+        restart: delete what another job left in `out`.
+    """
+
+    run: Path
+    users: str | None = None
+    out: Path | None = None
+    k: int = 20
+    ranking: Ranking | None = None
+    beams: int | None = None
+    engine: Literal["torch", "vllm"] = "torch"
+    device: str | None = None
+    executor: Literal["local", "ray"] = "local"
+    workers: int = 1
+    exclude_seen: bool | None = None
+    where: str | None = None
+    shard_size: int = 4096
+    restart: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("k", "workers", "shard_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name} {getattr(self, name)} must be at least 1")
+        if self.engine == "vllm" and self.ranking not in (None, "beam"):
+            raise InputError(
+                f"--ranking {self.ranking} needs the dense head, which vLLM does not run; use beam or torch"
+            )
+        self.conditions()
+
+    def conditions(self) -> dict[str, Any] | None:
+        """`where` as a mapping; a list of two numbers or nulls is a range."""
+        if self.where is None:
+            return None
+        try:
+            value = json.loads(self.where)
+        except json.JSONDecodeError as error:
+            raise InputError(f"--where: not JSON ({error})") from None
+        if not isinstance(value, dict):
+            raise InputError("--where: a JSON object of attribute and condition")
+        is_end = lambda end: end is None or (isinstance(end, int | float) and not isinstance(end, bool))  # noqa: E731
+        return {
+            name: tuple(one) if isinstance(one, list) and len(one) == 2 and all(map(is_end, one)) else one
+            for name, one in value.items()
+        }
+
+
+def recommend(arguments: Sequence[str]) -> None:
+    """`genrec recommend RUN …`."""
+    config = _parsed(RecommendConfig, "recommend", arguments, {"run": "RUN"})
+    from genrec.cli.batch_command import run
+
+    counts = run(config)
+    out = config.out or config.run / "topk"
+    sys.stdout.write(f"{counts['users']:,} lists in {out}, {counts['short_lists']:,} of them short\n")
+
+
+def serve(arguments: Sequence[str]) -> None:
+    """`genrec serve RUN …`."""
+    from inference.server import ServeConfig
+    from inference.server import serve as serve_run
+
+    serve_run(_parsed(ServeConfig, "serve", arguments, {"run": "RUN"}))
+
+
+def import_(arguments: Sequence[str]) -> None:
+    """`genrec import FORMAT …`."""
+    from genrec.importers import ImportConfig, run_import
+
+    config = _parsed(ImportConfig, "import", arguments, {"format": "FORMAT"})
+    facts = asdict(run_import(config))
+    sys.stdout.write(", ".join(f"{name} {value}" for name, value in facts.items()) + f" in {config.out}\n")
+
+
+def inspect(arguments: Sequence[str]) -> None:
+    """`genrec inspect RUN [ITEM...]`: quality of the IDs, or items with their neighbours under each prefix."""
+    run = _run(arguments[:1], "inspect")
+    from genrec.cli.inspection import describe_item, describe_quality
+
+    if not arguments[1:]:
+        sys.stdout.write(describe_quality(run))
+    for item_id in arguments[1:]:
+        sys.stdout.write(describe_item(run, item_id))
+
+
+def add_items(arguments: Sequence[str]) -> None:
+    """`genrec add-items RUN FILE`."""
+    run = _run(arguments[:1], "add-items")
+    if len(arguments) != 2:
+        raise InputError("genrec add-items RUN FILE takes the run and one file of new items")
+    from genrec.cli.add_items import add
+
+    sys.stdout.write(f"{add(run, Path(arguments[1])):,} new items have semantic IDs and can be recommended\n")
+
+
+def _run(arguments: Sequence[str], command: str) -> Path:
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        raise InputError(f"RUN is missing: genrec {command} runs/mine")
+    run = Path(arguments[0])
+    if not (run / "config.yaml").is_file():
+        raise InputError(f"{run}: not a run folder (no config.yaml)")
+    return run
+
+
+def _parsed(kind: type[Config], command: str, arguments: Sequence[str], positional: dict[str, str]) -> Config:
+    """Build a configuration from its flags; the first argument fills the `positional` field."""
+    (name, metavar) = next(iter(positional.items()))
+    parser = ArgumentParser(prog=f"genrec {command} {metavar}", exit_on_error=False, description=kind.__doc__)
+    parser.add_class_arguments(kind)
+    if set(arguments) & {"-h", "--help"}:
+        parser.print_help()
+        raise SystemExit(0)
+    if not arguments or arguments[0].startswith("-"):
+        raise InputError(f"{metavar} is missing: genrec {command} {metavar} ...")
+    try:
+        parsed = parser.parse_args([f"--{name}", arguments[0], *arguments[1:]])
+    except ArgumentError as error:
+        raise InputError(" ".join(str(error).split())) from None
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    return kind(**{one: parsed[one] for one in names})
+
+
+def _print_report(run: Path) -> None:
+    from genrec.evaluation import format_table
+    from semtok.folders import read_json
+
+    sys.stdout.write(format_table(read_json(run / "report/metrics.json")))
+    sys.stdout.write(f"\nreport: {run / 'report/report.html'}\n")
+    if (run / "topk/manifest.json").is_file():
+        sys.stdout.write(f"lists:  {run / 'topk'}\n")

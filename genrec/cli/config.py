@@ -1,0 +1,187 @@
+"""The configuration of a run: a YAML file and dotted overrides, checked once, before any work.
+
+The smallest file names the two tables and the run folder; `genrec fit --help` prints every other setting with its default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser  # type: ignore[attr-defined]
+
+from genrec.ranking import RankingConfig
+from genrec.sequential import SasRecConfig
+from genrec.timestamps import TimeUnit
+from semtok.errors import InputError
+from semtok.fusion import FusionConfig
+from semtok.residual_kmeans import ResidualKMeansConfig
+from semtok.rqvae import RqVaeConfig
+from training.finetune import LmConfig
+from training.quantizer import QuantizerConfig
+from training.sequential import SequentialTrainingConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is read, and how it is split.
+
+    Attributes:
+        items: item table (JSONL, CSV or Parquet) with item_id and title.
+        interactions: log with user_id, item_id, timestamp.
+        split: leave_last_out, by_time, or given (train.csv, valid.csv and test.csv in `splits`).
+        splits: folder of a given split.
+        time_unit: unit of the timestamps; null recognises it or asks.
+        valid_share: by_time: share of events for validation.
+        test_share: by_time: share of events for the test.
+        cold_share: share of items stripped from every training history, to measure cold items.
+        exclude_seen: leave items that a user has had out of their lists; null: where nobody had an item twice.
+    """
+
+    items: str = ""
+    interactions: str = ""
+    split: Literal["leave_last_out", "by_time", "given"] = "leave_last_out"
+    splits: str | None = None
+    time_unit: TimeUnit | None = None
+    valid_share: float = 0.1
+    test_share: float = 0.1
+    cold_share: float = 0.0
+    exclude_seen: bool | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("items", "interactions"):
+            if not getattr(self, name):
+                raise InputError(f"--data.{name} is missing: the path of the {name} table")
+            if not Path(getattr(self, name)).is_file():
+                raise InputError(f"--data.{name} {getattr(self, name)}: no such file")
+        if (self.split == "given") != (self.splits is not None):
+            raise InputError("--data.split given and --data.splits FOLDER go together")
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Text vectors.
+
+    Attributes:
+        encoder: tfidf, minilm, hf:MODEL, hf-last:MODEL or st:MODEL (a folder or id).
+    """
+
+    encoder: str = "tfidf"
+
+
+@dataclass(frozen=True)
+class SemtokConfig:
+    """Semantic IDs.
+
+    Attributes:
+        quantizer: residual_kmeans or rqvae.
+        sizes: codes on each level; empty: by the size of the catalogue.
+        extra_level: size of one more level that only keeps items apart; 0: none unless capacity forces it.
+    """
+
+    quantizer: Literal["residual_kmeans", "rqvae"] = "residual_kmeans"
+    sizes: tuple[int, ...] = ()
+    extra_level: int = 0
+
+    def __post_init__(self) -> None:
+        if self.extra_level < 0 or any(size < 1 for size in self.sizes):
+            raise InputError("--semtok.sizes and --semtok.extra_level must not be negative")
+
+    def fitting(self) -> QuantizerConfig:
+        """Configuration of the quantiser's fit."""
+        if self.quantizer == "rqvae":
+            return RqVaeConfig(sizes=self.sizes)
+        return ResidualKMeansConfig(sizes=self.sizes)
+
+
+@dataclass(frozen=True)
+class TopKConfig:
+    """The lists that `fit` writes at its end.
+
+    Attributes:
+        k: items a user; 0 writes no lists.
+        shard_size: users a file.
+    """
+
+    k: int = 20
+    shard_size: int = 4096
+
+    def __post_init__(self) -> None:
+        if self.k < 0 or self.shard_size < 1:
+            raise InputError("--topk.k must not be negative and --topk.shard_size must be at least 1")
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """A run.
+
+    Attributes:
+        run: the folder that everything is written to.
+        data: see `DataConfig`.
+        text: see `TextConfig`.
+        sasrec: shape of the collaborative model.
+        collaborative: its training.
+        fusion: how text and behaviour become one vector.
+        semtok: semantic IDs.
+        lm: the language model and its training.
+        ranking: how lists are made; `dense_share` null takes what wins on validation.
+        topk: the lists that are written at the end.
+        seed: of everything random.
+    """
+
+    run: str
+    data: DataConfig
+    text: TextConfig = field(default_factory=TextConfig)
+    sasrec: SasRecConfig = field(default_factory=SasRecConfig)
+    collaborative: SequentialTrainingConfig = field(default_factory=SequentialTrainingConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    semtok: SemtokConfig = field(default_factory=SemtokConfig)
+    lm: LmConfig = field(default_factory=LmConfig)
+    ranking: RankingConfig = field(default_factory=RankingConfig)
+    topk: TopKConfig = field(default_factory=TopKConfig)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.run:
+            raise InputError("--run is missing: the folder to write the run to")
+
+    def to_yaml(self) -> str:
+        """The whole configuration as YAML."""
+        text: str = yaml.safe_dump(_plain(asdict(self)), sort_keys=False, allow_unicode=True)
+        return text
+
+
+def fit_parser() -> ArgumentParser:
+    """The parser of `genrec fit`."""
+    parser = ArgumentParser(prog="genrec fit", exit_on_error=False, description="Every stage that is out of date.")
+    parser.add_argument("--config", action=ActionConfigFile, help="the YAML file (given first, without the flag)")
+    parser.add_class_arguments(FitConfig)
+    return parser
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> FitConfig:
+    """Read a YAML file and apply overrides such as `--lm.epochs 10`.
+
+    Raises:
+        InputError: one line that names the file or the flag.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such configuration file")
+    parser = fit_parser()
+    try:
+        parsed = parser.parse_args(["--config", str(path), *overrides])
+        values = parser.instantiate(parsed)
+    except ArgumentError as error:
+        raise InputError(f"{path}: {' '.join(str(error).split())}") from None
+    return FitConfig(**{name: value for name, value in values.items() if name != "config"})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value

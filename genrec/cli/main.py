@@ -1,0 +1,58 @@
+"""`genrec`: the command line. Bad input ends with one line on standard error and status 2."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from semtok.errors import InputError
+
+COMMANDS = {
+    "fit": "run every stage that is out of date: genrec fit CONFIG [--lm.epochs 10 ...]",
+    "recommend": "write top-K lists: genrec recommend RUN [--users FILE] [--out FOLDER]",
+    "evaluate": "metrics against baselines: genrec evaluate RUN",
+    "inspect": "an item's semantic ID and its neighbours: genrec inspect RUN ITEM...",
+    "add-items": "give new items IDs without retraining: genrec add-items RUN FILE",
+    "serve": "answer over HTTP: genrec serve RUN",
+    "import": "raw Amazon or MovieLens files to the two tables: genrec import FORMAT ...",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        sys.stdout.write("usage: genrec COMMAND ...\n\n")
+        sys.stdout.writelines(f"  {name:<{width}}  {what}\n" for name, what in COMMANDS.items())
+        sys.stdout.write("\ngenrec COMMAND --help prints a command's options.\n")
+        return 0 if given else 2
+    name, rest = given[0], given[1:]
+    if name not in COMMANDS:
+        sys.stderr.write(f"genrec: no command {name!r}; there are {', '.join(COMMANDS)}\n")
+        return 2
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for room in ("semtok", "genrec", "training", "inference"):
+        logging.getLogger(room).setLevel(logging.INFO)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        command = importlib.import_module("genrec.cli.commands")
+        getattr(command, name.replace("-", "_").replace("import", "import_"))(rest)
+    except InputError as error:
+        sys.stderr.write(f"genrec {name}: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write(f"genrec {name}: interrupted; the same command goes on from here\n")
+        return 130
+    except BrokenPipeError:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # the reader of a pipe has left; that is no failure
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

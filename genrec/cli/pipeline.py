@@ -1,0 +1,352 @@
+"""`genrec fit`: the stages of a run in order, each into its own sealed folder, skipped where nothing that it reads has changed.
+
+    catalog ─┬─ vectors/text ──────────┬─ vectors/item ─ semtok ─ lm ─┬─ report
+             └─ split ─ vectors/collaborative ┘                       └─ topk
+
+A stage's manifest holds a hash of its configuration and of the files it read. An interrupted stage goes on from its checkpoint, or
+starts again; everything before it stands.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import polars as pl
+from tqdm import tqdm
+
+from genrec.baselines import BASELINES
+from genrec.cases import Cases, Split
+from genrec.cli.config import FitConfig
+from genrec.evaluation import KS, Row, compare, evaluate, rank
+from genrec.interactions import Interactions
+from genrec.report import write_report
+from genrec.sequential import SasRec
+from genrec.splits import by_time, from_given, leave_last_out
+from inference.batch import JOB, BatchJob, run_batch
+from inference.recommender import Recommender
+from inference.users import FileUsers
+from semtok.catalog import Catalog
+from semtok.encoders import make_encoder
+from semtok.errors import InputError
+from semtok.folders import MANIFEST, check_folder, finish_rename, hash_file, hash_value, new_folder, read_json, to_json
+from semtok.folders import write_atomic
+from semtok.fusion import Fusion
+from semtok.quality import measure_quality
+from semtok.quality_plots import plot_quality
+from semtok.quantizers import load_quantizer
+from semtok.semantic_ids import SemanticIds, assign_ids
+from semtok.vectors import ItemVectors
+from training.lm_stage import from_config, run_lm_stage, stage_inputs
+from training.quantizer import fit_quantizer
+from training.sequential import fit_sequential
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One folder of a run.
+
+    Attributes:
+        folder: its place in the run.
+        config: JSON-able settings that decide its bytes.
+        needs: folders it reads.
+        make: fills the scratch folder.
+    """
+
+    folder: str
+    config: Mapping[str, Any]
+    needs: tuple[str, ...]
+    make: Callable[[Path], None]
+
+
+class Pipeline:
+    """The stages of one configuration."""
+
+    def __init__(self, config: FitConfig) -> None:
+        self.config, self.run = config, Path(config.run)
+
+    def fit(self) -> None:
+        """Run every stage that is out of date.
+
+        Raises:
+            InputError: bad input, or another process works on the run.
+        """
+        self.run.mkdir(parents=True, exist_ok=True)
+        with _locked(self.run):
+            text = self.config.to_yaml()
+            if not (self.run / "config.yaml").is_file() or (self.run / "config.yaml").read_text() != text:
+                write_atomic(self.run / "config.yaml", text)
+            for stage in self._stages_before_lm():
+                self._bring_up_to_date(stage)
+            self._lm()
+            self._bring_up_to_date(self._report_stage())
+            if self.config.topk.k:
+                self._topk()
+
+    def _stages_before_lm(self) -> list[Stage]:
+        c = self.config
+        items = {"items": hash_file(Path(c.data.items))}
+        data = {k: v for k, v in asdict(c.data).items() if k not in ("items", "interactions", "splits")}
+        data |= {"interactions": hash_file(Path(c.data.interactions)), "seed": c.seed}
+        if c.data.splits is not None:
+            parts = sorted(Path(c.data.splits).glob("*.csv"))
+            data["splits"] = {part.name: hash_file(part) for part in parts}
+        collaborative = {"sasrec": asdict(c.sasrec), "collaborative": asdict(c.collaborative), "seed": c.seed}
+        semtok = {**asdict(c.semtok), "seed": c.seed}
+        return [
+            Stage("catalog", items, (), self._catalog),
+            Stage("split", data, ("catalog",), self._split),
+            Stage("vectors/text", asdict(c.text), ("catalog",), self._text),
+            Stage("vectors/collaborative", collaborative, ("catalog", "split"), self._collaborative),
+            Stage("vectors/item", asdict(c.fusion), ("split", "vectors/text", "vectors/collaborative"), self._item),
+            Stage("semtok", semtok, ("catalog", "split", "vectors/text", "vectors/item"), self._semtok),
+        ]
+
+    def _report_stage(self) -> Stage:
+        needs = ("catalog", "split", "vectors/collaborative", "vectors/item", "semtok", "lm")
+        return Stage("report", {"title": self.run.name}, needs, self._report)
+
+    def _bring_up_to_date(self, stage: Stage) -> None:
+        target = self.run / stage.folder
+        needs = {name: hash_value(check_folder(self.run / name)["files"]) for name in stage.needs}
+        inputs = {"stage": stage.folder, "config": dict(stage.config), "needs": needs}
+        if _is_current(target, inputs):
+            return
+        started = perf_counter()
+        with new_folder(target, inputs, resume=True) as scratch:
+            stage.make(scratch)
+        self._note({"stage": stage.folder, "event": "done", "seconds": perf_counter() - started})
+
+    def _note(self, row: Mapping[str, Any]) -> None:
+        with open(self.run / "log.jsonl", "a", encoding="utf-8") as out:
+            out.write(json.dumps(dict(row)) + "\n")
+        if row.get("event") == "done":
+            _log.info("%s: %.1f s", row["stage"], row["seconds"])
+        elif "epoch" in row:
+            figures = {name: value for name, value in row.items() if name not in ("stage", "epoch")}
+            _log.info(
+                "%s, epoch %d: %s",
+                row["stage"],
+                row["epoch"] + 1,
+                ", ".join(f"{k} {v:.4g}" for k, v in figures.items()),
+            )
+
+    # --- the stages -------------------------------------------------------------------------------------------------
+
+    def _catalog(self, folder: Path) -> None:
+        Catalog.from_file(Path(self.config.data.items)).save(folder)
+
+    def _split(self, folder: Path) -> None:
+        data, seed = self.config.data, self.config.seed
+        catalog = Catalog.load(self.run / "catalog")
+        log = Interactions.from_file(Path(data.interactions), catalog, time_unit=data.time_unit)
+        if data.split == "given":
+            split = from_given(Path(data.splits or ""), catalog, log)
+        elif data.split == "by_time":
+            split = by_time(
+                log, valid_share=data.valid_share, test_share=data.test_share, cold_share=data.cold_share, seed=seed
+            )
+        else:
+            split = leave_last_out(log, cold_share=data.cold_share, seed=seed)
+        split.save(folder)
+        owners = np.repeat(np.arange(len(log.histories)), log.histories.lengths)
+        pairs = pl.DataFrame({"user": owners, "item": log.histories.values})
+        exclude_seen = not pairs.is_duplicated().any() if data.exclude_seen is None else data.exclude_seen
+        names = pl.Series(catalog.item_ids, dtype=pl.String).gather(pairs["item"])
+        histories = pairs.select("user", names.alias("history")).group_by("user", maintain_order=True).agg("history")
+        users = pl.DataFrame({"user_id": pl.Series(log.user_ids, dtype=pl.String), "history": histories["history"]})
+        users.write_parquet(folder / "users.parquet")
+        write_atomic(folder / "data.json", to_json({"exclude_seen": bool(exclude_seen), "time_unit": log.time_unit}))
+
+    def _text(self, folder: Path) -> None:
+        encoder, texts = make_encoder(self.config.text.encoder), Catalog.load(self.run / "catalog").texts()
+        encoder.fit(texts)
+        encoder.save(folder)
+        ItemVectors(encoder.encode(texts), encoder.name).save(folder / "text.safetensors")
+
+    def _collaborative(self, folder: Path) -> None:
+        split, n_items = Split.load(self.run / "split"), len(Catalog.load(self.run / "catalog"))
+        config = replace(self.config.collaborative, seed=self.config.collaborative.seed + self.config.seed)
+        work = folder / "work"
+        work.mkdir(exist_ok=True)
+        with _bar("collaborative vectors", "epoch") as progress:
+            model = fit_sequential(
+                lambda: SasRec(n_items, self.config.sasrec),
+                split,
+                config,
+                work,
+                self._note,
+                exclude_seen=read_json(self.run / "split/data.json")["exclude_seen"],
+                progress=progress,
+            )
+        model.save(folder)
+        vectors = model.item_vectors.detach().numpy().copy()
+        ItemVectors(vectors, "sasrec").save(folder / "collaborative.safetensors")
+        (work / "training.json").rename(folder / "training.json")
+        shutil.rmtree(work)
+
+    def _item(self, folder: Path) -> None:
+        text, collaborative, counts = self._sides()
+        fusion = Fusion.fit(text, collaborative, counts, self.config.fusion)
+        fusion.save(folder)
+        fusion.transform(text, collaborative, counts).save(folder / "item.safetensors")
+
+    def _semtok(self, folder: Path) -> None:
+        catalog, vectors = (
+            Catalog.load(self.run / "catalog"),
+            ItemVectors.load(self.run / "vectors/item/item.safetensors"),
+        )
+        text, collaborative, counts = self._sides()
+        quantizer = fit_quantizer(vectors.values, self.config.semtok.fitting(), self.config.seed)
+        ids = assign_ids(quantizer, catalog.item_ids, vectors.values, extra_level=self.config.semtok.extra_level)
+        quantizer.save(folder)
+        ids.save(folder)
+        quality = measure_quality(ids, quantizer, vectors.values, text.values, collaborative.values, counts > 0)
+        plot_quality(quality, ids, folder)
+        write_atomic(folder / "quality.json", to_json(quality.to_json()))
+
+    def _lm(self) -> None:
+        _, lm, ranking = from_config(asdict(self.config))
+        finish_rename(self.run / "lm")
+        if _is_current(self.run / "lm", stage_inputs(self.run, lm, ranking)):
+            return
+        started = perf_counter()
+        with _bar("language model", "step") as progress:
+            run_lm_stage(self.run, lm, ranking, self._note, progress)
+        self._note({"stage": "lm", "event": "done", "seconds": perf_counter() - started})
+
+    def _report(self, folder: Path) -> None:
+        rows, notes = self.evaluate()
+        training = [
+            row for part in ("vectors/collaborative", "lm") for row in read_json(self.run / part / "training.json")
+        ]
+        quality = read_json(self.run / "semtok/quality.json")
+        write_report(
+            folder, rows, training_log=training, quality=quality, title=f"Report of {self.run.name}", notes=notes
+        )
+
+    def evaluate(self) -> tuple[list[Row], list[str]]:
+        """Metrics of the test split for baselines and every ranking of the run, and notes on the protocol."""
+        split, recommender = Split.load(self.run / "split"), Recommender.from_pretrained(self.run)
+        exclude_seen = read_json(self.run / "split/data.json")["exclude_seen"]
+        n_items, cases = len(recommender.catalog), split.test
+        lists: dict[str, Any] = {}
+        for name, baseline in BASELINES.items():
+            lists[name] = rank(baseline.fit(split.train, n_items).score, cases.histories, exclude_seen=exclude_seen)
+        sasrec = SasRec.load(self.run / "vectors/collaborative")
+        lists["SASRec"] = rank(sasrec.score, cases.histories, exclude_seen=exclude_seen)
+        settings = recommender.ranker.config
+        share = 0.5 if settings.dense_share is None else settings.dense_share
+        shared = recommender.filters()
+        filters = [shared.deny(history) if exclude_seen else shared for history in cases.histories]
+        with _bar("ranking the test cases", "case") as progress:
+            joined = recommender.ranker.joined_lists(
+                cases.histories,
+                shares=(0.0, share, 1.0),
+                k=max(KS),
+                filters=filters,
+                progress=_counted(progress, cases),
+            )
+        for name, ranked in {"beam": joined[0.0], "dense": joined[1.0], "joined": joined[share]}.items():
+            lists[f"genrec {name}" + (" (default)" if name == settings.ranking else "")] = ranked
+        rows = evaluate(lists, cases, split.train, n_items)
+        rows += compare(lists, cases, reference="Markov") + compare(lists, cases, reference="SASRec")
+        notes = [
+            f"Split {split.name}: {len(cases):,} test cases over {n_items:,} items; the whole catalogue is ranked.",
+            "Fitted on training items only; epochs and the share of the dense head in the joined ranking "
+            f"({share}) were chosen on validation; the test split was read once.",
+            "Items of the history are left out of every list."
+            if exclude_seen
+            else "Items of the history may be listed.",
+        ]
+        return rows, notes
+
+    def _topk(self) -> None:
+        recommender = Recommender.from_pretrained(self.run)
+        exclude_seen = read_json(self.run / "split/data.json")["exclude_seen"]
+        settings, k = recommender.ranker.config, self.config.topk.k
+        job = BatchJob(
+            run_id=recommender.run_id,
+            ranking=settings.ranking,
+            index_version=recommender.index_version,
+            k=k,
+            shard_size=self.config.topk.shard_size,
+            about={"beams": settings.beams, "dense_share": settings.dense_share, "exclude_seen": exclude_seen},
+        )
+        users = FileUsers(self.run / "split/users.parquet", recommender.catalog)
+        identity = {**asdict(job), "users": users.count, "users_digest": users.digest}
+        left = self.run / "topk" / JOB
+        restart = left.is_file() and read_json(left) != json.loads(json.dumps(identity))
+        run_batch(
+            lambda histories: recommender.recommend_rows(histories, k=k, exclude_seen=exclude_seen),
+            users,
+            self.run / "topk",
+            job=job,
+            item_ids=recommender.catalog.item_ids,
+            log=self.run / "log.jsonl",
+            restart=restart,
+        )
+
+    def _sides(self) -> tuple[ItemVectors, ItemVectors, Any]:
+        text = ItemVectors.load(self.run / "vectors/text/text.safetensors")
+        collaborative = ItemVectors.load(self.run / "vectors/collaborative/collaborative.safetensors")
+        counts = np.bincount(Split.load(self.run / "split").train.values, minlength=len(text))
+        return text, collaborative, counts
+
+
+def _is_current(folder: Path, inputs: Mapping[str, Any]) -> bool:
+    """Whether a sealed folder was made from these inputs and is whole."""
+    finish_rename(folder)
+    if not (folder / MANIFEST).is_file():
+        return False
+    try:
+        return bool(check_folder(folder)["inputs"] == json.loads(json.dumps(inputs)))
+    except InputError as error:
+        _log.warning("%s; made again", error)
+        return False
+
+
+@contextmanager
+def _locked(run: Path) -> Iterator[None]:
+    """Only one process at a time works on a run; the lock goes with the process, however it ends."""
+    with open(run / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{run}: another genrec process is working on this run") from None
+        yield
+
+
+def _counted(progress: Callable[[int, int], None], cases: Cases) -> Callable[[int], None]:
+    """From "so many more are done" to "so many of all are done"."""
+    done = 0
+
+    def told(more: int) -> None:
+        nonlocal done
+        done += more
+        progress(done, len(cases))
+
+    return told
+
+
+@contextmanager
+def _bar(name: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar, on a terminal only; the function takes (done, total)."""
+    with tqdm(desc=name, unit=unit, delay=2, disable=None) as bar:
+
+        def told(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield told

@@ -1,0 +1,198 @@
+"""`Recommender`: a run, opened; item ids in, ranked item ids out.
+
+    recommender = Recommender.from_pretrained("runs/beauty")
+    lists = recommender.recommend([["1", "2"]], k=10, exclude_seen=True, where={"categories": "Nails"})
+    [recommender.catalog.item_ids[row] for row in lists.rows[0]]
+
+Shapes: B histories, N items, k items asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from genrec.beam import beam_search
+from genrec.dense import DenseHead
+from genrec.filters import ItemFilter, WhereFilters
+from genrec.ranking import Ranker, Ranking, RankingConfig
+from genrec.recommendations import Recommendations
+from genrec.scorer import NextCodeScorer
+from genrec.sequences import Sequences
+from genrec.tasks import search_prompt
+from genrec.torch_scorer import TorchScorer
+from genrec.trie import CodeTrie
+from genrec.vocabulary import SidVocabulary
+from semtok.catalog import Catalog
+from semtok.errors import InputError
+from semtok.folders import check_folder, hash_value, read_json
+from semtok.semantic_ids import SemanticIds
+from semtok.vectors import ItemVectors, unit_rows
+
+Engine = Literal["torch", "vllm"]
+
+
+class Recommender:
+    """Recommends from one run.
+
+    Args:
+        catalog: N items.
+        semantic_ids: their codes.
+        vectors: [N, W], for `similar`.
+        ranker: ranks histories of catalogue rows.
+        tokenizer: of the LM, for `search`.
+        run_id: hash of what decides the lists.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        semantic_ids: SemanticIds,
+        vectors: ItemVectors,
+        ranker: Ranker,
+        tokenizer: PreTrainedTokenizerBase,
+        run_id: str,
+    ) -> None:
+        self.catalog, self.semantic_ids, self.ranker, self.run_id = catalog, semantic_ids, ranker, run_id
+        self.trie, self.index_version = ranker.trie, ranker.trie.index_version
+        self.filters = WhereFilters(self.trie, catalog)
+        self._tokenizer = tokenizer
+        self._unit_vectors = unit_rows(vectors.values)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        run: Path | str,
+        *,
+        engine: Engine = "torch",
+        device: str | None = None,
+        dtype: Literal["float32", "bfloat16"] | None = None,
+    ) -> Recommender:
+        """Open a run folder.
+
+        Args:
+            engine: torch, or vllm for beam rankings (see the README for its installation).
+            device: of the torch engine; None takes the GPU where there is one.
+            dtype: None takes float32 on a CPU and bfloat16 on a GPU.
+
+        Raises:
+            InputError: a part of the run is missing, truncated, foreign or of another run.
+        """
+        run = Path(run)
+        manifests = {name: check_folder(run / name) for name in ("catalog", "vectors/item", "semtok", "lm")}
+        catalog, ids = Catalog.load(run / "catalog"), SemanticIds.load(run / "semtok")
+        vectors = ItemVectors.load(run / "vectors/item/item.safetensors")
+        if ids.item_ids != catalog.item_ids or len(vectors) != len(catalog):
+            raise InputError(
+                f"{run}: catalogue, item vectors and semantic IDs differ; repeat the interrupted add-items"
+            )
+        lm, facts = run / "lm", read_json(run / "lm/genrec.json")
+        vocabulary = SidVocabulary.load(lm)
+        if vocabulary.sizes != ids.sizes:
+            raise InputError(f"{lm}: trained for codes {vocabulary.sizes}, the semantic IDs have {ids.sizes}")
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+        trie = CodeTrie(ids.codes, ids.sizes)
+        config = RankingConfig(**facts["ranking"])
+        scorer: NextCodeScorer
+        head = None
+        if engine == "vllm":
+            from inference.vllm_engine import VllmScorer
+
+            scorer = VllmScorer(lm, vocabulary, score_space=facts["score_space"], dtype=dtype)
+            config = dataclasses.replace(config, ranking="beam")
+        else:
+            model = AutoModelForCausalLM.from_pretrained(lm, dtype=getattr(torch, dtype)).to(device)
+            scorer = TorchScorer(model, vocabulary, score_space=facts["score_space"])
+            content = torch.from_numpy(vectors.values)
+            head = DenseHead.load(lm / "heads/dense.safetensors", torch.from_numpy(ids.codes), ids.sizes, content)
+            head = head.to(device)
+        ranker = Ranker(scorer, trie, vocabulary, ids.codes, head, config)
+        run_id = hash_value({name: manifest["files"] for name, manifest in manifests.items()})[:16]
+        return cls(catalog, ids, vectors, ranker, AutoTokenizer.from_pretrained(lm), run_id)
+
+    def recommend(
+        self,
+        histories: Sequence[Sequence[str]],
+        *,
+        k: int = 10,
+        beams: int | None = None,
+        ranking: Ranking | None = None,
+        exclude_seen: bool = True,
+        where: Mapping[str, Any] | None = None,
+        allowed: NDArray[np.bool_] | None = None,
+        deny: Sequence[Sequence[str]] | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> Recommendations:
+        """The k best items after each history.
+
+        Args:
+            histories: B histories of item ids, oldest first; an empty one is answered by what people begin with.
+            where: conditions on attributes (see `genrec.filters.WhereFilters`).
+            allowed: bool [N], catalogue rows that may be shown.
+            deny: item ids that one history's list must not hold, one sequence a history.
+            ids: names of the lists.
+
+        Raises:
+            InputError: an unknown item, attribute or ranking, or k below 1.
+        """
+        rows = Sequences.from_lists([self.catalog.rows(history) for history in histories])
+        denied = None if deny is None else [self.catalog.rows(items) for items in deny]
+        return self.recommend_rows(
+            rows, k=k, beams=beams, ranking=ranking, exclude_seen=exclude_seen, where=where, allowed=allowed,
+            denied=denied, ids=ids,
+        )  # fmt: skip
+
+    def recommend_rows(
+        self,
+        histories: Sequences,
+        *,
+        k: int,
+        beams: int | None = None,
+        ranking: Ranking | None = None,
+        exclude_seen: bool = True,
+        where: Mapping[str, Any] | None = None,
+        allowed: NDArray[np.bool_] | None = None,
+        denied: Sequence[NDArray[np.int32]] | None = None,
+        ids: Sequence[str] | None = None,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> Recommendations:
+        """`recommend` for histories of catalogue rows."""
+        shared = self._shared(where, allowed)
+        filters = [shared.deny(h) if exclude_seen else shared for h in histories]
+        if denied is not None:
+            filters = [one.deny(items) for one, items in zip(filters, denied, strict=True)]
+        return self.ranker.rank(
+            histories, k=k, ids=ids, ranking=ranking, beams=beams, filters=filters, progress=progress
+        )
+
+    def search(
+        self, query: str, k: int = 10, *, where: Mapping[str, Any] | None = None, deny: Sequence[str] = ()
+    ) -> list[tuple[str, float]]:
+        """Items that a text describes, by the LM's text-to-codes task under constrained decoding: (item id, score)."""
+        prompt = search_prompt(self._tokenizer, query)
+        one = self._shared(where, None).deny(self.catalog.rows(deny))
+        beams = max(k, self.ranker.config.beams)
+        found = beam_search(self.ranker.scorer, self.trie, [prompt], beams=beams, k=k, filters=[one])
+        pairs = zip(found.rows[0].tolist(), found.scores[0].tolist(), strict=True)
+        return [(self.catalog.item_ids[row], score) for row, score in pairs if row >= 0]
+
+    def similar(self, item_id: str, k: int) -> list[tuple[str, float]]:
+        """The k items nearest by cosine of the fused vectors, without the item and withdrawn ones: (item id, cosine)."""
+        row = self.catalog.row(item_id)
+        cosine = self._unit_vectors @ self._unit_vectors[row]
+        cosine[self.catalog.withdrawn] = -np.inf
+        cosine[row] = -np.inf
+        best = np.lexsort((np.arange(len(cosine)), -cosine))[:k]
+        return [(self.catalog.item_ids[i], float(cosine[i])) for i in best if np.isfinite(cosine[i])]
+
+    def _shared(self, where: Mapping[str, Any] | None, allowed: NDArray[np.bool_] | None) -> ItemFilter:
+        shared = self.filters(where)
+        return shared if allowed is None else shared & ItemFilter.from_mask(self.trie, allowed)

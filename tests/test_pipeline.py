@@ -1,0 +1,229 @@
+"""`genrec fit` and what stands on a run, end to end on a shop of 60 items: real stages, real model folder, real lists."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from genrec import Recommender
+from genrec.cli.main import main
+from genrec.sample_shop import make_sample_shop
+from semtok.errors import InputError
+from semtok.folders import read_json
+
+SMALL = [
+    "--sasrec.width=16", "--collaborative.epochs=3", "--fusion.width=16", "--lm.epochs=2", "--lm.width=16",
+    "--lm.text_vocabulary=300", "--lm.dense_width=16", "--lm.valid_cases=50", "--topk.k=5", "--topk.shard_size=40",
+]  # fmt: skip
+
+
+def write_shop(folder: Path) -> Path:
+    """A small shop and the smallest configuration for it."""
+    make_sample_shop(0, users=150, items=60).write(folder)
+    config = folder / "my.yaml"
+    config.write_text(
+        f"data:\n  items: {folder / 'items.jsonl'}\n  interactions: {folder / 'interactions.csv'}\nrun: {folder / 'run'}\n"
+    )
+    return config
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    """Every file of a run that must be the same every time."""
+    return {
+        str(path.relative_to(run)): path.read_bytes()
+        for path in sorted(run.rglob("*"))
+        if path.is_file() and path.name not in ("log.jsonl", ".lock", "config.yaml")
+    }
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = write_shop(tmp_path_factory.mktemp("shop"))
+    assert main(["fit", str(config), *SMALL]) == 0
+    return config.parent / "run"
+
+
+def test_every_list_is_full_unseen_and_known(run: Path) -> None:
+    lists = pl.read_parquet(sorted((run / "topk").glob("part-*.parquet")))
+    users = pl.read_parquet(run / "split/users.parquet")
+    items = set(pl.read_ndjson(run.parent / "items.jsonl")["item_id"].cast(pl.String))
+    assert lists["user_id"].to_list() == users["user_id"].to_list()
+    for history, recommended, scores in zip(users["history"], lists["item_ids"], lists["scores"], strict=True):
+        assert len(set(recommended)) == 5
+        assert set(recommended) <= items - set(history)
+        assert scores.to_list() == sorted(scores, reverse=True)
+
+
+def test_a_second_fit_does_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(run)
+    started = [path.stat().st_mtime_ns for path in sorted(run.rglob("manifest.json"))]
+    assert main(["fit", str(run.parent / "my.yaml"), *SMALL]) == 0
+    assert contents(run) == before
+    assert [path.stat().st_mtime_ns for path in sorted(run.rglob("manifest.json"))] == started
+    assert "genrec joined" in capsys.readouterr().out
+
+
+def test_the_same_seed_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:
+    config = write_shop(tmp_path)
+    assert main(["fit", str(config), *SMALL]) == 0
+    assert contents(tmp_path / "run") == contents(run)
+
+
+def test_the_report_has_baselines_and_the_three_rankings(run: Path) -> None:
+    rows = read_json(run / "report/metrics.json")
+    models = {row["model"] for row in rows}
+    assert models == {
+        "Popularity", "Markov", "ItemKnn", "SASRec", "genrec beam", "genrec dense", "genrec joined (default)"
+    }  # fmt: skip
+    assert {"all", "head", "tail", "cold"} <= {row["slice"] for row in rows}
+    assert "<html" in (run / "report/report.html").read_text()
+
+
+def test_the_lm_folder_opens_as_it_is(run: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(run / "lm")
+    tokenizer = AutoTokenizer.from_pretrained(run / "lm")
+    assert model.get_input_embeddings().weight.shape[0] >= len(tokenizer)
+    assert tokenizer.convert_tokens_to_ids("<a_0>") != tokenizer.unk_token_id
+    settings = read_json(run / "lm/generation_config.json")
+    assert not {"temperature", "top_k", "top_p"} & settings.keys()
+
+
+def test_recommend_filters_search_and_similar(run: Path) -> None:
+    recommender = Recommender.from_pretrained(run)
+    items = recommender.catalog.item_ids
+    lists = recommender.recommend([[items[0], items[1]], []], k=4, where={"price": (None, 50)}, deny=[[items[2]], []])
+    prices = recommender.catalog.attributes["price"].to_numpy()
+    for row, denied in zip(lists.rows, ({0, 1, 2}, set()), strict=True):
+        assert len(row) == 4
+        assert not denied & set(row.tolist())
+        assert (prices[row] <= 50).all()
+    for ranking in ("beam", "rerank", "dense"):
+        assert len(recommender.recommend([[items[0]]], k=60, ranking=ranking, beams=60).rows[0]) == 59
+    short = recommender.recommend([[items[0]]], k=100)
+    assert len(short.rows[0]) == 59
+    assert "100 were asked for" in str(short.reasons[0])
+    assert len(recommender.search("coffee", 3)) == 3
+    similar = recommender.similar(items[5], 3)
+    assert len(similar) == 3
+    assert items[5] not in dict(similar)
+    with pytest.raises(InputError, match="nobody"):
+        recommender.recommend([["nobody"]])
+
+
+def test_add_items_moves_no_id_and_recommends_the_new(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    before = pl.read_parquet(copy / "semtok/semantic_ids.parquet")
+    file = tmp_path / "new.jsonl"
+    file.write_text(json.dumps({"item_id": "new1", "title": "Copper kettle", "price": 20.0}) + "\n")
+    assert main(["add-items", str(copy), str(file)]) == 0
+    after = pl.read_parquet(copy / "semtok/semantic_ids.parquet")
+    assert after.head(len(before)).equals(before)
+    recommender = Recommender.from_pretrained(copy)
+    row = recommender.catalog.row("new1")
+    mask = np.zeros(len(recommender.catalog), dtype=bool)
+    mask[row] = True
+    assert recommender.recommend([[recommender.catalog.item_ids[0]]], k=1, allowed=mask).rows[0].tolist() == [row]
+    assert main(["add-items", str(copy), str(file)]) == 2
+
+
+def test_inspect_and_evaluate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    item = Recommender.from_pretrained(run).catalog.item_ids[3]
+    assert main(["inspect", str(run), item]) == 0
+    assert item in capsys.readouterr().out
+    assert main(["inspect", str(run)]) == 0
+    assert "collision rate after" in capsys.readouterr().out
+    assert main(["evaluate", str(run)]) == 0
+    assert "Markov" in capsys.readouterr().out
+
+
+def test_recommend_for_given_histories(run: Path, tmp_path: Path) -> None:
+    items = Recommender.from_pretrained(run).catalog.item_ids
+    users = tmp_path / "users.jsonl"
+    users.write_text(json.dumps({"user_id": "x", "history": [items[1]]}) + "\n")
+    options = ["--users", str(users), "--out", str(tmp_path / "out"), "--k", "3", "--ranking", "beam"]
+    assert main(["recommend", str(run), *options, "--where", '{"price": [null, 80]}']) == 0
+    assert len(pl.read_parquet(tmp_path / "out/part-00000.parquet")["item_ids"][0]) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit"], "CONFIG is missing"),
+        (["fit", "none.yaml"], "none.yaml: no such configuration file"),
+        (["fit", "{config}", "--lm.heads=3"], "--lm.heads 3"),
+        (["fit", "{config}", "--lm.nothing=3"], "lm.nothing"),
+        (["fit", "{config}", "--data.items=gone.jsonl"], "gone.jsonl"),
+        (["fit", "{config}", "--data.split=given"], "--data.splits"),
+        (["fit", "{config}", "--text.encoder=word2vec"], "word2vec"),
+        (["fit", "{config}", "--lm.base=no/such/model", "--run={new}"], "--lm.base no/such/model"),
+        (["nonsense"], "no command"),
+        (["inspect", "nowhere"], "not a run folder"),
+        (["inspect", "{run}", "nobody"], "nobody"),
+        (["recommend", "{run}", "--k=0"], "--k 0"),
+        (["recommend", "{run}", "--where={"], "--where"),
+        (["recommend", "{run}", '--where={"colour": "red"}', "--out={new}"], "colour"),
+        (["recommend", "{run}", "--users=gone.csv", "--out={new}"], "gone.csv"),
+        (["recommend", "{run}", "--engine=vllm", "--ranking=dense"], "dense head"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], arguments: Sequence[str], message: str
+) -> None:
+    before = contents(run)
+    places = {"config": str(run.parent / "my.yaml"), "run": str(run), "new": str(tmp_path / "new")}
+    filled = [a.replace("{config}", places["config"]).replace("{run}", places["run"]).replace("{new}", places["new"])
+              for a in arguments]  # fmt: skip
+    if filled[0] == "fit" and len(filled) > 2:
+        filled += SMALL if not any(a.startswith("--lm.heads") for a in filled) else []
+        if not any(a.startswith("--run") for a in filled):
+            filled.append(f"--run={tmp_path / 'new'}")
+    assert main(filled) == 2
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert message in last
+    assert contents(run) == before
+
+
+def test_a_truncated_run_is_refused(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    weights = copy / "lm/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"model\.safetensors.*truncated"):
+        Recommender.from_pretrained(copy)
+    (copy / "lm/manifest.json").unlink()
+    with pytest.raises(InputError, match="unfinished"):
+        Recommender.from_pretrained(copy)
+
+
+@pytest.mark.slow
+def test_killed_fits_end_with_the_bytes_of_an_undisturbed_one(run: Path, tmp_path: Path) -> None:
+    config = write_shop(tmp_path)
+    command = [sys.executable, "-m", "genrec.cli.main", "fit", str(config), *SMALL]
+    threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    rng, kills = random.Random(0), 0
+    while kills < 8:
+        process = subprocess.Popen(command, env=threads, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(rng.uniform(4, 14))
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    assert kills >= 2
+    subprocess.run(command, env=threads, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert contents(tmp_path / "run") == contents(run)

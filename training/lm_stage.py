@@ -1,0 +1,113 @@
+"""The LM stage of a run folder: what it reads, what it writes, the same under `genrec fit` and `accelerate launch`.
+
+accelerate launch -m training.finetune --config runs/mine/config.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from accelerate import PartialState
+
+from genrec.cases import Split
+from genrec.ranking import RankingConfig
+from semtok.catalog import Catalog
+from semtok.errors import InputError
+from semtok.folders import check_folder, finish_rename, hash_value, new_folder, read_json
+from semtok.quantizers import load_quantizer
+from semtok.semantic_ids import SemanticIds
+from semtok.vectors import ItemVectors
+from training.finetune import LmConfig, LmInputs, Log, fit_lm, save_lm
+from training.validation import Validation
+
+NEEDS = ("catalog", "split", "vectors/collaborative", "vectors/item", "semtok")
+
+
+def stage_inputs(run: Path, lm: LmConfig, ranking: RankingConfig) -> dict[str, Any]:
+    """What decides the stage's bytes: configuration, and the files of the stages before it."""
+    needs = {name: hash_value(check_folder(run / name)["files"]) for name in NEEDS}
+    return {"stage": "lm", "config": {"lm": asdict(lm), "ranking": asdict(ranking)}, "needs": needs}
+
+
+def load_inputs(run: Path) -> LmInputs:
+    """Read the stages before this one."""
+    ids = SemanticIds.load(run / "semtok")
+    codebooks = list(load_quantizer(run / "semtok").codebooks)
+    rng = np.random.default_rng(0)
+    for size in ids.sizes[len(codebooks) :]:  # a level that only keeps items apart has no vectors of its own
+        codebooks.append(rng.standard_normal((size, codebooks[0].shape[1]), dtype=np.float32))
+    return LmInputs(
+        catalog=Catalog.load(run / "catalog"),
+        semantic_ids=ids,
+        codebooks=codebooks,
+        item_vectors=ItemVectors.load(run / "vectors/item/item.safetensors"),
+        split=Split.load(run / "split"),
+        identity=ItemVectors.load(run / "vectors/collaborative/collaborative.safetensors").values,
+        exclude_seen=read_json(run / "split/data.json")["exclude_seen"],
+    )
+
+
+def run_lm_stage(
+    run: Path, lm: LmConfig, ranking: RankingConfig, log: Log, progress: Callable[[int, int], None]
+) -> None:
+    """Fine-tune and write `RUN/lm`; an interrupted attempt goes on from its last epoch."""
+    main_process = PartialState().is_main_process
+    inputs = load_inputs(run)
+    target = run / "lm"
+    with contextlib.ExitStack() as stack:
+        scratch = target.with_name(".lm.new")
+        if main_process:
+            scratch = stack.enter_context(new_folder(target, stage_inputs(run, lm, ranking), resume=True))
+            (scratch / "work").mkdir(exist_ok=True)
+        PartialState().wait_for_everyone()
+        ranking = replace(ranking, max_items=lm.max_items)
+        validation = Validation(inputs, ranking, lm.score_space, lm.valid_cases, lm.seed)
+        built = fit_lm(inputs, lm, scratch / "work", log, validation, progress=progress)
+        if built is None:
+            return
+        if ranking.dense_share is None:
+            ranking = replace(ranking, dense_share=validation(built)["dense_share"])
+        (scratch / "work/training.json").rename(scratch / "training.json")
+        save_lm(built, scratch, {"score_space": lm.score_space, "ranking": asdict(ranking)})
+        shutil.rmtree(scratch / "work")
+
+
+def main() -> None:
+    """`accelerate launch -m training.finetune --config RUN/config.yaml`."""
+    parser = argparse.ArgumentParser(prog="training.finetune", description="Fine-tune the language model of a run.")
+    parser.add_argument("--config", type=Path, required=True, help="config.yaml of a run that `genrec fit` began")
+    path: Path = parser.parse_args().config
+    try:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file")
+        value: Mapping[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        run, lm, ranking = from_config(value)
+        finish_rename(run / "lm")
+        log_file = run / "log.jsonl"
+
+        def log(row: Mapping[str, Any]) -> None:
+            with open(log_file, "a", encoding="utf-8") as out:
+                out.write(json.dumps(dict(row)) + "\n")
+
+        run_lm_stage(run, lm, ranking, log, lambda done, total: None)
+    except InputError as error:
+        sys.exit(f"training.finetune: {error}")
+
+
+def from_config(value: Mapping[str, Any]) -> tuple[Path, LmConfig, RankingConfig]:
+    """Run folder and the stage's settings from a resolved configuration, seeds included."""
+    try:
+        lm = LmConfig(**value["lm"])
+        return Path(value["run"]), replace(lm, seed=lm.seed + value["seed"]), RankingConfig(**value["ranking"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"not the resolved configuration of a run ({error})") from None
