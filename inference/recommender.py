@@ -185,7 +185,7 @@ class Recommender:
         return [(self.catalog.item_ids[row], score) for row, score in pairs if row >= 0]
 
     def similar(self, item_id: str, k: int) -> list[tuple[str, float]]:
-        """The k items nearest by cosine of the fused vectors, without the item and withdrawn ones: (item id, cosine)."""
+        """The k nearest other items by cosine of the fused vectors, withdrawn ones left out: (item id, cosine)."""
         row = self.catalog.row(item_id)
         cosine = self._unit_vectors @ self._unit_vectors[row]
         cosine[self.catalog.withdrawn] = -np.inf

@@ -1,4 +1,4 @@
-"""The parts of the LM stage against direct evaluation: losses, windows, batches, checkpoints, dense head, vocabulary, rows."""
+"""The parts of the LM stage against direct evaluation: losses, batches, checkpoints, dense head, vocabulary, rows."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_typed_control_tokens_stay_text(tmp_path: Path) -> None:
     vocabulary.save(tmp_path)
     assert SidVocabulary.load(tmp_path).history_token == vocabulary.history_token
     (tmp_path / "sid_vocabulary.json").write_text("[]")
-    with pytest.raises(InputError, match="sid_vocabulary.json"):
+    with pytest.raises(InputError, match="not a SID vocabulary"):
         SidVocabulary.load(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""`genrec fit` and what stands on a run, end to end on a shop of 60 items: real stages, real model folder, real lists."""
+"""`genrec fit` and what stands on a run, end to end on a shop of 60 items: real stages, model folder and lists."""
 
 from __future__ import annotations
 
@@ -35,9 +35,8 @@ def write_shop(folder: Path) -> Path:
     """A small shop and the smallest configuration for it."""
     make_sample_shop(0, users=150, items=60).write(folder)
     config = folder / "my.yaml"
-    config.write_text(
-        f"data:\n  items: {folder / 'items.jsonl'}\n  interactions: {folder / 'interactions.csv'}\nrun: {folder / 'run'}\n"
-    )
+    data = f"data:\n  items: {folder / 'items.jsonl'}\n  interactions: {folder / 'interactions.csv'}\n"
+    config.write_text(f"{data}run: {folder / 'run'}\n")
     return config
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from genrec.sequences import Sequences
 from genrec.torch_scorer import TorchScorer
 from genrec.trie import CodeTrie
 from genrec.vocabulary import SidVocabulary
-from inference.batch import BatchJob, Recommend, Shard, ShardError, cut, run_batch
+from inference.batch import BatchJob, Recommend, Shard, ShardError, run_batch, write_shards
 from inference.users import User
 from semtok.errors import InputError
 
@@ -72,7 +72,7 @@ def engine(spec: Spec) -> Recommend:
 
     def recommend(histories: Sequences) -> Recommendations:
         if len(histories[0]) == spec.kill:
-            mark = Path(spec.folder) / f"killed {len(histories[0])}"
+            mark = Path(spec.folder) / "killed"
             if not mark.exists():
                 mark.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -128,36 +128,55 @@ def contents(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in out.iterdir()}
 
 
-def run(spec: Spec, out: Path, workers: int = 2) -> None:
-    slots = Slots(workers=workers)
+def run(spec: Spec, out: Path) -> None:
+    slots = Slots(workers=2)
     run_on_ray(engine, spec, Shoppers(70), out, job=JOB, item_ids=ITEM_IDS, log=out.parent / "l.jsonl", slots=slots)
 
 
 @pytest.mark.usefixtures("cluster")
 def test_same_bytes_as_in_one_process(folder: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
-    run(Spec(str(folder)), tmp_path / "topk")
+    """And no more shards are taken from the users than the actors may hold."""
+    taken = done = 0
+    execute = on_ray(engine, Spec(str(folder)), slots=Slots(workers=2))
+
+    def counted(shards: Iterable[Shard]) -> Iterator[tuple[Shard, Recommendations]]:
+        nonlocal done
+
+        def taking() -> Iterator[Shard]:
+            nonlocal taken
+            for shard in shards:
+                taken += 1
+                yield shard
+
+        for answer in execute(taking()):
+            done += 1
+            assert taken < done + 2 * IN_FLIGHT
+            yield answer
+
+    write_shards(counted, Shoppers(70), tmp_path / "topk", job=JOB, item_ids=ITEM_IDS, log=tmp_path / "l.jsonl")
+    assert taken == done == 9
     assert contents(tmp_path / "topk") == undisturbed
 
 
 @pytest.mark.usefixtures("cluster")
-@pytest.mark.parametrize("first_length", [7])
 def test_a_killed_worker_is_replaced(
-    folder: Path, undisturbed: dict[str, bytes], tmp_path: Path, first_length: int, caplog: pytest.LogCaptureFixture
+    folder: Path, undisturbed: dict[str, bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """SIGKILL inside a shard: every shard is there, to the byte."""
-    run(Spec(str(folder), kill=first_length), tmp_path / "topk")
-    assert (folder / f"killed {first_length}").exists()
+    run(Spec(str(folder), kill=7), tmp_path / "topk")
+    assert (folder / "killed").exists()
     assert contents(tmp_path / "topk") == undisturbed
     assert any("Actor" in record.message for record in caplog.records)
 
 
 @pytest.mark.usefixtures("cluster")
 def test_a_shard_that_always_fails_ends_the_job(folder: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
-    """With one line; what was finished stays, and another run completes it."""
+    """With one line; what was finished stays, and a run in one process completes it."""
     with pytest.raises(ShardError, match=r"^shard 4 \(.*\) failed, attempt 3 of 3: RuntimeError: no luck$"):
         run(Spec(str(folder), fail=len(list(Shoppers(33))[32][1])), tmp_path / "topk")
     assert not (tmp_path / "topk" / "manifest.json").exists()
-    run(Spec(str(folder)), tmp_path / "topk", workers=1)
+    log = tmp_path / "l.jsonl"
+    run_batch(engine(Spec(str(folder))), Shoppers(70), tmp_path / "topk", job=JOB, item_ids=ITEM_IDS, log=log)
     assert contents(tmp_path / "topk") == undisturbed
 
 
@@ -175,21 +194,3 @@ def test_mistakes_arrive_as_they_are(tmp_path: Path) -> None:
         replace(Slots(), workers=0)
     with pytest.raises(ValueError, match="must be a function of a module"):
         on_ray(lambda spec: engine(spec), spec, slots=Slots())
-
-
-@pytest.mark.usefixtures("cluster")
-def test_shards_wait_for_room(folder: Path) -> None:
-    """No more shards are taken from the users than the actors may hold."""
-    taken = 0
-
-    def shards() -> Iterator[Shard]:
-        nonlocal taken
-        for shard in cut(Shoppers(70), 8):
-            taken += 1
-            yield shard
-
-    done = 0
-    for _ in on_ray(engine, Spec(str(folder)), slots=Slots(workers=2))(shards()):
-        done += 1
-        assert taken <= done + 2 * IN_FLIGHT
-    assert done == taken == 9

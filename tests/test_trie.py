@@ -92,7 +92,7 @@ def test_two_items_with_one_sequence_are_named() -> None:
         ([0, 1, 2], "shape"),
         ([[0.0, 1.0, 2.0]], "integers"),
         ([[0, 1]], "2 levels but sizes name 3"),
-        ([[0, 0, 0], [1, 3, 0]], "row 1: code 3 of level 1"),
+        ([[0, 0, 0], [1, 3, 0]], "row 1: code 3 of level 1 is not in 0 to 2"),
         ([[0, 0, 0], [-1, 0, 0]], "row 1: code -1 of level 0"),
         (np.empty((0, 3), dtype=np.int32), "at least one item"),
     ],

@@ -121,7 +121,7 @@ class JointModel(nn.Module):
         return states
 
     def forward(self, batch: Batch) -> Losses:
-        """Losses of a batch: codes over their score space, text over the text rows, items over those seen in training."""
+        """Losses: codes over their score space, text over the text rows, items over those seen in training."""
         hidden = self.hidden(batch.input_ids)
         output_rows = self.rows if self.output_rows is None else self.output_rows
         words = self.lm.get_output_embeddings().weight

@@ -1,7 +1,7 @@
-"""`genrec add-items`: new items get vectors and IDs with the stored encoder, fusion and quantiser, and can be recommended at once.
+"""`genrec add-items`: new items get vectors and IDs with the stored encoder, fusion and quantiser.
 
-Nothing is trained and no published ID moves. The catalogue is replaced last: after a kill the same command goes on, and until then the
-run refuses to open rather than answer from halves.
+They can be recommended at once. Nothing is trained and no published ID moves. The catalogue is replaced last: after a
+kill the same command goes on, and until then the run refuses to open rather than answer from halves.
 """
 
 from __future__ import annotations
@@ -73,8 +73,7 @@ def _behind(old: ItemVectors, n: int, new: ItemVectors) -> ItemVectors:
 def _extended(folder: Path, inputs: dict[str, str]) -> Iterator[Path]:
     """A copy of a sealed folder to change, put in its place when the block ends; keeps what the folder was made from."""
     made_from = check_folder(folder)["inputs"]
-    with new_folder(
-        folder, {**made_from, "items_added": [*made_from.get("items_added", []), inputs["added"]]}
-    ) as scratch:
+    added = [*made_from.get("items_added", []), inputs["added"]]
+    with new_folder(folder, {**made_from, "items_added": added}) as scratch:
         shutil.copytree(folder, scratch, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
         yield scratch

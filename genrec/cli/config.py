@@ -1,6 +1,6 @@
 """The configuration of a run: a YAML file and dotted overrides, checked once, before any work.
 
-The smallest file names the two tables and the run folder; `genrec fit --help` prints every other setting with its default.
+The smallest file names the two tables and the run folder; `genrec fit --help` prints every other setting.
 """
 
 from __future__ import annotations

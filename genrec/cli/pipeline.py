@@ -1,10 +1,10 @@
-"""`genrec fit`: the stages of a run in order, each into its own sealed folder, skipped where nothing that it reads has changed.
+"""`genrec fit`: the stages of a run in order, each into its own sealed folder, skipped where nothing it reads changed.
 
     catalog ─┬─ vectors/text ──────────┬─ vectors/item ─ semtok ─ lm ─┬─ report
              └─ split ─ vectors/collaborative ┘                       └─ topk
 
-A stage's manifest holds a hash of its configuration and of the files it read. An interrupted stage goes on from its checkpoint, or
-starts again; everything before it stands.
+A stage's manifest holds a hash of its configuration and of the files it read. An interrupted stage goes on from its
+checkpoint, or starts again; everything before it stands.
 """
 
 from __future__ import annotations
@@ -38,13 +38,21 @@ from inference.users import FileUsers
 from semtok.catalog import Catalog
 from semtok.encoders import make_encoder
 from semtok.errors import InputError
-from semtok.folders import MANIFEST, check_folder, finish_rename, hash_file, hash_value, new_folder, read_json, to_json
-from semtok.folders import write_atomic
+from semtok.folders import (
+    MANIFEST,
+    check_folder,
+    finish_rename,
+    hash_file,
+    hash_value,
+    new_folder,
+    read_json,
+    to_json,
+    write_atomic,
+)
 from semtok.fusion import Fusion
 from semtok.quality import measure_quality
 from semtok.quality_plots import plot_quality
-from semtok.quantizers import load_quantizer
-from semtok.semantic_ids import SemanticIds, assign_ids
+from semtok.semantic_ids import assign_ids
 from semtok.vectors import ItemVectors
 from training.lm_stage import from_config, run_lm_stage, stage_inputs
 from training.quantizer import fit_quantizer
