@@ -71,7 +71,7 @@ def _behind(old: ItemVectors, n: int, new: ItemVectors) -> ItemVectors:
 
 @contextlib.contextmanager
 def _extended(folder: Path, inputs: dict[str, str]) -> Iterator[Path]:
-    """A copy of a sealed folder to change, put in its place when the block ends; keeps what the folder was made from."""
+    """A copy of a sealed folder to change, put in its place when the block ends; keeps what it was made from."""
     made_from = check_folder(folder)["inputs"]
     added = [*made_from.get("items_added", []), inputs["added"]]
     with new_folder(folder, {**made_from, "items_added": added}) as scratch:
