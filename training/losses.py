@@ -62,5 +62,6 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, smo
     Returns:
         A scalar in float32: the sum, so that the caller decides what to divide by.
     """
-    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, smoothing)
+    with torch.autocast(hidden.device.type, enabled=False):  # the chunks decide their own precision
+        loss: Tensor = _LinearCrossEntropy.apply(hidden, weight.to(hidden.dtype), targets, smoothing)
     return loss

@@ -1,0 +1,148 @@
+"""The LM stage on a shop of 40 items: resume, LoRA with merged export, tied and untied bases, mixed precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from genrec.interactions import Interactions
+from genrec.ranking import RankingConfig
+from genrec.sample_shop import make_sample_shop
+from genrec.splits import leave_last_out
+from semtok.catalog import Catalog
+from semtok.errors import InputError
+from semtok.semantic_ids import SemanticIds
+from semtok.vectors import ItemVectors
+from training.finetune import Built, LmConfig, LmInputs, build, fit_lm, save_lm
+from training.lm_base import scratch_tokenizer
+from training.validation import Validation
+
+TINY = LmConfig(width=16, layers=1, heads=2, text_vocabulary=300, epochs=2, dense_width=8, valid_cases=30, max_items=6)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> LmInputs:
+    folder = tmp_path_factory.mktemp("shop")
+    make_sample_shop(0, users=80, items=60).write(folder)
+    catalog = Catalog.from_file(folder / "items.jsonl")
+    split = leave_last_out(Interactions.from_file(folder / "interactions.csv", catalog))
+    rng = np.random.default_rng(0)
+    codes = np.array([[row // 8, row % 8] for row in range(60)], dtype=np.int32)
+    books = [rng.standard_normal((8, 6)).astype(np.float32) for _ in range(2)]
+    vectors = ItemVectors(rng.standard_normal((60, 6)).astype(np.float32), "random")
+    return LmInputs(catalog, SemanticIds(catalog.item_ids, codes, (8, 8)), books, vectors, split, None)
+
+
+def fitted(inputs: LmInputs, config: LmConfig, work: Path, log: Any = lambda row: None) -> Built:
+    work.mkdir(exist_ok=True)
+    validation = Validation(inputs, RankingConfig(max_items=6, beams=8), config.score_space, config.valid_cases, 0)
+    built = fit_lm(inputs, config, work, log, validation)
+    assert built is not None
+    return built
+
+
+def base_folder(inputs: LmInputs, folder: Path, *, tied: bool) -> Path:
+    tokenizer = scratch_tokenizer(inputs.catalog.texts(), 300)
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+        head_dim=8, intermediate_size=32, tie_word_embeddings=tied, eos_token_id=0, pad_token_id=0,
+    )  # fmt: skip
+    model = Qwen3ForCausalLM(config)
+    model.generation_config.update(do_sample=True, temperature=0.6, top_k=20)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def logits(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(input_ids=tokens).logits
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("rank", [0, 4])
+def test_the_saved_folder_has_the_logits_of_the_trained_model(
+    inputs: LmInputs, tmp_path: Path, tied: bool, rank: int
+) -> None:
+    base = base_folder(inputs, tmp_path / "base", tied=tied)
+    built = fitted(
+        inputs, replace(TINY, base=str(base), dropout=0.0, lora_rank=rank, learning_rate=1e-2), tmp_path / "w"
+    )
+    tokens = torch.tensor([[5, 9, *built.vocabulary.prompt(inputs.semantic_ids.codes[[3, 7]])]])
+    before = logits(built.model.export(), tokens)
+    with torch.inference_mode():
+        hidden = built.model.hidden(tokens)
+    save_lm(built, tmp_path / "lm", {})
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "lm")
+    torch.testing.assert_close(logits(saved, tokens), before, rtol=0, atol=1e-4)
+    with torch.inference_mode():
+        torch.testing.assert_close(saved.base_model(input_ids=tokens).last_hidden_state, hidden, rtol=0, atol=1e-4)
+    assert saved.generation_config.temperature in (None, 1.0)
+    assert not saved.generation_config.do_sample
+    words = AutoModelForCausalLM.from_pretrained(base).get_input_embeddings().weight
+    kept = torch.equal(saved.get_input_embeddings().weight[: built.vocabulary.history_token], words)
+    assert kept == (rank > 0)  # adapters leave every other row equal to the bit; full fine-tuning moves them
+
+
+def test_an_interrupted_fit_ends_with_the_weights_of_an_undisturbed_one(inputs: LmInputs, tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def killer(row: Mapping[str, Any]) -> None:
+        if row["epoch"] == 1:
+            raise Killed
+
+    config = replace(TINY, epochs=3)
+    whole = fitted(inputs, config, tmp_path / "whole")
+    with pytest.raises(Killed):
+        fitted(inputs, config, tmp_path / "broken", killer)
+    resumed = fitted(inputs, config, tmp_path / "broken")
+    for (name, a), (_, b) in zip(whole.model.state_dict().items(), resumed.model.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+    assert (tmp_path / "whole/training.json").read_bytes() == (tmp_path / "broken/training.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "changed", [{"precision": "bf16"}, {"score_space": "vocabulary"}, {"gradient_accumulation": 2}]
+)
+def test_other_ways_of_training_learn(inputs: LmInputs, tmp_path: Path, changed: dict[str, Any]) -> None:
+    rows: list[Mapping[str, Any]] = []
+    fitted(inputs, replace(TINY, epochs=4, batch_tokens=256, **changed), tmp_path / "w", rows.append)
+    assert rows[-1]["code_loss"] < rows[0]["code_loss"]
+    assert rows[-1]["dense_loss"] < rows[0]["dense_loss"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"heads": 3}, "--lm.heads 3"),
+        ({"dropout": 1.0}, "--lm.dropout"),
+        ({"lora_rank": 4}, "--lm.lora_rank"),
+        ({"epochs": 0}, "--lm.epochs 0"),
+        ({"text_vocabulary": 12}, "--lm.text_vocabulary"),
+        ({"text_share": -1.0}, "--lm.text_share"),
+    ],
+)
+def test_bad_settings_name_their_flag(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        replace(TINY, **changed)
+
+
+def test_a_base_that_has_sid_tokens_is_refused(inputs: LmInputs, tmp_path: Path) -> None:
+    save_lm(fitted(inputs, replace(TINY, epochs=1), tmp_path / "w"), tmp_path / "lm", {})
+    grown = replace(inputs, semantic_ids=replace_sizes(inputs.semantic_ids))
+    with pytest.raises(InputError, match="already has some of the SID tokens"):
+        build(grown, replace(TINY, base=str(tmp_path / "lm")))
+
+
+def replace_sizes(ids: SemanticIds) -> SemanticIds:
+    """The same IDs with room for one more code on the first level."""
+    return SemanticIds(ids.item_ids, ids.codes, (9, 8))
