@@ -1,4 +1,4 @@
-"""Recommenders without a gradient, for the same table as ours: popularity, first-order Markov, item-kNN.
+"""Recommenders without a gradient, for the same table as ours: popularity, Markov, item-kNN, content, chance.
 
 Each is fitted with `fit(train, n_items)` and answers `score(histories)` with float32 [B, N], higher is better;
 `genrec.evaluation.rank` asks in chunks. None of them leaves out the items of the history: `top_k(exclude=...)` does.
@@ -131,6 +131,45 @@ class ItemKnn:
         asked = sparse.csr_array((weight, (people, histories.values)), shape=shape)
         scores: Scores = (asked @ self.similarity).toarray()
         return scores + np.float32(1e-6) * self.popularity.score(histories)
+
+
+@dataclass(frozen=True)
+class Random:
+    """Ranks by chance: the floor, also for items that nobody has bought.
+
+    Attributes:
+        n_items: N.
+        seed: of the draw, one a batch of histories.
+    """
+
+    n_items: int
+    seed: int = 0
+
+    def score(self, histories: Sequences) -> Scores:
+        rng = np.random.default_rng((self.seed, len(histories), int(histories.values.sum(dtype=np.int64))))
+        return rng.random((len(histories), self.n_items), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class ContentKnn:
+    """Ranks by the cosine of an item's text with the recent history's, so that items nobody has bought can be met.
+
+    Attributes:
+        units: float32 [N, D], text vectors of unit length.
+        decay: weight of an event relative to the one after it.
+    """
+
+    units: Scores
+    decay: float = 0.7
+
+    def score(self, histories: Sequences) -> Scores:
+        people = np.repeat(np.arange(len(histories)), histories.lengths)
+        age = histories.offsets[1:][people] - 1 - np.arange(len(people))
+        shape = (len(histories), len(self.units))
+        weight = (self.decay**age).astype(np.float32)
+        asked = sparse.csr_array((weight, (people, histories.values)), shape=shape)
+        scores: Scores = (asked @ self.units) @ self.units.T
+        return scores
 
 
 def _largest(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec.baselines import BASELINES, ItemKnn, Markov, Popularity
+from genrec.baselines import BASELINES, ContentKnn, ItemKnn, Markov, Popularity, Random
 from genrec.metrics import top_k
 from genrec.sequences import Sequences
 
@@ -93,3 +93,17 @@ def test_item_knn_has_the_same_neighbours_in_blocks(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("genrec.baselines._BLOCK", 7)
     assert np.array_equal(ItemKnn.fit(train, 50, neighbours=5).similarity.toarray(), whole)
     assert (np.count_nonzero(whole, axis=1) <= 5).all()
+
+
+def test_content_knn_meets_items_that_nobody_has_bought() -> None:
+    units = np.array([[1, 0], [0.8, 0.6], [0, 1], [1, 0]], dtype=np.float32)
+    scores = ContentKnn(units, decay=0.5).score(Sequences.from_lists([[2, 0], []]))
+    np.testing.assert_allclose(scores[0], [1.0, 0.8 + 0.5 * 0.6, 0.5, 1.0])
+    assert not scores[1].any()
+
+
+def test_random_is_the_same_for_the_same_question_and_spreads_hits_evenly() -> None:
+    histories = Sequences.from_lists([[i % 7] for i in range(2000)])
+    scores = Random(20).score(histories)
+    assert np.array_equal(scores, Random(20).score(histories))
+    assert abs((scores.argmax(axis=1) == 3).mean() - 1 / 20) < 0.02

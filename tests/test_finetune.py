@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from genrec.interactions import Interactions
@@ -25,6 +26,12 @@ from training.lm_base import scratch_tokenizer
 from training.validation import Validation
 
 TINY = LmConfig(width=16, layers=1, heads=2, text_vocabulary=300, epochs=2, dense_width=8, valid_cases=30, max_items=6)
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> None:
+    """accelerate keeps one precision a process; each test has its own."""
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ import numpy as np
 import polars as pl
 from tqdm import tqdm
 
-from genrec.baselines import BASELINES
+from genrec.baselines import BASELINES, ContentKnn, Random
 from genrec.cases import Cases, Split
 from genrec.cli.config import FitConfig
 from genrec.evaluation import KS, Row, compare, evaluate, rank
@@ -53,7 +53,7 @@ from semtok.fusion import Fusion
 from semtok.quality import measure_quality
 from semtok.quality_plots import plot_quality
 from semtok.semantic_ids import assign_ids
-from semtok.vectors import ItemVectors
+from semtok.vectors import ItemVectors, unit_rows
 from training.lm_stage import from_config, run_lm_stage, stage_inputs
 from training.quantizer import fit_quantizer
 from training.sequential import fit_sequential
@@ -122,7 +122,7 @@ class Pipeline:
         ]
 
     def _report_stage(self) -> Stage:
-        needs = ("catalog", "split", "vectors/collaborative", "vectors/item", "semtok", "lm")
+        needs = ("catalog", "split", "vectors/text", "vectors/collaborative", "vectors/item", "semtok", "lm")
         return Stage("report", {"title": self.run.name}, needs, self._report)
 
     def _bring_up_to_date(self, stage: Stage) -> None:
@@ -252,6 +252,10 @@ class Pipeline:
         lists: dict[str, Any] = {}
         for name, baseline in BASELINES.items():
             lists[name] = rank(baseline.fit(split.train, n_items).score, cases.histories, exclude_seen=exclude_seen)
+        text = ItemVectors.load(self.run / "vectors/text/text.safetensors")
+        content = ContentKnn(unit_rows(text.values))
+        lists["ContentKnn"] = rank(content.score, cases.histories, exclude_seen=exclude_seen)
+        lists["Random"] = rank(Random(n_items).score, cases.histories, exclude_seen=exclude_seen)
         sasrec = SasRec.load(self.run / "vectors/collaborative")
         lists["SASRec"] = rank(sasrec.score, cases.histories, exclude_seen=exclude_seen)
         settings = recommender.ranker.config
