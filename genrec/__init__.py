@@ -26,13 +26,12 @@ _PUBLIC = {
 __all__ = sorted(_PUBLIC)
 
 if TYPE_CHECKING:
-    from inference.recommender import Recommender as Recommender
-
     from genrec.filters import ItemFilter as ItemFilter
     from genrec.interactions import Interactions as Interactions
     from genrec.recommendations import Recommendations as Recommendations
     from genrec.trie import CodeTrie as CodeTrie
     from genrec.vocabulary import SidVocabulary as SidVocabulary
+    from inference.recommender import Recommender as Recommender
     from semtok.catalog import Catalog as Catalog
     from semtok.semantic_ids import SemanticIds as SemanticIds
     from semtok.vectors import ItemVectors as ItemVectors
