@@ -129,7 +129,7 @@ def _settle_node(codes: Codes, rows: NDArray[np.int64], size: int, costs: CostFu
         keeper = here[np.argmin(price[here, code])]
         movers += [index for index in here.tolist() if index != keeper]
     free = np.setdiff1d(np.arange(size), last)
-    chosen, targets = linear_sum_assignment(price[np.ix_(movers, free)])
+    chosen, targets = linear_sum_assignment(price[np.asarray(movers, dtype=np.int64)[:, None], free])
     for index, target in zip(chosen.tolist(), targets.tolist(), strict=True):
         codes[rows[movers[index]], -1] = free[target]
     return [int(rows[movers[index]]) for index in sorted(set(range(len(movers))) - set(chosen.tolist()))]
