@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from genrec.recommendations import Recommendations
 from genrec.sequences import Sequences
@@ -151,7 +151,7 @@ def _answers(team: _Team, shards: Iterator[Shard], attempts: int) -> Iterator[tu
         team.release(place)
         try:
             result = ray.get(future)
-        except (RayTaskError, RayActorError) as error:
+        except RayError as error:  # of the engine, of its actor, or an answer lost with the machine that held it
             note_failure(shard, attempt, attempts, error.cause if isinstance(error, RayTaskError) else error)
             if isinstance(error, RayActorError):
                 team.replace(place, actor)

@@ -92,9 +92,9 @@ def mistaken(spec: Spec) -> Recommend:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """Two slots on this machine; their processes don't step aside for others, as Ray's do by default."""
-    os.environ["RAY_worker_niceness"] = "0"
     here = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}  # workers import `engine` from this file
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=here)
+    kind = {"worker_niceness": 0}
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=here, _system_config=kind)
     yield
     ray.shutdown()
 
