@@ -225,3 +225,19 @@ def test_killed_fits_end_with_the_bytes_of_an_undisturbed_one(run: Path, tmp_pat
     assert kills >= 2
     subprocess.run(command, env=threads, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert contents(tmp_path / "run") == contents(run)
+
+
+@pytest.mark.slow
+def test_the_lm_stage_alone_on_two_processes(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / "lm")
+    settings = (copy / "config.yaml").read_text().replace(f"run: {run}", f"run: {copy}")
+    (copy / "config.yaml").write_text(settings)
+    launcher = Path(sys.executable).with_name("accelerate")
+    configuration = Path(__file__).parents[1] / "configs/accelerate/multi_cpu.yaml"
+    command = [str(launcher), "launch", "--config_file", str(configuration), "-m", "training.finetune"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, "--config", str(copy / "config.yaml")], env=environment, check=True, timeout=240)
+    assert len(Recommender.from_pretrained(copy).recommend([[]], k=3).rows[0]) == 3
+    assert len(read_json(copy / "lm/training.json")) == 2

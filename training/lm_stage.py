@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import yaml
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 
 from genrec.cases import Split
 from genrec.ranking import RankingConfig
@@ -61,7 +62,8 @@ def run_lm_stage(
     run: Path, lm: LmConfig, ranking: RankingConfig, log: Log, progress: Callable[[int, int], None]
 ) -> None:
     """Fine-tune and write `RUN/lm`; an interrupted attempt goes on from its last epoch."""
-    main_process = PartialState().is_main_process
+    # Unlike `Accelerator`, `PartialState` does not read by itself that the launcher asked for CPUs.
+    main_process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).is_main_process
     inputs = load_inputs(run)
     target = run / "lm"
     with contextlib.ExitStack() as stack:
@@ -100,6 +102,8 @@ def main() -> None:
                 out.write(json.dumps(dict(row)) + "\n")
 
         run_lm_stage(run, lm, ranking, log, lambda done, total: None)
+        PartialState().wait_for_everyone()  # the main process still chooses and saves when the others are done
+        PartialState().destroy_process_group()
     except InputError as error:
         sys.exit(f"training.finetune: {error}")
 

@@ -40,7 +40,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     from genrec.cli.config import load_config
     from genrec.cli.pipeline import Pipeline
 
-    Pipeline(load_config(run / "config.yaml", ["--topk.k", "0", "--run", str(run)])).fit()
+    Pipeline(load_config(run / "config.yaml", ["--run", str(run)])).fit(lists=False)
     _print_report(run)
 
 

@@ -44,6 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         sys.stderr.write(f"genrec {name}: {error}\n")
         return 2
+    except RuntimeError as error:
+        if type(error).__name__ != "ShardError":  # by name: the batch job's module is heavy to import
+            raise
+        sys.stderr.write(f"genrec {name}: {error}; finished shards stay, the same command goes on\n")
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write(f"genrec {name}: interrupted; the same command goes on from here\n")
         return 130

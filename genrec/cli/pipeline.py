@@ -84,8 +84,11 @@ class Pipeline:
     def __init__(self, config: FitConfig) -> None:
         self.config, self.run = config, Path(config.run)
 
-    def fit(self) -> None:
+    def fit(self, *, lists: bool = True) -> None:
         """Run every stage that is out of date.
+
+        Args:
+            lists: also write everybody's list, where the configuration asks for them.
 
         Raises:
             InputError: bad input, or another process works on the run.
@@ -99,7 +102,7 @@ class Pipeline:
                 self._bring_up_to_date(stage)
             self._lm()
             self._bring_up_to_date(self._report_stage())
-            if self.config.topk.k:
+            if lists and self.config.topk.k:
                 self._topk()
 
     def _stages_before_lm(self) -> list[Stage]:
