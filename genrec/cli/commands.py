@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -174,8 +175,11 @@ def _parsed(kind: type[Config], command: str, arguments: Sequence[str], position
         raise SystemExit(0)
     if not arguments or arguments[0].startswith("-"):
         raise InputError(f"{metavar} is missing: genrec {command} {metavar} ...")
+    switches = {f"--{one.name}" for one in dataclasses.fields(kind) if one.type == "bool"}  # type: ignore[arg-type]
+    following = [*arguments[1:], "--"]
+    bare = [f"{one}=true" if one in switches and after.startswith("-") else one for one, after in pairwise(following)]
     try:
-        parsed = parser.parse_args([f"--{name}", arguments[0], *arguments[1:]])
+        parsed = parser.parse_args([f"--{name}", arguments[0], *bare])
     except ArgumentError as error:
         raise InputError(" ".join(str(error).split())) from None
     names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]

@@ -38,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for room in ("semtok", "genrec", "training", "inference"):
         logging.getLogger(room).setLevel(logging.INFO)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault(
+        "HF_HUB_DISABLE_PROGRESS_BARS", "1"
+    )  # bars of other libraries also run where there is no terminal
     try:
         command = importlib.import_module("genrec.cli.commands")
         getattr(command, name.replace("-", "_").replace("import", "import_"))(rest)
