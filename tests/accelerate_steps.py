@@ -11,6 +11,7 @@ it that these processes are of the kind that shards, after which it runs FSDP2 a
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -57,7 +58,8 @@ def main(out: Path, *, fsdp_on_cpu: bool) -> None:
         notes = {"kind": accelerator.distributed_type.value, "backend": str(accelerator.state.backend)}
         notes["sharded"] = str(any(type(p).__name__ == "DTensor" for p in model.parameters()))
         save_file({**weights, **facts}, out, metadata=notes)
-    accelerator.end_training()
+    accelerator.wait_for_everyone()
+    os._exit(0)  # gloo's threads can keep an interpreter from ending; everything is written
 
 
 if __name__ == "__main__":

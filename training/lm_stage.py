@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -103,7 +104,8 @@ def main() -> None:
 
         run_lm_stage(run, lm, ranking, log, lambda done, total: None)
         PartialState().wait_for_everyone()  # the main process still chooses and saves when the others are done
-        PartialState().destroy_process_group()
+        if PartialState().num_processes > 1:
+            os._exit(0)  # gloo's threads can keep an interpreter from ending; everything is written
     except InputError as error:
         sys.exit(f"training.finetune: {error}")
 
