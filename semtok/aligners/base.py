@@ -1,0 +1,106 @@
+"""What an aligner reads, and what every aligner is: a table of item vectors that a recommender trains through.
+
+A sequential model reads histories as rows of the table and scores items with it; whatever the aligner adds to the
+objective comes from `loss`. After training, the table's rows are `ItemVectors`, ready to be quantised.
+
+Shapes: N items, U users, D_t and D_c widths of text and collaborative vectors, D width of the table, M rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from torch import Tensor, nn
+
+from semtok.errors import InputError
+
+
+@dataclass(frozen=True)
+class AlignerInputs:
+    """Everything an aligner may look at; all of it from training histories and item words.
+
+    Attributes:
+        text: float32 [N, D_t].
+        collaborative: float32 [N, D_c]; rows of items that were never taken mean nothing.
+        counts: int64 [N], how often each item was taken in training; 0 marks a cold item.
+        taken: [U, N], 1 where a user took an item in training.
+        user_text: float32 [U, D_t], vectors of the users' preference texts; None where no aligner asks for them.
+    """
+
+    text: NDArray[np.float32]
+    collaborative: NDArray[np.float32]
+    counts: NDArray[np.int64]
+    taken: csr_array
+    user_text: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        n = {len(self.text), len(self.collaborative), len(self.counts), self.taken.shape[1]}
+        if len(n) > 1:
+            raise InputError(
+                f"aligner: {len(self.text)} text vectors, {len(self.collaborative)} collaborative vectors, "
+                f"{len(self.counts)} counts and {self.taken.shape[1]} columns of the interaction matrix"
+            )
+        if self.user_text is not None and len(self.user_text) != self.taken.shape[0]:
+            raise InputError(f"aligner: {len(self.user_text)} user texts for {self.taken.shape[0]} users")
+
+
+class ItemTable(nn.Module):
+    """Item vectors [N, D] that can be trained.
+
+    Attributes:
+        n_items: N.
+        width: D.
+    """
+
+    n_items: int
+    width: int
+
+    def forward(self) -> Tensor:
+        """The vectors [N, D], with gradient: what histories are read with, and what is quantised."""
+        raise NotImplementedError
+
+    def targets(self) -> Tensor:
+        """The vectors [N, D] that next items are compared with in training."""
+        result: Tensor = self()
+        return result
+
+    def scores(self) -> Tensor:
+        """The vectors [N, D] that items are ranked with."""
+        return self.targets()
+
+    def loss(self, rows: Tensor, epoch: float) -> Tensor:
+        """What alignment adds to the objective.
+
+        Args:
+            rows: int64 [M], distinct items of the batch.
+            epoch: epochs done, with the fraction of the running one.
+
+        Returns:
+            A scalar.
+        """
+        return torch.zeros((), device=rows.device)
+
+    def from_text(self, text: Tensor) -> Tensor:
+        """Vectors [M, D] of items that nobody has taken, from their words [M, D_t] alone.
+
+        Raises:
+            InputError: the table knows no words.
+        """
+        raise InputError(f"{type(self).__name__} has no vectors for items that nobody has taken")
+
+
+class IdTable(ItemTable):
+    """One free vector an item: a plain sequential model's."""
+
+    def __init__(self, n_items: int, width: int) -> None:
+        super().__init__()
+        self.n_items, self.width = n_items, width
+        self.items = nn.Embedding(n_items, width)
+        nn.init.normal_(self.items.weight, std=0.02)
+
+    def forward(self) -> Tensor:
+        return self.items.weight
