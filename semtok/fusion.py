@@ -33,6 +33,7 @@ from sklearn.linear_model import RidgeCV
 
 from semtok.errors import InputError
 from semtok.folders import read_json, to_json, write_atomic
+from semtok.principal_axes import principal_axes
 from semtok.vectors import ItemVectors, unit_rows
 
 FusionMethod = Literal["concatenation", "gate", "text", "collaborative"]
@@ -96,13 +97,13 @@ class Fusion:
         """
         _check_rows(text, collaborative, counts)
         state: dict[str, Floats] = {}
-        state["text_mean"], state["text_axes"] = _principal_axes(text.values, config.width)
+        state["text_mean"], state["text_axes"] = principal_axes(text.values, config.width)
         if config.method == "text":
             return cls(config, state)
         seen = counts > 0
         if not seen.any():
             raise InputError("fusion: no item occurs in the training histories, so there is no behaviour to fuse")
-        state["collaborative_mean"], state["collaborative_axes"] = _principal_axes(
+        state["collaborative_mean"], state["collaborative_axes"] = principal_axes(
             collaborative.values[seen], config.width
         )
         fusion = cls(config, state)
@@ -179,17 +180,6 @@ class Fusion:
         if values.shape[1] != len(mean):
             raise InputError(f"fusion: {name} vectors of width {values.shape[1]}, fitted on width {len(mean)}")
         return unit_rows(np.asarray((values - mean) @ axes, dtype=np.float32))
-
-
-def _principal_axes(values: Floats, width: int) -> tuple[Floats, Floats]:
-    """Mean [D] and the `width` main axes [D, W] of the rows, by the eigenvectors of their covariance."""
-    mean: Floats = values.mean(axis=0)
-    centred = values - mean
-    _, vectors = np.linalg.eigh(centred.T.astype(np.float64) @ centred)
-    axes = vectors[:, ::-1][:, :width]
-    # An eigenvector's sign is arbitrary: fix it, so that every linear algebra library gives the same axes.
-    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
-    return mean, np.ascontiguousarray(axes, dtype=np.float32)
 
 
 def _check_rows(text: ItemVectors, collaborative: ItemVectors, counts: NDArray[np.integer]) -> None:
