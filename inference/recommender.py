@@ -10,6 +10,7 @@ Shapes: B histories, N items, k items asked for.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +38,7 @@ from semtok.semantic_ids import SemanticIds
 from semtok.vectors import ItemVectors, unit_rows
 
 Engine = Literal["torch", "vllm"]
+_log = logging.getLogger(__name__)
 
 
 class Recommender:
@@ -78,7 +80,7 @@ class Recommender:
         """Open a run folder.
 
         Args:
-            engine: torch, or vllm for beam rankings (see the README for its installation).
+            engine: torch, or vllm, which ranks by beam whatever the run's default (installation: docs/scale.md).
             device: of the torch engine; None takes the GPU where there is one.
             dtype: None takes float32 on a CPU and bfloat16 on a GPU.
 
@@ -107,6 +109,10 @@ class Recommender:
             from inference.vllm_engine import VllmScorer
 
             scorer = VllmScorer(lm, vocabulary, score_space=facts["score_space"], dtype=dtype)
+            if config.ranking != "beam":
+                _log.warning(
+                    "vLLM gives no hidden states for the dense head: ranking beam instead of %s", config.ranking
+                )
             config = dataclasses.replace(config, ranking="beam")
         else:
             model = AutoModelForCausalLM.from_pretrained(lm, dtype=getattr(torch, dtype)).to(device)

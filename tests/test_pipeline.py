@@ -176,6 +176,8 @@ def test_recommend_for_given_histories(run: Path, tmp_path: Path) -> None:
         (["recommend", "{run}", "--where={"], "--where"),
         (["recommend", "{run}", '--where={"colour": "red"}', "--out={new}"], "colour"),
         (["recommend", "{run}", "--users=gone.csv", "--out={new}"], "gone.csv"),
+        (["recommend", "{run}", "--gpus=1"], "--executor ray"),
+        (["recommend", "{run}", "--executor=ray", "--gpus=-1", "--out={new}"], "must not be negative"),
         (["recommend", "{run}", "--engine=vllm", "--ranking=dense"], "dense head"),
     ],
 )
@@ -225,6 +227,15 @@ def test_killed_fits_end_with_the_bytes_of_an_undisturbed_one(run: Path, tmp_pat
     assert killed >= 5  # the last one or two may have come too late
     subprocess.run(command, env=threads, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert contents(tmp_path / "run") == contents(run)
+
+
+@pytest.mark.slow
+def test_ray_workers_write_the_same_lists(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    lists = {"local": [], "ray": ["--executor=ray", "--workers=2", "--cpus=0.5", "--gpus=0"]}
+    for name, flags in lists.items():
+        assert main(["recommend", str(run), f"--out={tmp_path / name}", "--k=5", "--shard_size=40", *flags]) == 0
+    assert contents(tmp_path / "local") == contents(tmp_path / "ray")
 
 
 @pytest.mark.slow

@@ -63,7 +63,8 @@ def run(config: RecommendConfig) -> dict[str, int]:
         if config.executor == "ray":
             from inference.ray_executor import Slots, run_on_ray
 
-            slots = Slots(workers=config.workers)
+            cpus, gpus = 1.0 if config.cpus is None else config.cpus, config.gpus or 0.0
+            slots = Slots(workers=config.workers, cpus=cpus, gpus=gpus, address=config.address)
             return run_on_ray(recommend_from, config, users, out, slots=slots, **job_options)
         return run_batch(_callable(recommender, config), users, out, **job_options)
 

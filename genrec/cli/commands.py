@@ -60,6 +60,9 @@ class RecommendConfig:
         device: of the torch engine; null takes the GPU where there is one.
         executor: local, or ray.
         workers: engines of the ray executor.
+        cpus: CPUs of each of them; null: 1.
+        gpus: GPUs of each of them, also a fraction; null: 0.
+        address: Ray cluster, "auto" or ray://HOST:PORT; null starts one here unless RAY_ADDRESS names one.
         exclude_seen: leave out the items of the history; null: as in the run's evaluation.
         where: conditions on attributes as JSON, such as '{"categories": "Nails", "price": [null, 20]}'.
         shard_size: users a file.
@@ -76,6 +79,9 @@ class RecommendConfig:
     device: str | None = None
     executor: Literal["local", "ray"] = "local"
     workers: int = 1
+    cpus: float | None = None
+    gpus: float | None = None
+    address: str | None = None
     exclude_seen: bool | None = None
     where: str | None = None
     shard_size: int = 4096
@@ -85,6 +91,8 @@ class RecommendConfig:
         for name in ("k", "workers", "shard_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name} {getattr(self, name)} must be at least 1")
+        if self.executor == "local" and (self.workers > 1 or {self.cpus, self.gpus, self.address} != {None}):
+            raise InputError("--workers, --cpus, --gpus and --address go with --executor ray")
         if self.engine == "vllm" and self.ranking not in (None, "beam"):
             raise InputError(
                 f"--ranking {self.ranking} needs the dense head, which vLLM does not run; use beam or torch"
