@@ -12,7 +12,7 @@ Shapes: N items, L levels, W width of the item vectors.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -30,7 +30,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from genrec.dense import DenseHead
 from genrec.splits import Split
-from genrec.tasks import Tasks
+from genrec.tasks import Tasks, TaskWeights
 from genrec.vocabulary import SidVocabulary
 from semtok.catalog import Catalog
 from semtok.errors import InputError
@@ -72,7 +72,10 @@ class LmConfig:
         weight_decay: AdamW's.
         dense_width: width of the dense item head.
         dense_weight: weight of its loss.
-        text_share: text-task rows for each item and epoch, half of them text to codes, half codes to text.
+        text_share: text-task rows for each item and epoch.
+        tasks: which text tasks they are.
+        warmup_steps: first batches that train nothing but SID rows and dense head; for base models, which bring words
+            that random rows would disturb. A scratch model has none of it.
         valid_cases: validation cases ranked after each epoch (drawn by seed where there are more).
         gradient_checkpointing: trade compute for memory.
         precision: mixed precision of accelerate: no, bf16 or fp16.
@@ -99,6 +102,8 @@ class LmConfig:
     dense_width: int = 128
     dense_weight: float = 1.0
     text_share: float = 0.25
+    tasks: TaskWeights = field(default_factory=TaskWeights)
+    warmup_steps: int = 0
     valid_cases: int = 2_000
     gradient_checkpointing: bool = False
     precision: Literal["no", "bf16", "fp16"] = "no"
@@ -124,6 +129,8 @@ class LmConfig:
             raise InputError(f"--lm.dropout {self.dropout} is not in [0, 1)")
         if self.text_share < 0 or self.dense_weight < 0:
             raise InputError("--lm.text_share and --lm.dense_weight must not be negative")
+        if self.warmup_steps < 0:
+            raise InputError(f"--lm.warmup_steps {self.warmup_steps} must not be negative")
         if self.base == SCRATCH and self.lora_rank:
             raise InputError("--lm.lora_rank needs a base model: a scratch model has nothing to adapt")
         if self.text_vocabulary < 257:
@@ -250,8 +257,12 @@ def fit_lm(
     vocabulary_rows = {id(p) for p in [model.rows, model.output_rows, *model.head.parameters()] if p is not None}
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trained if id(p) not in vocabulary_rows], "peak": config.peak_learning_rate},
-        {"params": [p for p in trained if id(p) in vocabulary_rows], "peak": config.head_learning_rate},
+        {
+            "params": [p for p in trained if id(p) not in vocabulary_rows],
+            "peak": config.peak_learning_rate,
+            "begins": 0 if config.base == SCRATCH else config.warmup_steps,
+        },
+        {"params": [p for p in trained if id(p) in vocabulary_rows], "peak": config.head_learning_rate, "begins": 0},
     ]
     optimizer = torch.optim.AdamW(
         groups, lr=config.peak_learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
@@ -264,14 +275,23 @@ def fit_lm(
     }
     prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
     histories = history_examples(inputs.split.train, inputs.semantic_ids.codes, built.vocabulary, config.max_items)
-    tasks = Tasks(inputs.catalog, inputs.semantic_ids.codes, built.vocabulary, built.tokenizer)
+    tasks = Tasks(
+        inputs.catalog,
+        inputs.semantic_ids.codes,
+        built.vocabulary,
+        built.tokenizer,
+        inputs.split.train,
+        config.tasks,
+        max_items=config.max_items,
+    )
     for epoch in range(state["epoch"], config.epochs):
         if state["best_epoch"] >= 0 and epoch - state["best_epoch"] > config.patience:
             break
         started = perf_counter()
         torch.manual_seed(config.seed * 100_003 + epoch)
         rng = np.random.default_rng((config.seed, epoch))
-        examples = histories + _text_examples(tasks, len(inputs.catalog), config.text_share, rng)
+        text_rows = tasks.rows(round(len(inputs.catalog) * config.text_share), rng)
+        examples = histories + [response_example(*row) for row in text_rows]
         n_levels = len(inputs.semantic_ids.sizes)
         losses = _train_epoch(
             prepared, prepared_optimizer, accelerator, examples, n_levels, config, epoch, rng, progress
@@ -328,13 +348,6 @@ def _weights(model: JointModel) -> dict[str, Tensor]:
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
-def _text_examples(tasks: Tasks, n_items: int, share: float, rng: np.random.Generator) -> list[Example]:
-    """`share` text rows for each item: half to codes, half from codes."""
-    rows = rng.permutation(n_items)[: round(n_items * min(1.0, share / 2))]
-    makers = (tasks.text_to_codes, tasks.codes_to_text)
-    return [response_example(*make(int(row), rng)) for make in makers for row in rows]
-
-
 def _train_epoch(
     model: torch.nn.Module,
     optimizer: AcceleratedOptimizer,
@@ -359,12 +372,17 @@ def _train_epoch(
     for step, group in enumerate(mine, start=epoch * len(mine)):
         batch = collate([examples[i] for i in group], PAD).to(accelerator.device)
         for settings in optimizer.param_groups:
-            settings["lr"] = settings["peak"] * learning_rate_factor(step, total, min(200, total // 20 + 1))
+            steps, left = max(0, step - settings["begins"]), max(1, total - settings["begins"])
+            settings["lr"] = settings["peak"] * learning_rate_factor(steps, left, min(200, left // 20 + 1))
         with accelerator.accumulate(model):
             losses: Losses = model(batch)
             weighted = losses.codes + config.dense_weight * losses.dense + losses.text
             # A word weighs as much as a code: an item is its codes.
             accelerator.backward(weighted / max(1.0, losses.n_items + losses.n_text / n_levels))
+            for settings in optimizer.param_groups:
+                if step < settings["begins"]:
+                    for parameter in settings["params"]:
+                        parameter.grad = None  # to AdamW it is not there: no step, no decay, no state
             if accelerator.sync_gradients:
                 accelerator.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()

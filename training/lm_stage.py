@@ -23,6 +23,7 @@ from accelerate.utils import parse_flag_from_env
 
 from genrec.cases import Split
 from genrec.ranking import RankingConfig
+from genrec.tasks import TaskWeights
 from semtok.catalog import Catalog
 from semtok.errors import InputError
 from semtok.folders import check_folder, finish_rename, hash_value, new_folder, read_json
@@ -113,7 +114,7 @@ def main() -> None:
 def from_config(value: Mapping[str, Any]) -> tuple[Path, LmConfig, RankingConfig]:
     """Run folder and the stage's settings from a resolved configuration, seeds included."""
     try:
-        lm = LmConfig(**value["lm"])
+        lm = LmConfig(**{**value["lm"], "tasks": TaskWeights(**value["lm"]["tasks"])})
         return Path(value["run"]), replace(lm, seed=lm.seed + value["seed"]), RankingConfig(**value["ranking"])
     except (KeyError, TypeError) as error:
         raise InputError(f"not the resolved configuration of a run ({error})") from None

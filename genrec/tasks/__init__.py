@@ -1,0 +1,12 @@
+"""Language-model tasks that tie codes to words (LC-Rec, Zheng et al. 2023; Semantic Convergence, Li et al. 2024, stage
+2): templates as data, one module a family, and the mixture that draws them by weight.
+
+A task gives a prompt and the response that the loss falls on. The next item itself is no task here: it is every
+position of every history (`training.lm_data.history_examples`).
+"""
+
+from genrec.tasks.mixture import Tasks, TaskWeights
+from genrec.tasks.templates import SEARCH_PROMPT
+from genrec.tasks.writer import TaskRow, search_prompt
+
+__all__ = ["SEARCH_PROMPT", "TaskRow", "TaskWeights", "Tasks", "search_prompt"]

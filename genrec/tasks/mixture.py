@@ -1,0 +1,134 @@
+"""`Tasks`: the mixture of text tasks that are trained beside the next item, drawn by weight.
+
+Shapes: N items, L levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from genrec.sequences import Sequences
+from genrec.tasks.alignment import CodesToText, QueryToCodes, TextToCodes
+from genrec.tasks.choice import PreferredOfTwo, WouldTake
+from genrec.tasks.facets import Facets
+from genrec.tasks.following import CodesToTitle, Histories, PreferenceSummary, TitlesToCodes
+from genrec.tasks.negatives import Negatives
+from genrec.tasks.writer import PromptWriter, TaskRow
+from genrec.vocabulary import SidVocabulary
+from semtok.catalog import Catalog
+from semtok.errors import InputError
+
+
+@dataclass(frozen=True)
+class TaskWeights:
+    """How often each text task is drawn, relative to the others; 0 leaves it out.
+
+    Attributes:
+        text_to_codes: an item's words to its codes.
+        codes_to_text: an item's codes to its title.
+        query_to_codes: a query made from an item's attributes to its codes.
+        codes_to_title: a history in codes to the title of the next item.
+        titles_to_codes: a history in titles to the codes of the next item.
+        preference: a history in codes to a sentence on what its owner likes.
+        would_take: a history and a candidate to yes or no.
+        preferred_of_two: a history and two candidates to the codes of the better one.
+    """
+
+    text_to_codes: float = 1.0
+    codes_to_text: float = 1.0
+    query_to_codes: float = 0.0
+    codes_to_title: float = 0.0
+    titles_to_codes: float = 0.0
+    preference: float = 0.0
+    would_take: float = 0.0
+    preferred_of_two: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, weight in self.of_tasks().items():
+            if not 0 <= weight < np.inf:
+                raise InputError(f"--lm.tasks.{name} {weight} must be 0 or more")
+        if not any(self.of_tasks().values()):
+            raise InputError("--lm.tasks: every weight is 0; use --lm.text_share 0 to train without text tasks")
+
+    def of_tasks(self) -> dict[str, float]:
+        """The weight of each task by its name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+class Task(Protocol):
+    """One kind of example.
+
+    Attributes:
+        subjects: what an example can be about: catalogue rows, or numbers of histories.
+    """
+
+    subjects: NDArray[np.int64]
+
+    def row(self, subject: int, rng: np.random.Generator) -> TaskRow:
+        """An example about a subject; template, cut and negatives are drawn."""
+        ...
+
+
+class Tasks:
+    """Token rows of the mixture.
+
+    Args:
+        catalog: N items.
+        codes: int32 [N, L].
+        histories: training histories.
+        weights: a task of weight 0 is not built.
+        max_items: the last items of a history that a prompt holds.
+
+    Raises:
+        InputError: a task has a weight but the data have nothing that it could be about.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        codes: NDArray[np.int32],
+        vocabulary: SidVocabulary,
+        tokenizer: PreTrainedTokenizerBase,
+        histories: Sequences,
+        weights: TaskWeights,
+        *,
+        max_items: int = 20,
+    ) -> None:
+        writer, facets = PromptWriter(catalog, codes, vocabulary, tokenizer), Facets.of(catalog)
+        cuts, negatives = Histories(histories, max_items), Negatives(histories, codes)
+        makers: Mapping[str, Callable[[], Task]] = {
+            "text_to_codes": lambda: TextToCodes(writer, len(catalog)),
+            "codes_to_text": lambda: CodesToText(writer, len(catalog)),
+            "query_to_codes": lambda: QueryToCodes(writer, catalog, facets),
+            "codes_to_title": lambda: CodesToTitle(writer, cuts),
+            "titles_to_codes": lambda: TitlesToCodes(writer, cuts),
+            "preference": lambda: PreferenceSummary(writer, cuts, facets),
+            "would_take": lambda: WouldTake(writer, cuts, negatives),
+            "preferred_of_two": lambda: PreferredOfTwo(writer, cuts, negatives),
+        }
+        wanted = {name: weight for name, weight in weights.of_tasks().items() if weight}
+        self.tasks = {name: makers[name]() for name in wanted}
+        for name, task in self.tasks.items():
+            if len(task.subjects) == 0:
+                raise InputError(f"--lm.tasks.{name}: the data hold nothing that this task could be about; use 0")
+        total = sum(wanted.values())
+        self.shares = {name: weight / total for name, weight in wanted.items()}
+
+    def rows(self, n: int, rng: np.random.Generator) -> list[TaskRow]:
+        """About `n` examples, each task by its share; no subject comes again before every other one came."""
+        return [
+            task.row(int(subject), rng)
+            for name, task in self.tasks.items()
+            for subject in _subjects(task.subjects, round(n * self.shares[name]), rng)
+        ]
+
+
+def _subjects(subjects: NDArray[np.int64], n: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    rounds = [rng.permutation(subjects) for _ in range(-(-n // len(subjects)))]
+    return np.concatenate(rounds)[:n] if rounds else subjects[:0]
