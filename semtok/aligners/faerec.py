@@ -1,0 +1,182 @@
+"""FAERec: ID and text vectors fused by a gate and aligned on two levels, for items that few have taken (Wei et al.
+2026, arXiv 2604.03688).
+
+    e = LayerNorm( g * E_id + (1 - g) * m(x) ),   m(x) = W2 dropout(GELU(W1 x)),   g = gate(E_id, m(x))
+    loss = lambda ( w_item(epoch) L_item(E_id, m) + w_feature(epoch) L_feature(E_id, m) )
+
+The same vectors are read, trained against, scored with and quantised. The released code compares next items with raw ID
+vectors in training and with an ungated sum when it ranks; `id_targets` and `ungated_scores` bring that back.
+
+Shapes: N items, D_t width of the text, D width of the table, M rows of a batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from semtok.aligners.base import AlignerInputs, ItemTable
+from semtok.curriculum import CosineCurriculum
+from semtok.errors import InputError
+from semtok.gates import DimensionGate
+from semtok.losses import feature_correlation_by_popularity, item_contrast
+from semtok.principal_axes import Floats, principal_axes
+
+Init = Literal["pca", "normal"]
+
+
+@dataclass(frozen=True)
+class FaeRecConfig:
+    """FAERec, with a switch for each part.
+
+    Attributes:
+        init: ID vectors start as the main components of the text, or at random.
+        init_scale: root mean square of the ID vectors' entries at the start.
+        gate: learn g; without it g is one half.
+        item_loss: align each item's two vectors (`item_contrast`).
+        feature_loss: align the dimensions (`feature_correlation_by_popularity`).
+        curriculum: shift weight between the two losses; without it they have their means over a period.
+        weight: lambda.
+        minimum: least weight of the item-level loss (w_min; 0.3 to 0.9 in the authors' runs).
+        period: epochs of the curriculum (T; 15 to 30 in the authors' runs).
+        temperature: of the item-level loss.
+        off_diagonal: weight of different dimensions' correlation.
+        drawn_items: items drawn uniformly that are aligned beside those of the batch, for each of those: stands for the
+            authors' sampled negatives, by which rare items are aligned as often as popular ones.
+        mapper_dropout: on the mapper's hidden layer.
+        gate_dropout: on the gate's.
+        id_targets: train against the raw ID vectors (released code).
+        ungated_scores: rank with LayerNorm(E_id + m(x)) (released code).
+    """
+
+    init: Init = "pca"
+    init_scale: float = 0.05
+    gate: bool = True
+    item_loss: bool = True
+    feature_loss: bool = True
+    curriculum: bool = True
+    weight: float = 0.2
+    minimum: float = 0.7
+    period: float = 20.0
+    temperature: float = 0.05
+    off_diagonal: float = 0.005
+    drawn_items: float = 1.0
+    mapper_dropout: float = 0.3
+    gate_dropout: float = 0.1
+    id_targets: bool = False
+    ungated_scores: bool = False
+
+    def __post_init__(self) -> None:
+        if self.init not in get_args(Init):
+            raise InputError(f"--aligner.faerec.init {self.init!r}: choose one of {', '.join(get_args(Init))}")
+        for name in ("init_scale", "temperature", "period"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"--aligner.faerec.{name} {getattr(self, name)}: must be above 0")
+        for name in ("weight", "off_diagonal", "drawn_items"):
+            if getattr(self, name) < 0:
+                raise InputError(f"--aligner.faerec.{name} {getattr(self, name)}: must not be negative")
+        for name in ("mapper_dropout", "gate_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"--aligner.faerec.{name} {getattr(self, name)}: must lie in [0, 1)")
+        if not 0 <= self.minimum <= 1:
+            raise InputError(f"--aligner.faerec.minimum {self.minimum}: must lie between 0 and 1")
+
+
+class FaeRecTable(ItemTable):
+    """The table; items that nobody has taken have their text side alone, as if the gate were shut."""
+
+    text: Tensor
+    text_mean: Tensor
+    text_scale: Tensor
+    counts: Tensor
+
+    def __init__(self, inputs: AlignerInputs, width: int, config: FaeRecConfig) -> None:
+        super().__init__()
+        self.n_items, self.width, self.config = len(inputs.text), width, config
+        text_width = inputs.text.shape[1]
+        self.items = nn.Embedding(self.n_items, width)
+        hidden = max(1, text_width // 2)
+        self.mapper = nn.Sequential(
+            nn.Linear(text_width, hidden), nn.GELU(), nn.Dropout(config.mapper_dropout), nn.Linear(hidden, width)
+        )
+        self.gate = DimensionGate(width, config.gate_dropout) if config.gate else None
+        self.norm = nn.LayerNorm(width)
+        # Vectors of unit length: with a softmax over the whole catalogue, LayerNorm's own length of sqrt(D) would start
+        # from logits in the tens.
+        nn.init.constant_(self.norm.weight, width**-0.5)
+        mean = inputs.text.mean(axis=0)
+        scale = np.sqrt(np.square(inputs.text - mean).mean()).clip(1e-12)
+        self.register_buffer("text_mean", torch.from_numpy(mean))
+        self.register_buffer("text_scale", torch.tensor(scale, dtype=torch.float32))
+        self.register_buffer("text", torch.from_numpy(inputs.text), persistent=False)
+        self.register_buffer("counts", torch.from_numpy(inputs.counts), persistent=False)
+        with torch.no_grad():
+            if config.init == "pca":
+                self.items.weight.copy_(torch.from_numpy(pca_rows(inputs.text, width, config.init_scale)))
+            else:
+                nn.init.normal_(self.items.weight, std=config.init_scale)
+
+    def forward(self) -> Tensor:
+        return self._fused(self._mapped(self.text))
+
+    def targets(self) -> Tensor:
+        return self.items.weight if self.config.id_targets else self()
+
+    def scores(self) -> Tensor:
+        mapped = self._mapped(self.text)
+        if not self.config.ungated_scores:
+            return self._fused(mapped)
+        vectors: Tensor = self.norm(mapped + self.items.weight * (self.counts > 0)[:, None])
+        return vectors
+
+    def loss(self, rows: Tensor, epoch: float) -> Tensor:
+        config = self.config
+        drawn = torch.randint(self.n_items, (round(config.drawn_items * len(rows)),), device=rows.device)
+        rows = torch.cat([rows, drawn])
+        rows = rows[self.counts[rows] > 0]  # a cold item's ID vector is never read
+        own, mapped = self.items.weight[rows], self._mapped(self.text[rows])
+        item, feature = self._weights(epoch)
+        total = own.new_zeros(())
+        if config.item_loss and len(rows):
+            total = total + item * item_contrast(own, mapped, rows, config.temperature)
+        if config.feature_loss and len(rows):
+            counts = self.counts[rows]
+            total = total + feature * feature_correlation_by_popularity(own, mapped, counts, config.off_diagonal)
+        return config.weight * total
+
+    def from_text(self, text: Tensor) -> Tensor:
+        if text.shape[1] != self.text.shape[1]:
+            raise InputError(f"faerec: text vectors of width {text.shape[1]}, fitted on width {self.text.shape[1]}")
+        vectors: Tensor = self.norm(self._mapped(text))
+        return vectors
+
+    def _mapped(self, text: Tensor) -> Tensor:
+        mapped: Tensor = self.mapper((text - self.text_mean) / self.text_scale)
+        return mapped
+
+    def _fused(self, mapped: Tensor) -> Tensor:
+        own = self.items.weight
+        gate = 0.5 if self.gate is None else self.gate(own, mapped)
+        gate = gate * (self.counts > 0)[:, None]
+        vectors: Tensor = self.norm(gate * own + (1 - gate) * mapped)
+        return vectors
+
+    def _weights(self, epoch: float) -> tuple[float, float]:
+        if not self.config.curriculum:
+            return (1 + self.config.minimum) / 2, (1 - self.config.minimum) / 2
+        return CosineCurriculum(self.config.minimum, self.config.period).weights(epoch)
+
+
+def pca_rows(text: Floats, width: int, scale: float) -> Floats:
+    """The `width` main components of the text [N, D_t], with entries of root mean square `scale`: float32 [N, width].
+
+    Columns that the text has no dimensions for are 0.
+    """
+    mean, axes = principal_axes(text, width)
+    components = (text - mean) @ axes
+    components *= scale / np.sqrt(np.square(components).mean()).clip(1e-12)
+    return np.pad(components.astype(np.float32), ((0, 0), (0, width - components.shape[1])))

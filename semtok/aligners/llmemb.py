@@ -1,0 +1,116 @@
+"""LLMEmb's recommendation adaptation training: frozen text vectors, a small adapter that the recommender trains, and a
+pull towards the vectors of a recommender that knows behaviour alone (Liu et al. 2024, arXiv 2409.19925, stage 2).
+
+    e = A2 (A1 p),   loss = alpha L_align(c, e)
+
+with p the frozen text vector (its main components), c the frozen collaborative vector and L_align the contrast with
+soft targets. There is no non-linearity between A1 and A2, as released. An item's vector comes from its words alone, so
+items that nobody has taken are like all others.
+
+The soft targets compare vectors by inner product, as published; on long vectors they are nearly one-hot and no item
+shares mass with its likes. So vectors are scaled to unit length by default, prediction and target at one temperature.
+
+Shapes: N items, D_t width of the text, D_p width of p, D width of the table, M rows of a batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from semtok.aligners.base import AlignerInputs, ItemTable
+from semtok.errors import InputError
+from semtok.losses import soft_target_contrast
+from semtok.principal_axes import principal_axes
+
+
+@dataclass(frozen=True)
+class LlmEmbConfig:
+    """Recommendation adaptation training.
+
+    Attributes:
+        text_width: D_p, main components of the text that the adapter reads (1,536 of 4,096 in the paper); all where the
+            text has no more.
+        hidden_width: width between the two layers of the adapter; null: half of D_p.
+        adapter: train the adapter; without it the main components are the vectors (an ablation of the paper).
+        weight: alpha; 0 leaves the alignment out.
+        unit_length: compare vectors of unit length.
+        temperature: of the alignment; null: 0.1 for unit length, 2 (the paper's) otherwise.
+    """
+
+    text_width: int = 1536
+    hidden_width: int | None = None
+    adapter: bool = True
+    weight: float = 0.01
+    unit_length: bool = True
+    temperature: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.text_width < 1:
+            raise InputError(f"--aligner.llmemb.text_width {self.text_width}: must be at least 1")
+        if self.hidden_width is not None and self.hidden_width < 1:
+            raise InputError(f"--aligner.llmemb.hidden_width {self.hidden_width}: must be at least 1")
+        if self.weight < 0:
+            raise InputError(f"--aligner.llmemb.weight {self.weight}: must not be negative")
+        if self.temperature is not None and self.temperature <= 0:
+            raise InputError(f"--aligner.llmemb.temperature {self.temperature}: must be above 0")
+
+
+class LlmEmbTable(ItemTable):
+    """The table; without the adapter it has no weights, and only the sequential model learns."""
+
+    components: Tensor
+    text_mean: Tensor
+    text_axes: Tensor
+    collaborative: Tensor
+    counts: Tensor
+
+    def __init__(self, inputs: AlignerInputs, width: int, config: LlmEmbConfig) -> None:
+        super().__init__()
+        self.n_items, self.width, self.config = len(inputs.text), width, config
+        mean, axes = principal_axes(inputs.text, config.text_width if config.adapter else width)
+        size = np.linalg.norm((inputs.text - mean) @ axes, axis=1)
+        axes = axes / np.sqrt(np.square(size).mean()).clip(1e-12)  # vectors of about unit length
+        self.register_buffer("text_mean", torch.from_numpy(mean))
+        self.register_buffer("text_axes", torch.from_numpy(axes))
+        self.register_buffer("components", torch.from_numpy((inputs.text - mean) @ axes))
+        if config.adapter:
+            hidden = config.hidden_width or max(1, axes.shape[1] // 2)
+            layers = [nn.Linear(axes.shape[1], hidden), nn.Linear(hidden, width)]
+            for layer in layers:
+                nn.init.zeros_(layer.bias)  # on short vectors the usual bias would make all items start alike
+            self.adapter: nn.Module = nn.Sequential(*layers)
+        else:
+            self.adapter = nn.ZeroPad1d((0, width - axes.shape[1]))
+        behaviour = inputs.collaborative
+        if behaviour.shape[1] != width:  # inner products need a common width; the main axes keep most of them
+            mean, axes = principal_axes(behaviour, width)
+            behaviour = np.pad((behaviour - mean) @ axes, ((0, 0), (0, width - axes.shape[1])))
+        self.register_buffer("collaborative", torch.from_numpy(behaviour), persistent=False)
+        self.register_buffer("counts", torch.from_numpy(inputs.counts), persistent=False)
+
+    def forward(self) -> Tensor:
+        vectors: Tensor = self.adapter(self.components)
+        return vectors
+
+    def loss(self, rows: Tensor, epoch: float) -> Tensor:
+        config = self.config
+        rows = rows[self.counts[rows] > 0]
+        if not config.weight or not len(rows):
+            return torch.zeros((), device=rows.device)
+        known, own = self.collaborative[rows], self.adapter(self.components[rows])
+        if config.unit_length:
+            tau = config.temperature or 0.1
+            known, own = functional.normalize(known, dim=-1), functional.normalize(own, dim=-1)
+            return config.weight * soft_target_contrast(known, own, tau, 1 / tau)
+        return config.weight * soft_target_contrast(known, own, config.temperature or 2.0)
+
+    def from_text(self, text: Tensor) -> Tensor:
+        if text.shape[1] != len(self.text_mean):
+            raise InputError(f"llmemb: text vectors of width {text.shape[1]}, fitted on width {len(self.text_mean)}")
+        vectors: Tensor = self.adapter((text - self.text_mean) @ self.text_axes)
+        return vectors
