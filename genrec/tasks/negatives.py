@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from genrec.sequences import Sequences
 
 Rows = NDArray[np.int32]
-_NEAREST = 64  # items next to the positive in the order of popularity, half of them on each side
+_ALIKE = 1.25  # popularities within this factor count as equal
+_NEAREST = 8  # where few are: as many items on each side of the positive in the order of popularity
+_TRIES = 8  # blind draws before the user's own items are looked up among all candidates
 
 
 class Negatives:
@@ -28,10 +30,9 @@ class Negatives:
 
     def __init__(self, histories: Sequences, codes: Rows) -> None:
         self.counts = np.bincount(histories.values, minlength=len(codes))
-        # Equal counts in random order: neighbours in the catalogue are often alike.
-        chance = np.random.default_rng(0).permutation(len(codes))
-        order = np.lexsort((chance, self.counts))
+        order = np.argsort(self.counts, kind="stable")
         self._by_count = order[self.counts[order] > 0].astype(np.int32)
+        self._sorted_counts = self.counts[self._by_count]
         self._place = np.full(len(codes), -1, dtype=np.int64)
         self._place[self._by_count] = np.arange(len(self._by_count))
         self._first = codes[:, 0]
@@ -48,9 +49,10 @@ class Negatives:
         return (self.as_popular if rng.random() < 0.5 else self.same_prefix)(positive, history, rng)
 
     def as_popular(self, positive: int, history: Rows, rng: np.random.Generator) -> int:
-        """A negative near `positive` in the order of popularity."""
-        place = int(self._place[positive])
-        near = self._by_count[max(0, place - _NEAREST // 2) : place + _NEAREST // 2 + 1]
+        """A negative about as popular as `positive`."""
+        place, count = int(self._place[positive]), self.counts[positive]
+        low, high = np.searchsorted(self._sorted_counts, [count / _ALIKE, count * _ALIKE + 1e-9])
+        near = self._by_count[max(0, min(low, place - _NEAREST)) : max(high, place + _NEAREST + 1)]
         return self._one_of(near, history, rng)
 
     def same_prefix(self, positive: int, history: Rows, rng: np.random.Generator) -> int:
@@ -62,6 +64,10 @@ class Negatives:
         return self._one_of(alike, history, rng)
 
     def _one_of(self, candidates: Rows, history: Rows, rng: np.random.Generator) -> int:
+        for _ in range(_TRIES):
+            drawn = candidates[rng.integers(len(candidates))]
+            if drawn not in history:
+                return int(drawn)
         free = candidates[~np.isin(candidates, history)]
         if len(free) == 0:
             free = self._by_count[~np.isin(self._by_count, history)]
