@@ -1,0 +1,74 @@
+"""The English that a conversation understands, as patterns: what opens a refusal, a like, a question."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.IGNORECASE)
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+SENTENCE = _compiled(r"[;!?\n]+|\.(?=\s|$)|,?\s+(?=but\b)|,?\s+and\s+(?=(?:no|not|nothing|never|without|I)\b)")
+COMMA = _compiled(r",\s+|\s+and\s+(?=(?:under|below|cheaper)\b)")
+RESET = _compiled(
+    r"(?:please )?(?:reset|restart|start (?:over|again|afresh)|begin again|forget (?:everything|it all|all)"
+    r"|clear (?:everything|all)|new (?:conversation|search))"
+)
+MORE = _compiled(
+    r"(?:(?:show|give|find) (?:me )?|what |anything |something |some |any |are there )*"
+    r"(?:more|next|else|others?|other (?:ones|options|ideas|items)|different ones|more of (?:these|those|them))"
+    r"(?: please)?"
+)
+WHY = _compiled(r"\s*(?:and )?why\b(?! not)")
+HAVE = _compiled(
+    r"(?:and |well |also )*(?:i|we)(?:'ve| have)?(?: already| just| recently| also)*"
+    r" (?P<verb>have|own|bought|got|use|used|ordered|purchased|had)\b(?! to\b)(?: already| just| recently)*"
+)
+BOUGHT = frozenset({"own", "bought", "ordered", "purchased"})  # of things; "I have" may also be said of dry skin
+LIKE = _compiled(
+    r"(?:and |but |well )*(?:(?P<said>i (?:really |also )*(?:like|love|liked|loved|enjoy|enjoyed|adore)\b)"
+    r"|(?:(?:show|give|find) me )?(?:something|anything|things?|items?|others?|more|ones?)? ?(?:like|similar to)\b)"
+)
+REFUSE = _compiled(
+    r"\b(?:no more|no longer|not any ?more|nothing (?:from|by|in|with|like|of)|nothing|any(?:thing)? but"
+    r"|except(?: for)?|without|avoid|never(?: again)?|forget|remove|hide|stop showing(?: me)?|enough(?: of)?"
+    r"|(?:i |we )?(?:really )?(?:do not|don't|dont|did not|didn't) (?:really )?(?:want|like|need|show|care for|use)"
+    r"(?: to see| me)?(?: any(?: ?more)?)?"
+    r"|(?:i |we )?(?:really )?(?:hate|dislike|loathe|detest|can't stand|cannot stand)|allergic to|none|neither|nor|not"
+    r"|no)\b"
+)
+ALLOW = _compiled(r"\b(?:allow|bring back|unhide)\b|\b(?:is|are) (?:fine|ok|okay|allowed)(?: again| now)?\s*$")
+ASK = _compiled(r"\b(?:looking for|look for|show|find|want|need|search|give|recommend|suggest)\b")
+JOINS = _compiled(r"\s*(?:but )?(?:in|with|for|which|that|more|made)\b")
+BY = frozenset({"by", "from", "brand"})
+AFTER_HEAD = _words("for with in from of without to by on at that which under over made and or")
+# Words that wish for nothing by themselves
+FILLER = _words(
+    "a about again all allow already also am an and another any anything are as at be been brand bring but buy by can "
+    "card cards could d did do does dont else fine for find finally from get give had has have hello hey hi how i id "
+    "if im in instead is it item items its just kind let like liked ll look looking love make makes may maybe me mind "
+    "more my need nice now of off ok okay on one ones only option options or other others our perhaps please product "
+    "products recommend s same search see show similar so some something sort still stuff suggest t than thank thanks "
+    "that the their them then there these they thing things this those though to too try type um us use ve very want "
+    "was we well what when where which who why will with would yes yeah you your"
+)
+
+
+@lru_cache(maxsize=256)
+def lifting(column: str, *, is_price: bool) -> re.Pattern[str]:
+    """What frees an attribute: "any brand", "the price doesn't matter", "forget the category"."""
+    names = {column.lower(), re.sub(r"ies$", "y", column.lower()).removesuffix("s")}
+    if is_price:
+        names |= {"price limit", "budget", "limit"}
+    name = "(?:" + "|".join(re.escape(one) for one in sorted(names, key=len, reverse=True)) + ")s?"
+    return _compiled(
+        rf"\b(?:any|every|all|whatever|no matter (?:the|which|what)) {name}\b(?: is (?:fine|ok|okay))?"
+        rf"|\b(?:the )?{name} (?:doesn't|does not|don't|do not|doesnt|dont) matter\b"
+        rf"|\b(?:forget|drop|remove|lift|clear|no)(?: about)?(?: the)? {name}\b(?: (?:limits?|filters?|conditions?))?"
+    )

@@ -1,0 +1,121 @@
+"""Price limits in English: "under 20", "between 10 and 30 euros", "from $15", "cheaper than the second".
+
+A number followed by a unit ("200 ml", "40 pieces") is no price.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Relation = Literal["below", "above"]
+
+_UNITS = (
+    "ml|cl|dl|l|litres?|liters?|mg|g|grams?|kg|kilos?|oz|ounces?|fl|lbs?|mm|cm|m|metres?|meters?|inch(?:es)?|ft|feet|pieces?"
+    "|pcs|packs?|count|ct|%|percent|years?|months?|weeks?|days?|hours?|minutes?|seconds?|watts?|w|volts?|people|players?|shades?"
+    "|colou?rs?|cards?|items?|of (?:them|these|those)"
+)
+_MONEY = r"(?:[$€£]|(?:euros?|eur|dollars?|usd|bucks?|pounds?|quid|gbp)\b)"
+_NUMBER = r"(\d{1,3}(?:,\d{3})++(?:\.\d{1,2})?+|\d{1,7}+(?:[.,]\d{1,2})?+)(?![\d-])"
+_AMOUNT = rf"(?:[$€£]\s*)?{_NUMBER}\s*{_MONEY}?(?!\s*(?:{_UNITS})\b)"
+_PAID = rf"(?:[$€£]\s*{_NUMBER}|{_NUMBER}\s*{_MONEY})"
+_DEARER = r"(?:over|above|more than|pricier than|dearer than|more expensive than)"
+_CHEAPER = r"(?:under|below|less than|cheaper than)"
+_NONE = r"(?:nothing|not|no|none|never)(?:\s+that\s+costs?)?"
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w)(?:{pattern})", re.IGNORECASE)
+
+
+_BETWEEN = _compiled(rf"(?:between|from)\s+{_AMOUNT}\s*(?:and|to|-|–)\s*{_AMOUNT}")
+_DASH = _compiled(rf"(?:[$€£]\s*)?(\d+(?:[.,]\d{{1,2}})?)\s*(?:-|–|to)\s*{_PAID}")
+_AROUND = _compiled(rf"(?:around|about|roughly|approximately|circa|~)\s*{_AMOUNT}")
+_NOT_BELOW = _compiled(rf"{_NONE}\s+{_CHEAPER}\s*{_AMOUNT}")
+_MOST = r"at most|up to|max(?:imum)?(?: of)?|(?:my )?budget (?:of|is)|within|<=?"
+_HIGH = _compiled(
+    rf"{_NONE}\s+{_DEARER}\s*{_AMOUNT}"
+    rf"|(?:price\s+)?(?:is\s+)?(?:{_CHEAPER}|{_MOST})\s*{_AMOUNT}"
+    rf"|{_AMOUNT}\s*(?:or less|at most|max(?:imum)?\b|tops)"
+    rf"|for\s+{_PAID}"
+)
+_LOW = _compiled(
+    rf"(?:price\s+)?(?:is\s+)?(?:{_DEARER}|at least|starting (?:at|from)|min(?:imum)?(?: of)?|>=?)\s*{_AMOUNT}"
+    rf"|{_AMOUNT}\s*(?:or more|and up|upwards|at least)"
+    rf"|from\s+(?:{_PAID}|{_AMOUNT}(?=\s*$))"
+)
+_MUCH = r"(?:(?:much|a bit|a little|slightly|even|way)\s+)?"
+_BELOW = _compiled(
+    rf"{_MUCH}(?:cheaper|less expensive|lower[- ]priced)(?:\s+than)?\b"
+    r"|(?:not|less)\s+(?:so|as|that|too)\s+(?:expensive|dear|pricey)(?:\s+as)?\b"
+    r"|(?:is\s+|was\s+|are\s+)?(?:(?:far|much|way)\s+)?too (?:expensive|dear|pricey|costly)\b"
+)
+_ABOVE = _compiled(rf"{_MUCH}(?:more expensive|pricier|dearer|higher[- ]priced)(?:\s+than)?\b|(?:is\s+)?too cheap\b")
+_RANGES = (
+    (_BETWEEN, "both"), (_DASH, "both"), (_NOT_BELOW, "low"), (_HIGH, "high"), (_LOW, "low"), (_AROUND, "around"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What a clause says about prices.
+
+    Attributes:
+        low: least price, or None.
+        high: most, or None.
+        relation: "cheaper" or "dearer" without an amount: than what, the caller has to know.
+        rest: the clause without these words.
+    """
+
+    low: float | None
+    high: float | None
+    relation: Relation | None
+    rest: str
+
+
+def find_prices(clause: str) -> Prices:
+    """Take the words about prices out of a clause."""
+    low = high = None
+    for pattern, ends in _RANGES:
+        match = pattern.search(clause)
+        if match is None:
+            continue
+        amounts = sorted(_number(group) for group in match.groups() if group)
+        if ends == "both" and low is None and high is None:
+            low, high = amounts
+        elif ends == "around" and low is None and high is None:
+            low, high = round(0.8 * amounts[0], 2), round(1.2 * amounts[0], 2)
+        elif ends == "high" and high is None:
+            high = amounts[0]
+        elif ends == "low" and low is None:
+            low = amounts[0]
+        clause = _without(clause, match)
+    relation: Relation | None = None
+    if low is None and high is None:
+        for pattern, kind in ((_BELOW, "below"), (_ABOVE, "above")):
+            match = pattern.search(clause)
+            if match is not None:
+                relation = "below" if kind == "below" else "above"
+                clause = _without(clause, match)
+                break
+    return Prices(low, high, relation, clause)
+
+
+def say_price(name: str, condition: tuple[float | None, float | None]) -> str:
+    """A range in words: "price below 20"."""
+    low, high = condition
+    if low is None and high is None:
+        return f"any {name}"
+    if low is None:
+        return f"{name} up to {high:g}"
+    return f"{name} from {low:g}" if high is None else f"{name} {low:g} to {high:g}"
+
+
+def _number(text: str) -> float:
+    thousands = re.fullmatch(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?", text)
+    return float(text.replace(",", "" if thousands else "."))
+
+
+def _without(clause: str, match: re.Match[str]) -> str:
+    return f"{clause[: match.start()]} {clause[match.end() :]}".strip()

@@ -1,0 +1,82 @@
+"""Places on the table in English: "the second", "number 3", "the last one", "the first two", "all of these"."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+_COUNTS = {"two": 2, "three": 3, "four": 4, "2": 2, "3": 3, "4": 4}
+_NOUN = r"(?:ones?|items?|cards?|products?|options?|results?|choices?|suggestions?|(?:one )?of (?:these|them|those))"
+_ORDINAL = rf"(?:{'|'.join(_ORDINALS)}|\d{{1,2}}(?:st|nd|rd|th))"
+# "the second" ends where no noun of its own follows: "the first aid kit" is no place
+_END = (
+    r"(?=\s*(?:$|[,.;:!?)]|(?:and|but|or|is|was|looks?|seems|please|again|too|also|though|only|just|instead|already"
+    r"|better|because|since|in|from|for|with|under|below|over|above|cheaper|than|though|costs?)\b))"
+)
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w)(?:{pattern})", re.IGNORECASE)
+
+
+_SEVERAL = _compiled(rf"(?:the )?(first|last) ({'|'.join(_COUNTS)})(?: {_NOUN})?{_END}")
+_ONE = _compiled(rf"(?:the|my|that) ({_ORDINAL}|last)(?: {_NOUN})?{_END}|({_ORDINAL}|last) {_NOUN}{_END}")
+_NUMBER = _compiled(r"(?:the )?(?:number|no\.?|nr\.?|item|card|option|#)\s*#?(\d{1,2})(?!\w|[.,]\d)")
+_BARE = _compiled(rf"(?<=why )({_ORDINAL}|last|#?\d{{1,2}})\s*\??$|(?<=not )({_ORDINAL}|\d{{1,2}})$")
+_ALL = _compiled(
+    r"(?:any |all |none |both )?of (?:these|them|those)|(?:all|both) (?:these|those)|(?:these|those)(?= ones?\b|$)"
+)
+_THIS = _compiled(r"(?:this|that|it)(?: one| item| card)?(?=\s*(?:$|[?!.]))")
+
+
+@dataclass(frozen=True)
+class Places:
+    """Which cards a clause speaks of.
+
+    Attributes:
+        places: from 0, in the order of mention; one may lie beyond the table.
+        this: "this" or "it" without a number.
+        rest: the clause without these words.
+    """
+
+    places: tuple[int, ...]
+    this: bool
+    rest: str
+
+
+def find_places(clause: str, shown: int) -> Places:
+    """Take the words that point at cards out of a clause.
+
+    Args:
+        shown: cards on the table.
+    """
+    found: list[int] = []
+
+    def several(match: re.Match[str]) -> str:
+        count = min(_COUNTS[match[2].lower()], shown)
+        found.extend(range(count) if match[1].lower() == "first" else range(shown - count, shown))
+        return " "
+
+    def one(match: re.Match[str]) -> str:
+        found.append(_place(next(group for group in match.groups() if group), shown))
+        return " "
+
+    def all_of_them(match: re.Match[str]) -> str:
+        found.extend(range(shown))
+        return " "
+
+    clause = _SEVERAL.sub(several, clause)
+    for pattern in (_ONE, _NUMBER, _BARE):
+        clause = pattern.sub(one, clause)
+    if shown and not found:
+        clause = _ALL.sub(all_of_them, clause)
+    rest, this = _THIS.subn(" ", clause) if not found else (clause, 0)
+    return Places(tuple(dict.fromkeys(found)), this > 0, rest.strip())
+
+
+def _place(word: str, shown: int) -> int:
+    word = word.lower().lstrip("#")
+    if word == "last":
+        return max(shown - 1, 0)
+    return _ORDINALS.index(word) if word in _ORDINALS else int(re.sub(r"\D", "", word)) - 1
