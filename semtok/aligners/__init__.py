@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from semtok.aligners.base import AlignerInputs, IdTable, ItemTable
-from semtok.aligners.faerec import FaeRecConfig, FaeRecTable
+from semtok.aligners.faerec import FaeRecConfig, FaeRecTable, faerec_table
 from semtok.aligners.llmemb import LlmEmbConfig, LlmEmbTable
 from semtok.errors import InputError
 from semtok.folders import read_json, to_json, write_atomic
@@ -46,7 +46,7 @@ class Aligner(NamedTuple):
 
     Attributes:
         config: frozen dataclass of its options; `config()` are the defaults.
-        table: builds the table: (inputs, width, config); the table keeps the config as `config`.
+        table: builds the table: (inputs, width, config).
     """
 
     config: type[Any]
@@ -54,7 +54,7 @@ class Aligner(NamedTuple):
 
 
 ALIGNERS: dict[str, Aligner] = {
-    "faerec": Aligner(FaeRecConfig, FaeRecTable),
+    "faerec": Aligner(FaeRecConfig, faerec_table),
     "llmemb": Aligner(LlmEmbConfig, LlmEmbTable),
 }
 
@@ -100,13 +100,18 @@ def make_table(name: str, inputs: AlignerInputs, width: int, config: Any = None)
     """
     if config is None:
         name, config = aligner_config(name)
-    return ALIGNERS[name].table(inputs, width, config)
+    table = ALIGNERS[name].table(inputs, width, config)
+    table.aligner = (name, config)
+    return table
 
 
 def save_table(table: ItemTable, folder: Path) -> None:
-    """Write `aligner.safetensors` (what training made) and `aligner.json` into an existing folder."""
-    (name,) = (name for name, aligner in ALIGNERS.items() if aligner.table is type(table))
-    config: Any = table.config
+    """Write `aligner.safetensors` (what training made) and `aligner.json` into an existing folder.
+
+    Args:
+        table: one of `make_table`.
+    """
+    name, config = table.aligner
     facts = {"name": name, "config": asdict(config), "width": table.width, "n_items": table.n_items}
     tensors = {key: value.detach().cpu().contiguous() for key, value in table.state_dict().items()}
     write_atomic(folder / _TENSORS, save(tensors))
@@ -124,7 +129,7 @@ def load_table(folder: Path, inputs: AlignerInputs) -> ItemTable:
     """
     facts = read_json(folder / _FACTS)
     try:
-        aligner = ALIGNERS[facts["name"]]
+        name, aligner = facts["name"], ALIGNERS[facts["name"]]
         options = {key: tuple(value) if isinstance(value, list) else value for key, value in facts["config"].items()}
         config, width, n_items = aligner.config(**options), facts["width"], facts["n_items"]
         tensors = load_file(folder / _TENSORS)
@@ -135,7 +140,7 @@ def load_table(folder: Path, inputs: AlignerInputs) -> ItemTable:
     if n_items != len(inputs.text):
         raise InputError(f"{folder}: an aligner of {n_items} items, not of {len(inputs.text)}")
     with torch.random.fork_rng(devices=()):
-        table = aligner.table(inputs, width, config)
+        table = make_table(name, inputs, width, config)
     try:
         table.load_state_dict(tensors)
     except RuntimeError as error:

@@ -9,6 +9,7 @@ Shapes: N items, U users, D_t and D_c widths of text and collaborative vectors, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,10 +55,12 @@ class ItemTable(nn.Module):
     Attributes:
         n_items: N.
         width: D.
+        aligner: its name in the registry and its configuration; set by `semtok.aligners.make_table`.
     """
 
     n_items: int
     width: int
+    aligner: tuple[str, Any]
 
     def forward(self) -> Tensor:
         """The vectors [N, D], with gradient: what histories are read with, and what is quantised."""

@@ -123,9 +123,6 @@ class FaeRecTable(ItemTable):
     def forward(self) -> Tensor:
         return self._fused(self._mapped(self.text))
 
-    def targets(self) -> Tensor:
-        return self.items.weight if self.config.id_targets else self()
-
     def scores(self) -> Tensor:
         mapped = self._mapped(self.text)
         if not self.config.ungated_scores:
@@ -169,6 +166,19 @@ class FaeRecTable(ItemTable):
         if not self.config.curriculum:
             return (1 + self.config.minimum) / 2, (1 - self.config.minimum) / 2
         return CosineCurriculum(self.config.minimum, self.config.period).weights(epoch)
+
+
+class IdTargetsTable(FaeRecTable):
+    """Next items are compared with raw ID vectors in training. A class of its own: where a table has
+    `targets` of its own, a training step passes through it twice."""
+
+    def targets(self) -> Tensor:
+        return self.items.weight
+
+
+def faerec_table(inputs: AlignerInputs, width: int, config: FaeRecConfig) -> FaeRecTable:
+    """The table of a configuration."""
+    return (IdTargetsTable if config.id_targets else FaeRecTable)(inputs, width, config)
 
 
 def pca_rows(text: Floats, width: int, scale: float) -> Floats:

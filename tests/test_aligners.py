@@ -1,0 +1,329 @@
+"""Aligners as tables: what each part does, cold items, files, bad input, and a world where words decide."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_array
+from sklearn.decomposition import PCA
+from torch import Tensor
+
+from semtok.aligners import (
+    ABLATIONS,
+    ALIGNERS,
+    AlignerInputs,
+    FaeRecConfig,
+    FaeRecTable,
+    IdTable,
+    ItemTable,
+    LlmEmbConfig,
+    LlmEmbTable,
+    aligner_config,
+    load_table,
+    make_table,
+    save_table,
+)
+from semtok.aligners.faerec import pca_rows
+from semtok.errors import InputError
+from semtok.losses import feature_correlation_by_popularity, item_contrast, soft_target_contrast
+
+N, USERS, WIDTH = 40, 12, 8
+ROWS = torch.tensor([1, 5, 2, 30, 17, 8, 9])
+
+
+def inputs(seed: int = 0, n: int = N, text_width: int = 12) -> AlignerInputs:
+    rng = np.random.default_rng(seed)
+    counts = np.arange(n) % 5  # every fifth item is cold
+    taken = csr_array((rng.random((USERS, n)) < 0.2).astype(np.float32) * (counts > 0))
+    text = rng.normal(size=(n, text_width)).astype(np.float32)
+    user_text = rng.normal(size=(USERS, text_width)).astype(np.float32)
+    return AlignerInputs(text, rng.normal(size=(n, 10)).astype(np.float32), counts, taken, user_text)
+
+
+def made(name: str, **options: Any) -> Any:
+    torch.manual_seed(0)
+    return make_table(*_with(name, options)).eval()
+
+
+def _with(name: str, options: dict[str, Any]) -> tuple[str, AlignerInputs, int, Any]:
+    aligner, config = aligner_config(name, **options)
+    return aligner, inputs(), WIDTH, config
+
+
+# --- every aligner ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*ALIGNERS, *ABLATIONS])
+def test_every_table_has_finite_vectors_and_a_loss(name: str) -> None:
+    table = made(name).train()
+    for vectors in (table(), table.targets(), table.scores()):
+        assert vectors.shape == (N, WIDTH)
+        assert torch.isfinite(vectors).all()
+    loss = table.loss(ROWS, 1.5)
+    assert loss.shape == ()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(table.loss(torch.tensor([0, 5]), 0.0)), "cold items only"
+
+
+@pytest.mark.parametrize("name", ALIGNERS)
+def test_behaviour_of_cold_items_is_not_looked_at(name: str) -> None:
+    given = inputs()
+    garbage = given.collaborative.copy()
+    garbage[given.counts == 0] = 1e3
+    other = AlignerInputs(given.text, garbage, given.counts, given.taken, given.user_text)
+    tables = []
+    for one in (given, other):
+        torch.manual_seed(0)
+        tables.append(make_table(name, one, WIDTH).eval())
+    torch.testing.assert_close(tables[0](), tables[1]())
+    torch.testing.assert_close(tables[0].scores(), tables[1].scores())
+
+
+@pytest.mark.parametrize("name", ALIGNERS)
+def test_new_items_get_vectors_from_their_words(name: str) -> None:
+    table = made(name)
+    words = torch.from_numpy(inputs(seed=1).text)
+    vectors = table.from_text(words)
+    assert vectors.shape == (N, WIDTH)
+    torch.testing.assert_close(vectors[3:5], table.from_text(words[3:5]), rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match="width 5"):
+        table.from_text(words[:, :5])
+
+
+@pytest.mark.parametrize("name", [*ALIGNERS, *ABLATIONS])
+def test_a_saved_table_is_the_same_table(name: str, tmp_path: Path) -> None:
+    table = made(name)
+    save_table(table, tmp_path)
+    state = torch.random.get_rng_state()
+    loaded = load_table(tmp_path, inputs())
+    assert torch.equal(torch.random.get_rng_state(), state)
+    words = torch.from_numpy(inputs(seed=1).text)
+    assert torch.equal(loaded.scores(), table.scores())
+    assert torch.equal(loaded.from_text(words), table.from_text(words))
+    again = tmp_path / "again"
+    again.mkdir()
+    save_table(loaded, again)
+    for file in ("aligner.json", "aligner.safetensors"):
+        assert (again / file).read_bytes() == (tmp_path / file).read_bytes()
+
+
+@pytest.mark.parametrize("name", ALIGNERS)
+def test_bad_files_are_named(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"aligner\.json: no such file"):
+        load_table(tmp_path, inputs())
+    save_table(made(name), tmp_path)
+    with pytest.raises(InputError, match="an aligner of 40 items, not of 30"):
+        load_table(tmp_path, inputs(n=30))
+    with pytest.raises(InputError, match="not the aligner of these vectors"):
+        load_table(tmp_path, inputs(text_width=9))
+    whole = (tmp_path / "aligner.safetensors").read_bytes()
+    (tmp_path / "aligner.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="not a saved aligner"):
+        load_table(tmp_path, inputs())
+    (tmp_path / "aligner.safetensors").unlink()
+    with pytest.raises(InputError, match=r"aligner\.safetensors: no such file"):
+        load_table(tmp_path, inputs())
+    facts = json.loads((tmp_path / "aligner.json").read_text())
+    for broken in ({"name": "fusion"}, {**facts, "name": "other"}, {**facts, "config": {"colour": 1}}, []):
+        (tmp_path / "aligner.json").write_text(json.dumps(broken))
+        with pytest.raises(InputError, match="not a saved aligner"):
+            load_table(tmp_path, inputs())
+
+
+def test_ablations_are_configurations_of_the_same_aligner() -> None:
+    assert aligner_config("faerec_no_gate") == ("faerec", FaeRecConfig(gate=False))
+    assert aligner_config("faerec_no_gate", weight=0.5) == ("faerec", FaeRecConfig(gate=False, weight=0.5))
+    with pytest.raises(InputError, match="aligner 'nobody': choose one of"):
+        aligner_config("nobody")
+    with pytest.raises(InputError, match="colour"):
+        aligner_config("faerec", colour=1)
+
+
+def test_inputs_of_different_lengths_are_refused() -> None:
+    given = inputs()
+    with pytest.raises(InputError, match="3 counts"):
+        AlignerInputs(given.text, given.collaborative, given.counts[:3], given.taken)
+    with pytest.raises(InputError, match="2 user texts for 12 users"):
+        AlignerInputs(given.text, given.collaborative, given.counts, given.taken, given.text[:2])
+
+
+def test_an_id_table_knows_no_words() -> None:
+    with pytest.raises(InputError, match="IdTable has no vectors"):
+        IdTable(3, 2).from_text(torch.zeros(1, 2))
+
+
+# --- FAERec -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_id_table_starts_at_the_main_components() -> None:
+    text = inputs().text
+    ours, theirs = pca_rows(text, 5, 0.05), PCA(5).fit_transform(text)
+    assert np.sqrt(np.square(ours).mean()) == pytest.approx(0.05, rel=1e-5)
+    theirs *= 0.05 / np.sqrt(np.square(theirs).mean())
+    signs = np.sign((ours * theirs).sum(axis=0))
+    np.testing.assert_allclose(ours, signs * theirs, atol=1e-5)
+    np.testing.assert_array_equal(made("faerec").items.weight.detach(), pca_rows(text, WIDTH, 0.05))
+    assert not pca_rows(text, 15, 0.05)[:, 12:].any(), "a text of 12 dimensions has no more components"
+
+
+def faerec_parts(table: FaeRecTable) -> tuple[Tensor, Tensor]:
+    text = torch.from_numpy(inputs().text)
+    standard = (text - text.mean(dim=0)) / (text - text.mean(dim=0)).square().mean().sqrt()
+    return table.items.weight, table.mapper(standard)
+
+
+def test_the_gate_mixes_and_is_shut_for_cold_items() -> None:
+    table = made("faerec")
+    own, mapped = faerec_parts(table)
+    gate = table.gate(own, mapped)
+    expected = table.norm(gate * own + (1 - gate) * mapped)
+    cold = torch.from_numpy(inputs().counts == 0)
+    torch.testing.assert_close(table()[~cold], expected[~cold])
+    torch.testing.assert_close(table()[cold], table.norm(mapped)[cold])
+    torch.testing.assert_close(table.scores(), table())
+    torch.testing.assert_close(table.from_text(torch.from_numpy(inputs().text))[cold], table.scores()[cold])
+
+
+def test_without_the_gate_both_sides_weigh_the_same() -> None:
+    table = made("faerec_no_gate")
+    own, mapped = faerec_parts(table)
+    torch.testing.assert_close(table()[1], table.norm((own + mapped) / 2)[1])
+
+
+def test_the_mismatches_of_the_released_code_are_options() -> None:
+    table = made("faerec_as_released")
+    own, mapped = faerec_parts(table)
+    assert table.targets() is table.items.weight
+    torch.testing.assert_close(table.scores()[1], table.norm(own + mapped)[1])
+    torch.testing.assert_close(table.scores()[0], table.norm(mapped)[0])  # item 0 is cold
+
+
+@pytest.mark.parametrize(("epoch", "item"), [(0.0, 1.0), (10.0, 0.7), (20.0, 1.0)])
+def test_the_loss_follows_the_curriculum(epoch: float, item: float) -> None:
+    table = made("faerec", drawn_items=0.0)
+    warm = ROWS[torch.from_numpy(inputs().counts)[ROWS] > 0]
+    own, mapped = (side[warm] for side in faerec_parts(table))
+    by_item = item_contrast(own, mapped, warm, 0.05)
+    by_feature = feature_correlation_by_popularity(own, mapped, torch.from_numpy(inputs().counts)[warm])
+    torch.testing.assert_close(table.loss(ROWS, epoch), 0.2 * (item * by_item + (1 - item) * by_feature))
+
+
+def test_each_loss_can_be_left_out() -> None:
+    assert made("faerec_no_losses").loss(ROWS, 3.0) == 0
+    item, feature = made("faerec_no_feature_loss", drawn_items=0.0), made("faerec_no_item_loss", drawn_items=0.0)
+    both = made("faerec", drawn_items=0.0).loss(ROWS, 3.0)
+    torch.testing.assert_close(item.loss(ROWS, 3.0) + feature.loss(ROWS, 3.0), both)
+
+
+def test_drawn_items_reach_the_loss() -> None:
+    table = made("faerec", drawn_items=3.0)
+    (gradient,) = torch.autograd.grad(table.loss(ROWS, 0.0), table.items.weight)
+    reached = set(torch.nonzero(gradient.abs().sum(dim=1)).squeeze(1).tolist())
+    assert reached - set(ROWS.tolist())
+    assert not reached & set(np.flatnonzero(inputs().counts == 0).tolist())
+
+
+# --- LLMEmb -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_adapter_is_linear_in_the_words() -> None:
+    table = made("llmemb")
+    text = torch.from_numpy(inputs().text)
+    first, second = text[:1], text[1:2]
+    torch.testing.assert_close(table.from_text((first + second) / 2), table()[:2].mean(dim=0, keepdim=True))
+    torch.testing.assert_close(table(), table.from_text(text), atol=1e-5, rtol=1e-4)
+
+
+def test_only_the_adapter_learns() -> None:
+    assert [name for name, p in made("llmemb").named_parameters() if not name.startswith("adapter.")] == []
+    assert list(made("llmemb_no_adapter").parameters()) == []
+
+
+def test_the_alignment_is_the_papers_on_warm_items() -> None:
+    given = inputs()
+    collaborative = np.random.default_rng(3).normal(size=(N, WIDTH)).astype(np.float32)
+    same_width = AlignerInputs(given.text, collaborative, given.counts, given.taken)
+    torch.manual_seed(0)
+    table = LlmEmbTable(same_width, WIDTH, LlmEmbConfig(unit_length=False, weight=0.3))
+    warm = ROWS[torch.from_numpy(given.counts)[ROWS] > 0]
+    expected = 0.3 * soft_target_contrast(torch.from_numpy(collaborative)[warm], table()[warm], 2.0)
+    torch.testing.assert_close(table.loss(ROWS, 0.0), expected)
+
+
+# --- a world where words decide ---------------------------------------------------------------------------------------
+
+
+def two_topics() -> AlignerInputs:
+    """60 items of 4 topics; words tell the topic and noise, users keep to one, and 20 items were taken just once."""
+    rng = np.random.default_rng(0)
+    n, topics = 60, np.arange(60) % 4
+    text = (4 * np.eye(4)[topics] @ rng.normal(size=(4, 16)) + rng.normal(size=(n, 16))).astype(np.float32)
+    behaviour = (np.eye(4)[topics] @ rng.normal(size=(4, 8)) + 0.1 * rng.normal(size=(n, 8))).astype(np.float32)
+    counts = np.where(np.arange(n) < 40, 50, 1)
+    behaviour[counts == 1] = rng.normal(size=(20, 8))
+    return AlignerInputs(text, behaviour, counts, csr_array((1, n)))
+
+
+def trained(table: ItemTable, given: AlignerInputs) -> ItemTable:
+    """The table after a bag-of-topic recommender: the mean of four items of a topic predicts a fifth.
+
+    Each of the rare items is the fifth just once, after items of any topic: one event says nothing.
+    """
+    rng = np.random.default_rng(0)
+    torch.manual_seed(0)
+    optimizer = torch.optim.Adam(table.parameters(), lr=0.01)
+    for step in range(100):
+        rows = rng.integers(0, 4, size=(20, 1)) + 4 * rng.integers(0, 10, size=(20, 5))
+        if step == 50:
+            rows[:, 4] = np.arange(40, 60)
+        batch = torch.from_numpy(rows)
+        hidden = table()[batch[:, :4]].mean(dim=1)
+        loss = torch.nn.functional.cross_entropy(5 * hidden @ table.targets().T, batch[:, 4])
+        optimizer.zero_grad()
+        (loss + table.loss(torch.unique(batch), step / 10)).backward()
+        optimizer.step()
+    return table.eval()
+
+
+def tail_neighbours_of_own_topic(table: ItemTable) -> float:
+    vectors = torch.nn.functional.normalize(table.scores().detach(), dim=1)
+    alike = vectors[40:] @ vectors[:40].T
+    nearest = alike.topk(3).indices
+    return float((nearest % 4 == torch.arange(40, 60)[:, None] % 4).float().mean())
+
+
+def test_aligned_rare_items_find_their_neighbours_where_plain_ones_cannot() -> None:
+    given = two_topics()
+    torch.manual_seed(0)
+    plain = tail_neighbours_of_own_topic(trained(IdTable(60, 8), given))
+    shares = {}
+    for name in ("faerec", "llmemb"):
+        torch.manual_seed(0)
+        shares[name] = tail_neighbours_of_own_topic(trained(make_table(name, given, 8), given))
+    assert plain < 0.4
+    assert min(shares.values()) > 0.7, shares
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "message"),
+    [
+        (FaeRecConfig, {"init": "zeros"}, "init 'zeros'"),
+        (FaeRecConfig, {"init_scale": 0.0}, "init_scale 0"),
+        (FaeRecConfig, {"weight": -1.0}, "weight -1"),
+        (FaeRecConfig, {"mapper_dropout": 1.0}, "mapper_dropout 1"),
+        (FaeRecConfig, {"minimum": 1.5}, "minimum 1.5"),
+        (FaeRecConfig, {"period": 0.0}, "period 0"),
+        (LlmEmbConfig, {"text_width": 0}, "text_width 0"),
+        (LlmEmbConfig, {"hidden_width": 0}, "hidden_width 0"),
+        (LlmEmbConfig, {"weight": -0.1}, "weight -0.1"),
+        (LlmEmbConfig, {"temperature": 0.0}, "temperature 0"),
+    ],
+)
+def test_a_bad_configuration_names_its_flag(config: type[Any], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"--aligner.*{message}"):
+        config(**options)
