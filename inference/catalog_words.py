@@ -102,6 +102,7 @@ class CatalogWords:
         kinds: columns of categories and the like, those with several values an item first.
         names: columns of brands and the like.
         vocabulary: every folded word of the items' texts.
+        telling: folded words of titles, which say something about an item.
     """
 
     def __init__(self, catalog: Catalog) -> None:
@@ -120,6 +121,7 @@ class CatalogWords:
         for row, title in enumerate(self._titles):
             for word in set(title):
                 self._rows[word].append(row)
+        self.telling = frozenset(self._rows)
         texts = Counter(word for text in catalog.texts() for word in set(words_of(text)))
         self.vocabulary = frozenset(texts)
         self._common = sorted(word for word, count in texts.items() if count > 1)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from inference.prices import say_price
+
 Speaker = Literal["template", "model", "server"]
 
 
@@ -74,3 +76,20 @@ class Reply:
     cards: tuple[Card, ...]
     state: ConversationState
     note: str
+
+
+def say_conditions(where: Mapping[str, Any]) -> str:
+    """Conditions in words: "price up to 20; categories: Nails"; empty where there are none."""
+    return "; ".join(
+        say_price(name, condition)
+        if isinstance(condition, tuple) and len(condition) == 2 and not any(isinstance(one, str) for one in condition)
+        else f"{name}: {' or '.join(map(str, as_values(condition)))}"
+        for name, condition in where.items()
+    )
+
+
+def as_values(condition: Any) -> tuple[Any, ...]:
+    """The values of a condition on text; a single one stands for itself."""
+    if condition is None:
+        return ()
+    return tuple(condition) if isinstance(condition, list | tuple | set | frozenset) else (condition,)

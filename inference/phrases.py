@@ -58,6 +58,16 @@ FILLER = _words(
     "that the their them then there these they thing things this those though to too try type um us use ve very want "
     "was we well what when where which who why will with would yes yeah you your"
 )
+# Words that a language model may use beside the cards' own without saying anything about an item
+CHATTY = _words(
+    "after among at because before believe below beside bit both budget case choice choices come couple day each "
+    "enjoy every everything explore far feel few first fit fits five following found four friend glad go goes "
+    "going happy help here's hope i'd idea ideas includes including interest interested into know last lastly "
+    "list listed match matches matching might much must next offer pair perhaps pick picked picks possible "
+    "question range really right second selected selection she should since start style suit suits sure take "
+    "taste they're think third three today together top two until up wanted wish within without work works wonder "
+    "you'll you're you've"
+)
 
 
 @lru_cache(maxsize=256)

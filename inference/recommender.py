@@ -180,11 +180,17 @@ class Recommender:
         )
 
     def search(
-        self, query: str, k: int = 10, *, where: Mapping[str, Any] | None = None, deny: Sequence[str] = ()
+        self,
+        query: str,
+        k: int = 10,
+        *,
+        where: Mapping[str, Any] | None = None,
+        allowed: NDArray[np.bool_] | None = None,
+        deny: Sequence[str] = (),
     ) -> list[tuple[str, float]]:
         """Items that a text describes, by the LM's text-to-codes task under constrained decoding: (item id, score)."""
         prompt = search_prompt(self._tokenizer, query)
-        one = self._shared(where, None).deny(self.catalog.rows(deny))
+        one = self._shared(where, allowed).deny(self.catalog.rows(deny))
         beams = max(k, self.ranker.config.beams)
         found = beam_search(self.ranker.scorer, self.trie, [prompt], beams=beams, k=k, filters=[one])
         pairs = zip(found.rows[0].tolist(), found.scores[0].tolist(), strict=True)
