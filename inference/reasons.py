@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from genrec.vocabulary import spell
 from inference.catalog_words import CatalogWords, words_of
-from inference.conversation_state import ConversationState
+from inference.conversation_state import ConversationState, as_values
 from inference.phrases import FILLER
 from semtok.catalog import Catalog
 
@@ -111,8 +111,8 @@ class Reasons:
             if isinstance(value, int | float):
                 met.append(f"{name} {format_value(value)}")
                 continue
-            wanted = [condition] if isinstance(condition, str) else list(condition)
-            met.append(f"{name}: {', '.join(one for one in wanted if one == value or one in list(value))}")
+            has = {value} if isinstance(value, str | bool) else set(value)
+            met.append(f"{name}: {', '.join(str(one) for one in as_values(condition) if one in has)}")
         return met
 
     def _spelled(self, row: int, levels: int) -> str:
