@@ -17,7 +17,7 @@ from genrec.vocabulary import SidVocabulary, encode_text, spell
 from semtok.errors import InputError
 from training.batching import batches, windows
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.lm_base import initial_rows, scratch_tokenizer
+from training.lm_base import scratch_tokenizer
 from training.lm_data import IGNORE, collate, history_examples, response_example
 from training.losses import linear_cross_entropy
 from training.schedule import learning_rate_factor
@@ -176,14 +176,3 @@ def test_typed_control_tokens_stay_text(tmp_path: Path) -> None:
     (tmp_path / "sid_vocabulary.json").write_text("[]")
     with pytest.raises(InputError, match="not a SID vocabulary"):
         SidVocabulary.load(tmp_path)
-
-
-def test_first_rows_keep_the_geometry_of_the_codebook() -> None:
-    words = torch.randn(50, 16) * 0.02
-    codebook = np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32)
-    rows = initial_rows(words, [codebook], seed=0)
-    assert rows.shape == (7, 16)
-    torch.testing.assert_close(torch.cdist(rows[1:], rows[1:]) / torch.cdist(rows[1:], rows[1:]).max(),
-                               torch.cdist(torch.tensor(codebook), torch.tensor(codebook))
-                               / torch.cdist(torch.tensor(codebook), torch.tensor(codebook)).max(),
-                               rtol=1e-3, atol=1e-3)  # fmt: skip

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -40,9 +40,10 @@ from semtok.vectors import ItemVectors
 from training.batching import batches
 from training.checkpoint import load_checkpoint, save_checkpoint, write_tensors
 from training.joint_model import JointModel, Losses, ScoreSpace
-from training.lm_base import initial_rows, load_base, plain_generation_config, scratch_model, scratch_tokenizer
+from training.lm_base import load_base, plain_generation_config, scratch_model, scratch_tokenizer
 from training.lm_data import Example, collate, history_examples, response_example
 from training.schedule import learning_rate_factor
+from training.sid_rows import SidInit, aligned_rows, codebook_rows, item_words, random_rows
 
 Log = Callable[[Mapping[str, Any]], None]
 SCRATCH = "scratch"
@@ -61,6 +62,8 @@ class LmConfig:
         text_vocabulary: entries of a scratch model's byte-level BPE.
         dropout: on embeddings and residual branches; for models trained from scratch.
         lora_rank: rank of the LoRA adapters on every linear layer of the base, merged at the end; 0 trains all weights.
+        sid_init: first rows of the SID tokens: random, keeping the geometry of the codebooks, or also aligned with the
+            items' words (`training.sid_rows`).
         score_space: what the softmax over a code runs over: the level's own rows, or the whole vocabulary.
         max_items: the last items of a history that are read.
         epochs: passes over the histories.
@@ -90,6 +93,7 @@ class LmConfig:
     text_vocabulary: int = 4096
     dropout: float = 0.2
     lora_rank: int = 0
+    sid_init: SidInit = "codebook"
     score_space: ScoreSpace = "level"
     max_items: int = 20
     epochs: int = 20
@@ -127,6 +131,8 @@ class LmConfig:
             raise InputError(f"--lm.heads {self.heads} does not divide --lm.width {self.width}")
         if not 0 <= self.dropout < 1:
             raise InputError(f"--lm.dropout {self.dropout} is not in [0, 1)")
+        if self.sid_init not in get_args(SidInit):
+            raise InputError(f"--lm.sid_init {self.sid_init!r}: choose one of {', '.join(get_args(SidInit))}")
         if self.text_share < 0 or self.dense_weight < 0:
             raise InputError("--lm.text_share and --lm.dense_weight must not be negative")
         if self.warmup_steps < 0:
@@ -151,7 +157,7 @@ class LmInputs:
     Attributes:
         catalog: N items.
         semantic_ids: codes [N, L].
-        codebooks: [V_l, W] a level, from which the SID rows start.
+        codebooks: [V_l, W] for each level of the quantiser, from which the SID rows start.
         item_vectors: [N, W], what was quantised; content of the dense head.
         split: histories to train on and cases to choose the epoch on.
         identity: [N, dense_width] first identity vectors of the dense head (collaborative vectors), or None for small
@@ -191,7 +197,7 @@ def build(inputs: LmInputs, config: LmConfig) -> Built:
     torch.manual_seed(config.seed)
     vocabulary = SidVocabulary.added_to(tokenizer, sizes)
     plain_generation_config(lm, tokenizer)
-    rows = initial_rows(lm.get_input_embeddings().weight, inputs.codebooks, config.seed)
+    rows = first_rows(lm.get_input_embeddings().weight, tokenizer, inputs, config)
     n_tokens = vocabulary.history_token + len(rows)
     if lm.get_input_embeddings().weight.shape[0] < n_tokens:
         lm.resize_token_embeddings(n_tokens, mean_resizing=False)
@@ -218,6 +224,17 @@ def build(inputs: LmInputs, config: LmConfig) -> Built:
             head.identity.copy_(torch.from_numpy(inputs.identity))
     model = JointModel(lm, head, vocabulary, rows, score_space=config.score_space, dropout=config.dropout)
     return Built(model, tokenizer, vocabulary, adapter)
+
+
+def first_rows(embeddings: Tensor, tokenizer: PreTrainedTokenizerBase, inputs: LmInputs, config: LmConfig) -> Tensor:
+    """The SID rows [R, H] that fine-tuning starts from."""
+    codebooks, codes, sizes = inputs.codebooks, inputs.semantic_ids.codes, inputs.semantic_ids.sizes
+    if config.sid_init == "random":
+        return random_rows(embeddings, sizes, config.seed)
+    if config.sid_init == "codebook":
+        return codebook_rows(embeddings, codebooks, sizes, config.seed)
+    words = item_words(embeddings, tokenizer, inputs.catalog.texts())
+    return aligned_rows(embeddings, codebooks, codes, words, sizes, config.seed)
 
 
 Validate = Callable[[Built], Mapping[str, float]]

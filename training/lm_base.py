@@ -1,19 +1,12 @@
-"""The language model before fine-tuning: a base by path or id, or a small one from scratch, and the first rows of its
-SID tokens.
-
-Shapes: H hidden width, V_l codes on level l, W width of the codebooks, R = 1 + sum V_l.
-"""
+"""The language model before fine-tuning: a base by path or id, or a small one from scratch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -93,27 +86,3 @@ def plain_generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokeniz
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
         do_sample=False,
     )
-
-
-def initial_rows(words: Tensor, codebooks: Sequence[NDArray[np.float32]], seed: int) -> Tensor:
-    """First embeddings of the SID tokens [R, H]: E_new = mean(E) + s P c (Semantic Convergence, stage 1, as we read
-    it).
-
-    P is a random map with orthogonal rows or columns, so that codes that are near in the codebook are near in the LM; s
-    gives the new rows the spread of the old ones. The history token starts at the mean.
-
-    Args:
-        words: the LM's embedding matrix [., H].
-        codebooks: [V_l, W] a level.
-    """
-    words = words.detach().float()
-    mean, spread = words.mean(0), words.std(0).mean()
-    generator = torch.Generator().manual_seed(seed)
-    rows = [mean[None]]
-    for codebook in codebooks:
-        vectors = torch.as_tensor(codebook, dtype=torch.float32)
-        projection = torch.empty(vectors.shape[1], words.shape[1])
-        torch.nn.init.orthogonal_(projection, generator=generator)
-        mapped = (vectors - vectors.mean(0)) @ projection
-        rows.append(mean + mapped * (spread / mapped.std().clamp(min=1e-8)))
-    return torch.cat(rows)

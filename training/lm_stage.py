@@ -16,7 +16,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
@@ -45,14 +44,10 @@ def stage_inputs(run: Path, lm: LmConfig, ranking: RankingConfig) -> dict[str, A
 def load_inputs(run: Path) -> LmInputs:
     """Read the stages before this one."""
     ids = SemanticIds.load(run / "semtok")
-    codebooks = list(load_quantizer(run / "semtok").codebooks)
-    rng = np.random.default_rng(0)
-    for size in ids.sizes[len(codebooks) :]:  # a level that only keeps items apart has no vectors of its own
-        codebooks.append(rng.standard_normal((size, codebooks[0].shape[1]), dtype=np.float32))
     return LmInputs(
         catalog=Catalog.load(run / "catalog"),
         semantic_ids=ids,
-        codebooks=codebooks,
+        codebooks=load_quantizer(run / "semtok").codebooks,
         item_vectors=ItemVectors.load(run / "vectors/item/item.safetensors"),
         split=Split.load(run / "split"),
         identity=ItemVectors.load(run / "vectors/collaborative/collaborative.safetensors").values,
