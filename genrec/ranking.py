@@ -1,13 +1,12 @@
-"""`Ranker`: histories in, ranked items out, by the codes' beam, by the dense head, or by both.
+"""`Ranker`: histories in, ranked items out, by the codes' beam, the dense head, counted neighbours, or all of them.
 
     beam     the LM's own log-probability of an item's codes, for the items that beam search meets
     rerank   the same candidates, ordered by the dense head
     dense    the dense head over every allowed item
-    joined   (1 - w) log p_codes + w log p_dense over the candidates of both; where only the dense head proposes an
-    item, its
-             codes count as likely as the last item of the beam, which is an upper bound
+    joined   (1 - u) ((1 - w) log p_codes + w log p_dense) + u log p_neighbours over every allowed item; the codes of an
+             item that the beam did not meet count just below those of the beam's last one, which is an upper bound
 
-Shapes: B users, K beams, k items asked for, N items, H hidden width, M candidates.
+Shapes: B users, K beams, k items asked for, N items, H hidden width, M items that the beam met.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from torch import Tensor
 from genrec.beam import batches, beam_search
 from genrec.dense import DenseHead
 from genrec.filters import ItemFilter
+from genrec.neighbours import Neighbours
 from genrec.recommendations import Recommendations
 from genrec.scorer import NextCodeScorer
 from genrec.sequences import Sequences
@@ -32,7 +32,7 @@ from genrec.vocabulary import SidVocabulary
 from semtok.errors import InputError
 
 Ranking = Literal["beam", "rerank", "dense", "joined"]
-_DENSE_CELLS = 1 << 25  # dense scores held at once: 128 MiB
+_DENSE_CELLS = 1 << 24  # items scored at once for all users of a batch: 64 MiB a voice
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class RankingConfig:
         ranking: see the module.
         beams: prefixes kept on each level.
         dense_share: w of the joined ranking, in [0, 1]; None: `genrec fit` takes what wins on validation, others 0.5.
+        near_share: u of the joined ranking, in [0, 1]; None: what wins on validation, others 0.
         max_items: the last items of a history that are read.
         batch_tokens: padded prompt tokens of one batch.
     """
@@ -50,44 +51,58 @@ class RankingConfig:
     ranking: Ranking = "joined"
     beams: int = 20
     dense_share: float | None = None
+    near_share: float | None = None
     max_items: int = 20
     batch_tokens: int = 8192
 
     def __post_init__(self) -> None:
         if self.ranking not in get_args(Ranking):
             raise InputError(f"--ranking {self.ranking}: choose one of {', '.join(get_args(Ranking))}")
-        if self.dense_share is not None and not 0 <= self.dense_share <= 1:
-            raise InputError(f"--dense_share {self.dense_share} is not in [0, 1]")
+        for name in ("dense_share", "near_share"):
+            share = getattr(self, name)
+            if share is not None and not 0 <= share <= 1:
+                raise InputError(f"--{name} {share} is not in [0, 1]")
         for name in ("beams", "max_items", "batch_tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name} {getattr(self, name)} must be at least 1")
 
 
+Shares = tuple[float, float]
+"""(w, u) of the joined ranking."""
+
+
 @dataclass(frozen=True)
-class Candidates:
-    """Items that the beam or the dense head proposes, [B, M] each; an item that both propose has one live place.
+class Voices:
+    """What each part of the model says of every item.
 
     Attributes:
-        rows: catalogue rows; any number where both scores are -inf.
-        codes: log-probability of the codes, or its upper bound where only the dense head proposes the item.
-        dense: log-probability under the dense head; -inf in a dead place.
-        met: whether the beam met the item.
+        met: [B, M] rows of the items that the beam met, best first; -1 after the last.
+        codes: [B, M] log-probabilities of their codes.
+        dense: [B, N] log-probabilities of the dense head; -inf where a filter forbids.
+        near: [B, N] log-probabilities of the neighbours, or None where there are no counts.
     """
 
-    rows: Tensor
+    met: Tensor
     codes: Tensor
     dense: Tensor
-    met: Tensor
+    near: Tensor | None
 
-    def joined(self, dense_share: float) -> Tensor:
-        """(1 - w) log p_codes + w log p_dense, -inf in dead places."""
-        dead = self.dense.isneginf()
-        score = (1 - dense_share) * self.codes.masked_fill(dead, 0.0) + dense_share * self.dense.masked_fill(dead, 0.0)
-        return score.masked_fill(dead, -torch.inf)
-
-    def best(self, dense_share: float, k: int) -> NDArray[np.int32]:
-        """The first k rows of the joined ranking, int32 [B, k]."""
-        return _numpy(*_take(self.rows, self.joined(dense_share), k))[0]
+    def joined(self, shares: Shares) -> Tensor:
+        """Scores [B, N] of the joined ranking, -inf where a filter forbids."""
+        dense_share, near_share = shares
+        if self.near is None and near_share:
+            raise InputError("this run has no counts of neighbours; use --ranking.near_share 0")
+        forbidden, alive = self.dense.isneginf(), self.met >= 0
+        last = self.codes.masked_fill(~alive, torch.inf).amin(dim=1, keepdim=True)
+        last = last.masked_fill(last.isinf(), 0.0)  # nothing was met: a constant, which is no matter
+        below = torch.nextafter(last, torch.tensor(-torch.inf))  # so that beam alone ranks what it met first
+        n = self.dense.shape[1]
+        place = self.met.masked_fill(~alive, n)  # a column for those that are nobody, cut off again
+        codes = below.repeat(1, n + 1).scatter_(1, place, self.codes)[:, :n]
+        score = (1 - dense_share) * codes + dense_share * self.dense.masked_fill(forbidden, 0.0)
+        if self.near is not None and near_share:
+            score = (1 - near_share) * score + near_share * self.near
+        return score.masked_fill(forbidden, -torch.inf)
 
 
 class Ranker:
@@ -99,6 +114,7 @@ class Ranker:
         codes: int32 [N, L].
         head: the dense head, or None where only `beam` is wanted.
         config: defaults of every request.
+        neighbours: counts for the joined ranking.
     """
 
     def __init__(
@@ -109,9 +125,10 @@ class Ranker:
         codes: NDArray[np.int32],
         head: DenseHead | None,
         config: RankingConfig,
+        neighbours: Neighbours | None = None,
     ) -> None:
         self.scorer, self.trie, self.vocabulary, self.codes, self.config = scorer, trie, vocabulary, codes, config
-        self.head = head
+        self.head, self.neighbours = head, neighbours
         self._item_vectors: Tensor | None = None
 
     def rank(
@@ -151,7 +168,8 @@ class Ranker:
         scores = np.full((len(prompts), k), -np.inf, dtype=np.float32)
         for group in self._groups(prompts, ranking):
             chosen = None if filters is None else [filters[i] for i in group]
-            found, values = self._rank_batch([prompts[i] for i in group], k, ranking, beams, chosen)
+            batch = [prompts[i] for i in group]
+            found, values = self._rank_batch(batch, recent.take(group), k, ranking, beams, chosen)
             rows[group, : found.shape[1]], scores[group, : found.shape[1]] = found, values
             progress(len(group))
         return Recommendations.from_padded(names, rows, scores, self._reasons(rows, k, filters))
@@ -160,24 +178,23 @@ class Ranker:
         self,
         histories: Sequences,
         *,
-        shares: Sequence[float],
+        shares: Sequence[Shares],
         k: int,
         filters: Sequence[ItemFilter] | None = None,
         progress: Callable[[int], None] = lambda done: None,
-    ) -> dict[float, NDArray[np.int32]]:
-        """Joined lists, int32 [B, k], for several shares of the dense head from one search.
+    ) -> dict[Shares, NDArray[np.int32]]:
+        """Joined lists, int32 [B, k], for several shares (w, u) from one search.
 
-        Share 0 orders as the beam does and share 1 as the dense head.
+        (0, 0) orders as the beam does and (1, 0) as the dense head.
         """
         recent = histories.last(self.config.max_items)
         prompts = [self.vocabulary.prompt(self.codes[history]) for history in recent]
         lists = {share: np.full((len(prompts), k), -1, dtype=np.int32) for share in shares}
         for group in self._groups(prompts, "joined"):
             chosen = None if filters is None else [filters[i] for i in group]
-            width = max(k, self.config.beams)
-            found = self.candidates([prompts[i] for i in group], width=width, beams=self.config.beams, filters=chosen)
+            voices = self.voices([prompts[i] for i in group], recent.take(group), k=k, filters=chosen)
             for share in shares:
-                rows = found.best(share, k)
+                rows, _ = _numpy(*_top(voices.joined(share), k))
                 lists[share][group, : rows.shape[1]] = rows
             progress(len(group))
         return lists
@@ -190,7 +207,13 @@ class Ranker:
         return [group[i : i + most] for group in groups for i in range(0, len(group), most)]
 
     def _rank_batch(
-        self, prompts: list[list[int]], k: int, ranking: Ranking, beams: int, filters: list[ItemFilter] | None
+        self,
+        prompts: list[list[int]],
+        histories: Sequences,
+        k: int,
+        ranking: Ranking,
+        beams: int,
+        filters: list[ItemFilter] | None,
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Rows and scores [B, up to k] of one batch; -1 and -inf pad."""
         if ranking == "dense":
@@ -198,31 +221,28 @@ class Ranker:
         if ranking == "beam":
             result = beam_search(self.scorer, self.trie, prompts, beams=beams, k=k, filters=filters)
             return result.rows, result.scores
-        found = self.candidates(prompts, width=max(k, beams), beams=beams, filters=filters)
+        voices = self.voices(prompts, histories, k=k, beams=beams, filters=filters)
         if ranking == "rerank":
-            return _numpy(*_take(found.rows, found.dense.masked_fill(~found.met, -torch.inf), k))
-        share = 0.5 if self.config.dense_share is None else self.config.dense_share
-        return _numpy(*_take(found.rows, found.joined(share), k))
+            of_met = voices.dense.gather(1, voices.met.clamp(min=0)).masked_fill(voices.met < 0, -torch.inf)
+            return _numpy(*_take(voices.met, of_met, k))
+        dense_share = 0.5 if self.config.dense_share is None else self.config.dense_share
+        return _numpy(*_top(voices.joined((dense_share, self.config.near_share or 0.0)), k))
 
-    def candidates(
-        self, prompts: list[list[int]], *, width: int, beams: int, filters: list[ItemFilter] | None = None
-    ) -> Candidates:
-        """The `width` best items of the beam and of the dense head, with both scores."""
-        result = beam_search(self.scorer, self.trie, prompts, beams=beams, k=width, filters=filters)
+    def voices(
+        self,
+        prompts: list[list[int]],
+        histories: Sequences,
+        *,
+        k: int,
+        beams: int | None = None,
+        filters: list[ItemFilter] | None = None,
+    ) -> Voices:
+        """What beam, dense head and neighbours say after each prompt and its history."""
+        beams = beams or self.config.beams
+        result = beam_search(self.scorer, self.trie, prompts, beams=beams, k=max(k, beams), filters=filters)
+        near = None if self.neighbours is None else torch.from_numpy(self.neighbours.log_probability(histories))
         dense = self._dense(result.hidden, filters)
-        met, code_scores = torch.from_numpy(result.rows).long(), torch.from_numpy(result.scores)
-        alive = met >= 0
-        dense_of_met = dense.gather(1, met.clamp(min=0)).masked_fill(~alive, -torch.inf)
-        proposed, dense_scores = _top(dense, width)
-        again = ((proposed[:, :, None] == met[:, None, :]) & alive[:, None, :]).any(2)
-        floor = code_scores.masked_fill(~alive, torch.inf).min(dim=1, keepdim=True).values
-        floor = floor.masked_fill(floor.isinf(), 0.0).expand_as(dense_scores)
-        return Candidates(
-            torch.cat([met, proposed], 1),
-            torch.cat([code_scores, floor], 1),
-            torch.cat([dense_of_met, dense_scores.masked_fill(again, -torch.inf)], 1),
-            torch.cat([alive, torch.zeros_like(again)], 1),
-        )
+        return Voices(torch.from_numpy(result.rows).long(), torch.from_numpy(result.scores), dense, near)
 
     def _dense(self, hidden: Tensor | None, filters: list[ItemFilter] | None) -> Tensor:
         """Log-probabilities of the dense head [B, N] over all items; -inf where a filter forbids."""

@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from genrec.beam import beam_search
 from genrec.dense import DenseHead
 from genrec.filters import ItemFilter, WhereFilters
+from genrec.neighbours import Neighbours
 from genrec.ranking import Ranker, Ranking, RankingConfig
 from genrec.recommendations import Recommendations
 from genrec.scorer import NextCodeScorer
@@ -104,7 +105,7 @@ class Recommender:
         trie = CodeTrie(ids.codes, ids.sizes)
         config = RankingConfig(**facts["ranking"])
         scorer: NextCodeScorer
-        head = None
+        head = neighbours = None
         if engine == "vllm":
             from inference.vllm_engine import VllmScorer
 
@@ -120,7 +121,8 @@ class Recommender:
             content = torch.from_numpy(vectors.values)
             head = DenseHead.load(lm / "heads/dense.safetensors", torch.from_numpy(ids.codes), ids.sizes, content)
             head = head.to(device)
-        ranker = Ranker(scorer, trie, vocabulary, ids.codes, head, config)
+            neighbours = Neighbours.load(lm / "heads/neighbours.safetensors").extended(len(catalog))
+        ranker = Ranker(scorer, trie, vocabulary, ids.codes, head, config, neighbours)
         run_id = hash_value({name: manifest["files"] for name, manifest in manifests.items()})[:16]
         return cls(catalog, ids, vectors, ranker, AutoTokenizer.from_pretrained(lm), run_id)
 

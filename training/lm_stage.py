@@ -74,10 +74,12 @@ def run_lm_stage(
         built = fit_lm(inputs, lm, scratch / "work", log, validation, progress=progress)
         if built is None:
             return
-        if ranking.dense_share is None:
-            ranking = replace(ranking, dense_share=validation(built)["dense_share"])
+        if None in (ranking.dense_share, ranking.near_share):
+            chosen = validation(built)
+            ranking = replace(ranking, dense_share=chosen["dense_share"], near_share=chosen["near_share"])
         (scratch / "work/training.json").rename(scratch / "training.json")
         save_lm(built, scratch, {"score_space": lm.score_space, "ranking": asdict(ranking)})
+        validation.neighbours.save(scratch / "heads/neighbours.safetensors")
         shutil.rmtree(scratch / "work")
 
 

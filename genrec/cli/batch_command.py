@@ -42,6 +42,7 @@ def run(config: RecommendConfig) -> dict[str, int]:
         about={
             "beams": config.beams or defaults.beams,
             "dense_share": defaults.dense_share,
+            "near_share": defaults.near_share,
             "engine": config.engine,
             "exclude_seen": exclude_seen,
             "where": config.where,

@@ -29,6 +29,8 @@ from genrec.cases import Cases, Split
 from genrec.cli.config import FitConfig
 from genrec.evaluation import KS, Row, compare, evaluate, rank
 from genrec.interactions import Interactions
+from genrec.neighbours import Neighbours, best_mixture
+from genrec.ranking import Shares
 from genrec.report import write_report
 from genrec.sequential import SasRec
 from genrec.splits import by_time, from_given, leave_last_out
@@ -261,26 +263,30 @@ class Pipeline:
         lists["Random"] = rank(Random(n_items).score, cases.histories, exclude_seen=exclude_seen)
         sasrec = SasRec.load(self.run / "vectors/collaborative")
         lists["SASRec"] = rank(sasrec.score, cases.histories, exclude_seen=exclude_seen)
+        with_neighbours = best_mixture(sasrec.score, Neighbours.fit(split.train, n_items), split.valid, exclude_seen)
+        lists["SASRec + neighbours"] = rank(with_neighbours, cases.histories, exclude_seen=exclude_seen)
         settings = recommender.ranker.config
         share = 0.5 if settings.dense_share is None else settings.dense_share
+        best: Shares = (share, settings.near_share or 0.0)
         shared = recommender.filters()
         filters = [shared.deny(history) if exclude_seen else shared for history in cases.histories]
         with _bar("ranking the test cases", "case") as progress:
             joined = recommender.ranker.joined_lists(
                 cases.histories,
-                shares=(0.0, share, 1.0),
+                shares=list(dict.fromkeys([(0.0, 0.0), (1.0, 0.0), (share, 0.0), best])),
                 k=max(KS),
                 filters=filters,
                 progress=_counted(progress, cases),
             )
-        for name, ranked in {"beam": joined[0.0], "dense": joined[1.0], "joined": joined[share]}.items():
-            lists[f"genrec {name}" + (" (default)" if name == settings.ranking else "")] = ranked
+        alone = {"beam": (0.0, 0.0), "dense": (1.0, 0.0), "beam and dense": (share, 0.0), "joined": best}
+        for name, shares in alone.items():
+            lists[f"genrec {name}" + (" (default)" if name == settings.ranking else "")] = joined[shares]
         rows = evaluate(lists, cases, split.train, n_items)
         rows += compare(lists, cases, reference="Markov") + compare(lists, cases, reference="SASRec")
         notes = [
             f"Split {split.name}: {len(cases):,} test cases over {n_items:,} items; the whole catalogue is ranked.",
-            "Fitted on training items only; epochs and the share of the dense head in the joined ranking "
-            f"({share}) were chosen on validation; the test split was read once.",
+            "Fitted on training items only; epochs and the shares of dense head and neighbours in the joined ranking "
+            f"{best} were chosen on validation; the test split was read once.",
             "Items of the history are left out of every list."
             if exclude_seen
             else "Items of the history may be listed.",
@@ -297,7 +303,12 @@ class Pipeline:
             index_version=recommender.index_version,
             k=k,
             shard_size=self.config.topk.shard_size,
-            about={"beams": settings.beams, "dense_share": settings.dense_share, "exclude_seen": exclude_seen},
+            about={
+                "beams": settings.beams,
+                "dense_share": settings.dense_share,
+                "near_share": settings.near_share,
+                "exclude_seen": exclude_seen,
+            },
         )
         users = FileUsers(self.run / "split/users.parquet", recommender.catalog)
         identity = {**asdict(job), "users": users.count, "users_digest": users.digest}

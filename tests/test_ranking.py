@@ -1,0 +1,133 @@
+"""The rankings of `Ranker` on a tiny real model: each against its formula over the whole catalogue."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from genrec.beam import score_all
+from genrec.dense import DenseHead
+from genrec.filters import ItemFilter
+from genrec.neighbours import Neighbours
+from genrec.ranking import Ranker, Ranking, RankingConfig
+from genrec.sequences import Sequences
+from genrec.torch_scorer import TorchScorer
+from genrec.trie import CodeTrie
+from genrec.vocabulary import SidVocabulary
+from semtok.errors import InputError
+
+SIZES, N = (4, 4, 4), 30
+HISTORIES = Sequences.from_lists([[3, 5, 9], [], [1], [28, 2, 2, 7]])
+BEAMS = 6
+
+
+@pytest.fixture(scope="module")
+def ranker() -> Ranker:
+    rng = np.random.default_rng(0)
+    cells = rng.choice(4**3, size=N, replace=False)
+    codes = np.stack(np.unravel_index(cells, SIZES), axis=1).astype(np.int32)
+    vocabulary = SidVocabulary(tuple(np.arange(1 + 4 * level, 5 + 4 * level) for level in range(3)), 0)
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=13, num_key_value_heads=2, **shape)).eval()
+    with torch.no_grad():
+        for weights in model.parameters():
+            if weights.ndim > 1:
+                weights.normal_(0, 0.3)
+    content, seen = torch.randn(N, 5), torch.arange(N) < 25
+    head = DenseHead(16, 8, torch.from_numpy(codes), SIZES, content, seen)
+    with torch.no_grad():
+        for weights in head.parameters():
+            weights.normal_(0, 0.5)
+    train = Sequences.from_lists([rng.integers(25, size=6).tolist() for _ in range(20)])
+    scorer, trie = TorchScorer(model, vocabulary, score_space="level"), CodeTrie(codes, SIZES)
+    config = RankingConfig(beams=BEAMS, dense_share=0.7, near_share=0.4)
+    return Ranker(scorer, trie, vocabulary, codes, head, config, Neighbours.fit(train, N))
+
+
+def everything(ranker: Ranker) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Log-probabilities [B, N] of codes, dense head and neighbours."""
+    prompts = [ranker.vocabulary.prompt(ranker.codes[history]) for history in HISTORIES]
+    assert ranker.head is not None
+    assert ranker.neighbours is not None
+    with torch.inference_mode():
+        codes = score_all(ranker.scorer, ranker.trie, prompts)
+        dense = ranker.head(ranker.scorer.start(prompts).hidden).log_softmax(1).numpy()
+    return np.asarray(codes), dense, ranker.neighbours.log_probability(HISTORIES)
+
+
+@pytest.mark.parametrize("ranking", ["beam", "rerank", "dense", "joined"])
+@pytest.mark.parametrize("filtered", [False, True])
+def test_each_ranking_is_its_formula(ranker: Ranker, ranking: Ranking, filtered: bool) -> None:
+    allowed, filters = np.ones((len(HISTORIES), N), dtype=bool), None
+    if filtered:
+        allowed[:, ::3] = False
+        for row, history in zip(allowed, HISTORIES, strict=True):
+            row[history] = False
+        shared = ItemFilter.from_mask(ranker.trie, np.arange(N) % 3 != 0)
+        filters = [shared.deny(history) for history in HISTORIES]
+    found = ranker.rank(HISTORIES, k=5, ranking=ranking, filters=filters)
+    prompts = [ranker.vocabulary.prompt(ranker.codes[history]) for history in HISTORIES]
+    voices = ranker.voices(prompts, HISTORIES, k=5, filters=filters)
+    codes, dense, near = everything(ranker)
+    for b, rows in enumerate(found.rows):
+        met = [row for row in voices.met[b].tolist() if row >= 0]
+        np.testing.assert_allclose(voices.codes[b, : len(met)], codes[b, met], atol=1e-4)
+        assert allowed[b, met].all()
+        bound = np.where(np.isin(np.arange(N), met), codes[b], codes[b, met].min())
+        score = {
+            "beam": codes[b],
+            "rerank": dense[b],
+            "dense": dense[b],
+            "joined": 0.6 * (0.3 * bound + 0.7 * dense[b]) + 0.4 * near[b],
+        }[ranking]
+        among = met if ranking in ("beam", "rerank") else np.flatnonzero(allowed[b]).tolist()
+        assert rows.tolist() == sorted(among, key=lambda i, score=score: -score[i])[:5]  # type: ignore[misc]
+
+
+def test_many_shares_from_one_search(ranker: Ranker) -> None:
+    shares = [(0.0, 0.0), (1.0, 0.0), (0.7, 0.4), (0.0, 1.0)]
+    lists = ranker.joined_lists(HISTORIES, shares=shares, k=BEAMS)
+    for share, ranking in [((0.0, 0.0), "beam"), ((1.0, 0.0), "dense"), ((0.7, 0.4), "joined")]:
+        alone = ranker.rank(HISTORIES, k=BEAMS, ranking=ranking)  # type: ignore[arg-type]
+        assert lists[share].tolist() == [rows.tolist() for rows in alone.rows]
+    near = everything(ranker)[2]
+    assert lists[0.0, 1.0].tolist() == np.argsort(-near, axis=1, kind="stable")[:, :BEAMS].tolist()
+
+
+def test_lists_do_not_depend_on_the_batch(ranker: Ranker) -> None:
+    together = ranker.rank(HISTORIES, k=5)
+    for i in range(len(HISTORIES)):
+        assert ranker.rank(HISTORIES.take(np.array([i])), k=5).rows[0].tolist() == together.rows[i].tolist()
+
+
+def test_short_lists_say_why(ranker: Ranker) -> None:
+    few = ItemFilter.from_mask(ranker.trie, np.arange(N) < 3)
+    found = ranker.rank(HISTORIES, k=5, filters=[few] * len(HISTORIES))
+    assert [sorted(rows.tolist()) for rows in found.rows] == [[0, 1, 2]] * len(HISTORIES)
+    assert found.reasons[0] == "3 of 30 items are allowed, 3 of them were found; 5 were asked for"
+
+
+def test_what_is_missing_is_named(ranker: Ranker) -> None:
+    parts = (ranker.scorer, ranker.trie, ranker.vocabulary, ranker.codes)
+    with pytest.raises(InputError, match="no dense head"):
+        Ranker(*parts, None, ranker.config).rank(HISTORIES, k=5)
+    with pytest.raises(InputError, match="no counts of neighbours"):
+        Ranker(*parts, ranker.head, ranker.config).rank(HISTORIES, k=5)
+    without = Ranker(*parts, ranker.head, replace(ranker.config, near_share=0.0))
+    assert len(without.rank(HISTORIES, k=5).rows[0]) == 5
+    with pytest.raises(InputError, match="k must be at least 1"):
+        ranker.rank(HISTORIES, k=0)
+    with pytest.raises(InputError, match="choose one of beam"):
+        ranker.rank(HISTORIES, k=5, ranking="best")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "value"), [("dense_share", 1.5), ("near_share", -0.1), ("beams", 0)])
+def test_bad_configuration(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"--{name}"):
+        RankingConfig(**{name: value})  # type: ignore[arg-type]
