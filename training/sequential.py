@@ -1,35 +1,37 @@
-"""Fits a sequential model on item ids with a softmax over the whole catalogue.
+"""Fits a sequential model with a softmax over the catalogue, and with whatever its item table adds to that.
+
+    loss = cross-entropy of the next items, a target + items.loss(rows of the batch, epoch)
 
 Every position of every history is a target. Batches hold sequences of like length, so padding is a few percent. The
 epoch with the best validation recall wins; the loop stops when it has not improved for `patience` epochs.
 
-Shapes: B sequences of a batch, T positions of the longest, M targets.
+Shapes: B sequences of a batch, T positions of the longest, M targets, N items.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
+from torch import Tensor
 
 from genrec.sequences import Sequences
-from genrec.sequential.sasrec import SasRec
+from genrec.sequential import ColdItems, SequentialModel
+from genrec.sequential.base import PADDING
 from genrec.splits import Cases, Split
 from semtok.errors import InputError
-from semtok.folders import to_json, write_atomic
 from training.batching import batches, windows
-from training.checkpoint import load_checkpoint, save_checkpoint, write_tensors
+from training.epochs import Log, Progress, fit_epochs
 from training.losses import linear_cross_entropy
+from training.sampled_softmax import inclusion, sampled_softmax
 from training.schedule import learning_rate_factor
 
-Log = Callable[[Mapping[str, Any]], None]
+Model = TypeVar("Model", bound=SequentialModel)
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,48 @@ class SequentialTrainingConfig:
             raise InputError(f"--collaborative.learning_rate {self.learning_rate} must be positive")
 
 
+class Softmax:
+    """The loss of next items against a table: over the catalogue, over a sample, or without cold items.
+
+    Args:
+        counts: int64 [N], training events of each item.
+        negatives: expected classes of a sample; None: all.
+        cold: items that are no classes: they come after training, and a softmax that had them would teach the model to
+            rank them last.
+    """
+
+    def __init__(self, counts: NDArray[np.int64], negatives: int | None, cold: ColdItems | None) -> None:
+        if negatives is not None and negatives < 1:
+            raise InputError(f"--negatives {negatives} must be at least 1")
+        keep = np.ones(len(counts), dtype=np.bool_)
+        if cold is not None:
+            keep[cold.rows] = False
+        self.classes = None if keep.all() else torch.from_numpy(np.flatnonzero(keep))
+        self.class_of = torch.from_numpy(np.cumsum(keep) - 1)
+        self.probability = None if negatives is None else inclusion(counts[keep], negatives)
+
+    def __call__(self, hidden: Tensor, vectors: Tensor, targets: Tensor) -> Tensor:
+        """Sum over M for hidden states [M, D], item vectors [N, D] and rows [M]."""
+        if self.classes is not None:
+            vectors, targets = vectors[self.classes], self.class_of[targets]
+        if self.probability is not None:
+            return sampled_softmax(hidden, vectors, targets, self.probability)
+        return linear_cross_entropy(hidden, vectors, targets)
+
+
 def fit_sequential(
-    make_model: Callable[[], SasRec],
+    make_model: Callable[[], Model],
     split: Split,
     config: SequentialTrainingConfig,
     workdir: Path,
     log: Log,
     *,
     exclude_seen: bool = True,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> SasRec:
+    negatives: int | None = None,
+    cold: ColdItems | None = None,
+    stage: str = "collaborative",
+    progress: Progress = lambda done, total: None,
+) -> Model:
     """Train on `split.train`, choose the epoch on `split.valid`.
 
     Args:
@@ -80,6 +114,9 @@ def fit_sequential(
             `training.json`, the log without times.
         log: gets one row an epoch.
         exclude_seen: rank without the items of the history when validating.
+        negatives: classes that the softmax samples for a batch (`training.sampled_softmax`); None: the whole catalogue.
+        cold: items without training events that are to be ranked by their words; they are no classes of the softmax.
+        stage: what the log's rows are about.
         progress: told (epochs done, epochs at most).
 
     Returns:
@@ -87,40 +124,25 @@ def fit_sequential(
     """
     torch.manual_seed(config.seed)
     model = make_model()
-    sequences = _training_sequences(split.train, model.config.max_items)
+    rows = training_windows(split.train, model.config.max_items)
+    softmax = Softmax(np.bincount(split.train.values, minlength=model.n_items), negatives, cold)
     cases = sample_cases(split.valid, config.valid_cases, config.seed)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
     )
-    state = load_checkpoint(workdir, {"model": model}, optimizer) or {
-        "epoch": 0,
-        "best": -1.0,
-        "best_epoch": -1,
-        "rows": [],
-    }
-    lengths = np.array([len(inputs) for inputs, _ in sequences])
-    for epoch in range(state["epoch"], config.epochs):
-        if epoch - state["best_epoch"] > config.patience and state["best_epoch"] >= 0:
-            break
-        started = perf_counter()
-        loss = _train_epoch(model, sequences, lengths, optimizer, config, epoch)
-        trained = perf_counter()
-        recall = validation_recall(model.score, cases, exclude_seen=exclude_seen)
-        row = {"stage": "collaborative", "epoch": epoch, "loss": loss, "valid_recall@10": recall}
-        log(row | {"seconds": trained - started, "valid_seconds": perf_counter() - trained})
-        state["rows"].append(row)
-        if recall > state["best"]:
-            write_tensors(workdir / f"best-{epoch}.safetensors", model.state_dict())
-            state |= {"best": recall, "best_epoch": epoch}
-        state["epoch"] = epoch + 1
-        save_checkpoint(workdir, {"model": model}, optimizer, state)
-        for stale in workdir.glob("best-*.safetensors"):
-            if stale.name != f"best-{state['best_epoch']}.safetensors":
-                stale.unlink()
-        progress(epoch + 1, config.epochs)
-    write_atomic(workdir / "training.json", to_json(state["rows"]))
-    model.load_state_dict(load_file(workdir / f"best-{state['best_epoch']}.safetensors"))
-    return model.eval()
+    fit_epochs(
+        model,
+        optimizer,
+        lambda epoch: _train_epoch(model, rows, softmax, optimizer, config, epoch),
+        lambda: validation_recall(model.scorer(cold), cases, exclude_seen=exclude_seen),
+        epochs=config.epochs,
+        patience=config.patience,
+        workdir=workdir,
+        stage=stage,
+        log=log,
+        progress=progress,
+    )
+    return model
 
 
 def sample_cases(cases: Cases, n: int, seed: int) -> Cases:
@@ -160,53 +182,57 @@ def validation_recall(
     return hits / max(1, len(cases))
 
 
-def _training_sequences(train: Sequences, max_items: int) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
-    """(inputs, targets) rows: targets are -1 where an earlier window had them already."""
+def training_windows(train: Sequences, max_items: int) -> list[tuple[NDArray[np.int32], int]]:
+    """Windows of at most `max_items` + 1 events, each with the place of the first that no earlier window asked for."""
     rows = []
     for history in train:
         for start, first_target, end in windows(len(history), max_items + 1):
-            targets = history[start + 1 : end].copy()
-            targets[: max(0, first_target - start - 1)] = -1
-            if len(targets):
-                rows.append((history[start : end - 1], targets))
+            if end - start > 1:
+                rows.append((history[start:end], max(1, first_target - start)))
     if not rows:
         raise InputError("no training history has two items: nothing to learn a sequence from")
     return rows
 
 
 def _train_epoch(
-    model: SasRec,
-    sequences: list[tuple[NDArray[np.int32], NDArray[np.int32]]],
-    lengths: NDArray[np.int64],
+    model: SequentialModel,
+    windowed: list[tuple[NDArray[np.int32], int]],
+    softmax: Softmax,
     optimizer: torch.optim.Optimizer,
     config: SequentialTrainingConfig,
     epoch: int,
 ) -> float:
-    """One pass; returns the mean loss of a target.
+    """One pass; returns the mean loss of a target, without what the table adds.
 
     Randomness depends on (seed, epoch) alone, so a resumed epoch is the same.
     """
     model.train()
     torch.manual_seed(config.seed * 100_003 + epoch)
-    groups = batches(lengths, config.batch_positions, np.random.default_rng((config.seed, epoch)))
+    lengths = np.array([len(row) for row, _ in windowed])
+    groups = batches(lengths - 1, config.batch_positions, np.random.default_rng((config.seed, epoch)))
     total_steps, total_loss, total_targets = len(groups) * config.epochs, 0.0, 0
-    for step, group in enumerate(groups, start=epoch * len(groups)):
-        for settings in optimizer.param_groups:
-            settings["lr"] = config.learning_rate * learning_rate_factor(
-                step, total_steps, min(100, total_steps // 10 + 1)
-            )
-        longest = int(lengths[group].max())
-        inputs = torch.full((len(group), longest), model.n_items)
-        targets = torch.full((len(group), longest), -1)
-        for row, index in enumerate(group):
-            inputs[row, : lengths[index]] = torch.from_numpy(sequences[index][0])
-            targets[row, : lengths[index]] = torch.from_numpy(sequences[index][1])
-        wanted = targets >= 0
-        hidden = model(inputs)[wanted]
-        loss = linear_cross_entropy(hidden, model.item_vectors, targets[wanted])
+    for step, group in enumerate(groups):
+        set_learning_rate(optimizer, config.learning_rate, epoch * len(groups) + step, total_steps)
+        rows = torch.full((len(group), int(lengths[group].max())), PADDING)
+        wanted = torch.zeros(rows.shape, dtype=torch.bool)
+        for place, index in enumerate(group):
+            row, first_target = windowed[index]
+            rows[place, : len(row)] = torch.from_numpy(row)
+            wanted[place, first_target : len(row)] = True
+        inputs, targets = model.backbone.training_pairs(rows, wanted)
+        read, compared = model.vectors()
+        hidden = model(inputs, read)[targets >= 0]
+        loss = softmax(hidden, compared, targets[targets >= 0])
+        aligned = model.items.loss(torch.unique(rows[rows >= 0]), epoch + step / len(groups))
         optimizer.zero_grad(set_to_none=True)
-        (loss / len(hidden)).backward()
+        (loss / len(hidden) + aligned).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         total_loss, total_targets = total_loss + loss.item(), total_targets + len(hidden)
     return total_loss / total_targets
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, peak: float, step: int, total_steps: int) -> None:
+    """The schedule's rate for a step, with at most 100 steps of warm-up."""
+    for settings in optimizer.param_groups:
+        settings["lr"] = peak * learning_rate_factor(step, total_steps, min(100, total_steps // 10 + 1))

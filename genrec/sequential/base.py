@@ -1,0 +1,236 @@
+"""What every sequential model is: a table of item vectors, and a backbone that reads them in order.
+
+    model = SequentialModel(items, backbone)        # items: any `semtok.aligners` table, backbone: one of BACKBONES
+    model.score(histories)                          # float32 [B, N]
+
+The table says what an item is (an ID vector, fused vectors, both); the backbone knows no items, only their vectors. So
+every backbone runs with every table, and one trainer fits them all.
+
+Shapes: B sequences, T positions, D width, N items, M cold items, D_t width of the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genrec.sequences import Sequences
+from semtok.aligners.base import ItemTable
+from semtok.errors import InputError
+from semtok.folders import to_json, write_atomic
+
+PADDING = -1  # stands after the end of a shorter sequence
+MASK = -2  # stands for an item that is asked for (BERT4Rec)
+
+Scores = NDArray[np.float32]
+Scorer = Callable[[Sequences], Scores]
+
+
+@dataclass(frozen=True)
+class ColdItems:
+    """Items that nobody has taken in training, with their words.
+
+    Attributes:
+        rows: int64 [M], distinct catalogue rows.
+        text: float32 [M, D_t].
+    """
+
+    rows: NDArray[np.int64]
+    text: NDArray[np.float32]
+
+
+class Backbone(nn.Module):
+    """Item vectors of a history in, hidden states out; the hidden state is compared with item vectors.
+
+    A causal backbone writes `forward` alone: state t has read the items up to t and is asked for item t + 1.
+
+    Attributes:
+        name: its key in BACKBONES, its section in a configuration and the stem of its files.
+        config: a frozen dataclass with `width` (D) and `max_items` (the last items of a history that are read).
+    """
+
+    name: ClassVar[str]
+    config: Any
+
+    def forward(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Hidden states [B, T, D].
+
+        Args:
+            x: item vectors [B, T, D], zeros where there is no item.
+            rows: int64 [B, T], catalogue rows, PADDING or MASK.
+        """
+        raise NotImplementedError
+
+    def training_pairs(self, rows: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of a batch.
+
+        Args:
+            rows: int64 [B, T + 1], histories, right-padded.
+            wanted: bool [B, T + 1], events that are to be targets (each event is in one window of a long history).
+
+        Returns:
+            Rows to read and, of the same shape, rows to predict there, PADDING where nothing is.
+        """
+        return rows[:, :-1], torch.where(wanted, rows, PADDING)[:, 1:]
+
+    def question(self, rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows to read for what comes after histories [B, T] of `lengths` [B], and whose state [B] answers."""
+        return rows, (lengths - 1).clamp(min=0)
+
+
+class SequentialModel(nn.Module):
+    """A table and a backbone of one width.
+
+    Raises:
+        InputError: the widths differ.
+    """
+
+    def __init__(self, items: ItemTable, backbone: Backbone) -> None:
+        super().__init__()
+        if items.width != backbone.config.width:
+            raise InputError(f"--{backbone.name}.width {backbone.config.width}: the item table has {items.width}")
+        self.items, self.backbone = items, backbone
+
+    @property
+    def config(self) -> Any:
+        """The backbone's configuration."""
+        return self.backbone.config
+
+    @property
+    def n_items(self) -> int:
+        """N."""
+        return self.items.n_items
+
+    @property
+    def item_vectors(self) -> Tensor:
+        """The vectors [N, D] that items are ranked with."""
+        return self.items.scores()
+
+    def vectors(self) -> tuple[Tensor, Tensor]:
+        """What histories are read with and next items are compared with in training, both [N, D].
+
+        One pass through the table where it does not tell the two apart.
+        """
+        read = self.items()
+        same = type(self.items).targets is ItemTable.targets
+        return read, read if same else self.items.targets()
+
+    def forward(self, rows: Tensor, read: Tensor | None = None) -> Tensor:
+        """Hidden states [B, T, D] for rows [B, T]; `read` [N, D] spares a pass through the table."""
+        vectors = self.items() if read is None else read
+        x = F.embedding(rows.clamp(min=0), vectors) * (rows >= 0)[..., None]
+        hidden: Tensor = self.backbone(x, rows)
+        return hidden
+
+    @torch.inference_mode()
+    def frozen_vectors(self, cold: ColdItems | None = None) -> tuple[Tensor, Tensor, NDArray[np.bool_]]:
+        """What a trained model reads and ranks with, [N, D] each, and the items that it can rank, bool [N].
+
+        Cold items have vectors from their words; where the table knows none, they cannot be ranked.
+        """
+        with evaluating(self):
+            read, rank, known = self.items(), self.items.scores(), np.ones(self.n_items, dtype=np.bool_)
+            if cold is None or len(cold.rows) == 0:
+                return read, rank, known
+            if type(self.items).from_text is ItemTable.from_text:
+                known[cold.rows] = False
+                return read, rank, known
+            rows, said = torch.from_numpy(cold.rows), self.items.from_text(torch.from_numpy(cold.text))
+            return read.index_copy(0, rows, said), rank.index_copy(0, rows, said), known
+
+    def scorer(self, cold: ColdItems | None = None) -> Scorer:
+        """A function from histories to scores float32 [B, N] by the present weights; the table is read once.
+
+        An empty history scores every item 0; an item that cannot be ranked has -inf.
+        """
+        read, rank, known = self.frozen_vectors(cold)
+
+        @torch.inference_mode()
+        def score(histories: Sequences) -> Scores:
+            recent = histories.last(self.config.max_items)
+            rows, lengths = padded_rows(recent), torch.from_numpy(recent.lengths)
+            inputs, places = self.backbone.question(rows, lengths)
+            with evaluating(self):
+                hidden = self(inputs, read)[torch.arange(len(rows)), places]
+            scores: Scores = ((hidden @ rank.T) * (lengths > 0)[:, None]).numpy()
+            scores[:, ~known] = -np.inf
+            return scores
+
+        return score
+
+    def score(self, histories: Sequences) -> Scores:
+        """Scores float32 [B, N] of the next item; an empty history scores every item 0."""
+        return self.scorer()(histories)
+
+    def save(self, folder: Path) -> None:
+        """Write the weights to NAME.safetensors and the shape to NAME.json, NAME the backbone's."""
+        save_file(self.state_dict(), folder / f"{self.backbone.name}.safetensors")
+        write_atomic(
+            folder / f"{self.backbone.name}.json", to_json({"n_items": self.n_items, **asdict(self.backbone.config)})
+        )
+
+    def load_weights(self, folder: Path) -> None:
+        """Take over the weights that `save` wrote, into a model of the same parts, which is then in evaluation mode.
+
+        Raises:
+            InputError: no such file, or weights of other parts.
+        """
+        self.load_tensors(read_tensors(folder / f"{self.backbone.name}.safetensors"), folder)
+
+    def load_tensors(self, tensors: dict[str, Tensor], folder: Path) -> None:
+        """Take over weights; `folder` is named where they do not fit (InputError)."""
+        try:
+            self.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise InputError(f"{folder}: weights of another model ({str(error).splitlines()[-1].strip()})") from None
+        self.eval()
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; raises InputError where it is missing or broken."""
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except SafetensorError as error:
+        raise InputError(f"{path}: not a safetensors file ({error})") from None
+    return tensors
+
+
+def padded_rows(sequences: Sequences) -> Tensor:
+    """Right-padded rows int64 [B, T], T at least 1."""
+    lengths = sequences.lengths
+    rows = np.full((len(sequences), max(1, int(lengths.max(initial=0)))), PADDING, dtype=np.int64)
+    rows[np.arange(rows.shape[1]) < lengths[:, None]] = sequences.values
+    return torch.from_numpy(rows)
+
+
+def check_shape(flag: str, config: Any) -> None:
+    """Refuse a width, a number of layers or items below 1, and a dropout outside [0, 1)."""
+    for name in ("width", "layers", "max_items"):
+        if getattr(config, name) < 1:
+            raise InputError(f"--{flag}.{name} {getattr(config, name)} must be at least 1")
+    if not 0 <= config.dropout < 1:
+        raise InputError(f"--{flag}.dropout {config.dropout} is not in [0, 1)")
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Puts a module into evaluation mode, and back."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)

@@ -1,0 +1,98 @@
+"""BERT4Rec: self-attention in both directions, trained to fill gaps (Sun et al., CIKM 2019, arXiv 1904.06690).
+
+Training hides each item of a history with probability rho and asks for it (the Cloze task, section 3.5); some histories
+hide their last item alone, because that is the question asked later: a mask behind the history. Positions are counted
+from the end, so that this question stands at one place whatever the history's length (the authors pad on the left).
+
+Shapes: B sequences, T positions, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genrec.sequential.base import MASK, PADDING, Backbone, check_shape
+from genrec.sequential.transformer import TransformerBlock
+from semtok.errors import InputError
+
+
+@dataclass(frozen=True)
+class Bert4RecConfig:
+    """Shape of the network and of its gaps.
+
+    Attributes:
+        width: D, also the width of the item vectors.
+        layers: transformer blocks.
+        heads: attention heads.
+        dropout: on embeddings, attention outputs and feed-forward outputs.
+        max_items: the last items of a history that are read.
+        mask_share: rho; the paper took 0.6 for short histories (Beauty) and 0.2 for long ones (MovieLens).
+        last_share: share of the histories that hide their last item alone.
+    """
+
+    width: int = 128
+    layers: int = 2
+    heads: int = 2
+    dropout: float = 0.3
+    max_items: int = 50
+    mask_share: float = 0.6
+    last_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_shape("bert4rec", self)
+        if self.heads < 1 or self.width % self.heads:
+            raise InputError(f"--bert4rec.heads {self.heads} does not divide --bert4rec.width {self.width}")
+        if not 0 < self.mask_share < 1:
+            raise InputError(f"--bert4rec.mask_share {self.mask_share} must lie between 0 and 1")
+        if not 0 <= self.last_share <= 1:
+            raise InputError(f"--bert4rec.last_share {self.last_share} must lie in [0, 1]")
+
+
+class Bert4RecBackbone(Backbone):
+    """Learned positions and a learned vector for gaps; a GELU layer before items are compared (equation 7)."""
+
+    name = "bert4rec"
+
+    def __init__(self, config: Bert4RecConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.gap = nn.Parameter(torch.empty(config.width))
+        self.positions = nn.Embedding(config.max_items + 1, config.width)  # a history and the gap behind it
+        self.blocks = nn.ModuleList(
+            TransformerBlock(config.width, config.heads, config.dropout) for _ in range(config.layers)
+        )
+        self.norm = nn.LayerNorm(config.width)
+        self.out = nn.Linear(config.width, config.width)
+        nn.init.normal_(self.gap, std=0.02)
+        nn.init.normal_(self.positions.weight, std=0.02)
+
+    def forward(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Hidden states [B, T, D]; every position reads every other that is not padding."""
+        present = rows != PADDING
+        before_end = present.sum(dim=1, keepdim=True) - 1 - torch.arange(x.shape[1])
+        x = torch.where((rows == MASK)[..., None], self.gap, x) + self.positions(before_end.clamp(min=0))
+        x = F.dropout(x, self.config.dropout, self.training)
+        for block in self.blocks:
+            x = block(x, present)
+        hidden: Tensor = F.gelu(self.out(self.norm(x)))
+        return hidden
+
+    def training_pairs(self, rows: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """Histories with gaps, and what stood there; every history has a gap that is asked for."""
+        asked = wanted.clone()
+        asked[:, 0] = wanted[:, 1]  # a first item is asked for here, as what follows tells of it
+        last = torch.arange(rows.shape[1]) == ((rows >= 0).sum(dim=1) - 1)[:, None]
+        hidden = torch.rand(rows.shape) < self.config.mask_share
+        hidden = torch.where(torch.rand(len(rows), 1) < self.config.last_share, last, hidden) & (rows >= 0)
+        hidden = torch.where((hidden & asked).any(dim=1, keepdim=True), hidden, last)
+        return torch.where(hidden, MASK, rows), torch.where(hidden & asked, rows, PADDING)
+
+    def question(self, rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The histories with a gap behind them."""
+        inputs = F.pad(rows, (0, 1), value=PADDING)
+        inputs[torch.arange(len(rows)), lengths] = MASK
+        return inputs, lengths

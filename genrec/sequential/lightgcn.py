@@ -1,0 +1,196 @@
+"""LightGCN: item and user vectors spread over the graph of who took what (He et al., SIGIR 2020, arXiv 2002.02126).
+
+    R^ = D_u^(-1/2) R D_i^(-1/2),   users_(l+1) = R^ items_l,   items_(l+1) = R^T users_l      (equation 3)
+    z  = mean over l = 0..L of layer l                                                          (equation 4)
+
+Layer 0 of the items is an item table, so it takes ID vectors or fused ones like every other model here; layer 0 of the
+users is free. A history is scored as a user who took these items and has no vector of its own, by layers 1..L of such a
+user,
+
+    z_h = 1 / (L + 1) sum over l = 0..L-1 and items i of h of  items_l[i] / sqrt(|h| d_i),
+
+against the items' z. The order of a history is not read.
+
+Shapes: N items, U users, D width, B histories, L layers of propagation, M cold items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from scipy.sparse import csr_array
+from torch import Tensor, nn
+
+from genrec.sequences import Sequences
+from genrec.sequential.base import ColdItems, Scorer, Scores, evaluating, read_tensors
+from semtok.aligners.base import ItemTable
+from semtok.errors import InputError
+from semtok.folders import to_json, write_atomic
+
+
+@dataclass(frozen=True)
+class LightGcnConfig:
+    """Shape of the model.
+
+    Attributes:
+        width: D, also the width of the item vectors.
+        layers: L; 3 in the paper.
+    """
+
+    width: int = 128
+    layers: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("width", "layers"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--lightgcn.{name} {getattr(self, name)} must be at least 1")
+
+
+class LightGcn(nn.Module):
+    """The two layer-0 tables and the graph.
+
+    Args:
+        items: layer 0 of the items, of the configuration's width.
+        taken: [U, N], 1 where a user took an item in training.
+        config: shape.
+
+    Raises:
+        InputError: widths or numbers of items differ.
+    """
+
+    def __init__(self, items: ItemTable, taken: csr_array, config: LightGcnConfig) -> None:
+        super().__init__()
+        if items.width != config.width:
+            raise InputError(f"--lightgcn.width {config.width}: the item table has {items.width}")
+        if items.n_items != taken.shape[1]:
+            raise InputError(f"lightgcn: {items.n_items} items in the table, {taken.shape[1]} in the graph")
+        self.items, self.config, self.n_items = items, config, items.n_items
+        self.users = nn.Embedding(taken.shape[0], config.width)
+        nn.init.normal_(self.users.weight, std=0.02)
+        self.graph = normalised(taken)
+        # An item without an edge has degree 1 for those who ask about it.
+        degrees = np.maximum(np.asarray(taken.sum(axis=0)), 1)
+        self._history_weights = torch.from_numpy(degrees**-0.5).float()
+
+    @property
+    def item_vectors(self) -> Tensor:
+        """z of the items [N, D]."""
+        return self.propagate(self.items())[1]
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """z of the users [U, D] and of the items [N, D]."""
+        users, items, _ = self.propagate(self.items())
+        return users, items
+
+    def propagate(self, items: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Spread layer 0 of the items [N, D] and the users' own.
+
+        Returns:
+            z of the users [U, D], z of the items [N, D], and the sum of the items' layers 0..L-1 [N, D], which is what
+            a user reads of them.
+        """
+        users = self.users.weight
+        user_sum, item_sum, read = users, items, items
+        for layer in range(self.config.layers):
+            users, items = _Product.apply(self.graph, items), _Product.apply(self.graph.T, users)
+            user_sum, item_sum = user_sum + users, item_sum + items
+            read = read + items if layer + 1 < self.config.layers else read
+        layers = self.config.layers + 1
+        return user_sum / layers, item_sum / layers, read
+
+    @torch.inference_mode()
+    def scorer(self, cold: ColdItems | None = None) -> Scorer:
+        """A function from histories to scores float32 [B, N] by the present weights.
+
+        A cold item has no edge; its layer 0 comes from its words, and where the table knows none it has -inf.
+        """
+        known = np.ones(self.n_items, dtype=np.bool_)
+        with evaluating(self):
+            first = self.items()
+            if cold is not None and len(cold.rows):
+                if type(self.items).from_text is ItemTable.from_text:
+                    known[cold.rows] = False
+                else:
+                    said = self.items.from_text(torch.from_numpy(cold.text))
+                    first = first.index_copy(0, torch.from_numpy(cold.rows), said)
+            _, ranked, read = self.propagate(first)
+        weighted = (read * self._history_weights[:, None]).numpy() / np.float32(self.config.layers + 1)
+
+        def score(histories: Sequences) -> Scores:
+            users = _membership(histories, self.n_items) @ weighted
+            users /= np.sqrt(np.maximum(histories.lengths, 1))[:, None].astype(np.float32)
+            scores: Scores = (users @ ranked.numpy().T).astype(np.float32, copy=False)
+            scores[:, ~known] = -np.inf
+            return scores
+
+        return score
+
+    def score(self, histories: Sequences) -> Scores:
+        """Scores float32 [B, N] of the next item; an empty history scores every item 0."""
+        return self.scorer()(histories)
+
+    def save(self, folder: Path) -> None:
+        """Write `lightgcn.safetensors` and `lightgcn.json`; the graph is not in them."""
+        save_file(self.state_dict(), folder / "lightgcn.safetensors")
+        write_atomic(folder / "lightgcn.json", to_json({"n_items": self.n_items, **asdict(self.config)}))
+
+    def load_weights(self, folder: Path) -> None:
+        """Take over the weights that `save` wrote, into a model of the same parts.
+
+        Raises:
+            InputError: no such file, or weights of other parts.
+        """
+        try:
+            self.load_state_dict(read_tensors(folder / "lightgcn.safetensors"))
+        except RuntimeError as error:
+            raise InputError(f"{folder}: weights of another model ({str(error).splitlines()[-1].strip()})") from None
+        self.eval()
+
+
+def who_took_what(train: Sequences, user_ids: Sequence[str], n_items: int) -> tuple[csr_array, NDArray[np.int64]]:
+    """The matrix [U, N] with 1 where a user has an item in any training sequence, and the user of each sequence."""
+    numbers = {user: number for number, user in enumerate(dict.fromkeys(user_ids))}
+    owners = np.array([numbers[user] for user in user_ids], dtype=np.int64)
+    people = np.repeat(owners, train.lengths)
+    taken = csr_array((np.ones(len(people), dtype=np.float32), (people, train.values)), shape=(len(numbers), n_items))
+    taken.sum_duplicates()
+    taken.data[:] = 1.0
+    return taken, owners
+
+
+def normalised(taken: csr_array) -> csr_array:
+    """D_u^(-1/2) R D_i^(-1/2) (equation 3); rows and columns without an edge stay empty."""
+    coordinates = taken.tocoo()
+    per_user, per_item = np.asarray(taken.sum(axis=1)), np.asarray(taken.sum(axis=0))
+    values = coordinates.data / np.sqrt(per_user[coordinates.row] * per_item[coordinates.col])
+    return csr_array((values.astype(np.float32), (coordinates.row, coordinates.col)), shape=taken.shape)
+
+
+class _Product(torch.autograd.Function):
+    """A constant sparse matrix [R, C] times a dense [C, D]; the gradient goes back through the transpose."""
+
+    @staticmethod
+    def forward(ctx: Any, matrix: csr_array, dense: Tensor) -> Tensor:
+        ctx.matrix = matrix
+        return torch.from_numpy(matrix @ dense.detach().numpy())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
+        return None, torch.from_numpy(ctx.matrix.T @ grads[0].numpy())
+
+
+def _membership(histories: Sequences, n_items: int) -> csr_array:
+    """[B, N], 1 where a history has an item."""
+    people = np.repeat(np.arange(len(histories)), histories.lengths)
+    ones = np.ones(len(people), dtype=np.float32)
+    held = csr_array((ones, (people, histories.values)), shape=(len(histories), n_items))
+    held.sum_duplicates()
+    held.data[:] = 1.0
+    return held

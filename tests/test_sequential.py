@@ -1,0 +1,304 @@
+"""Sequential models: each backbone learns a world with a known answer, looks into no future, and survives its files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ring_world import N_ITEMS, ring_split
+from torch import Tensor, nn
+
+from genrec.sequences import Sequences
+from genrec.sequential import BACKBONES, ColdItems, SasRec, SasRecConfig, SequentialModel
+from genrec.sequential.base import MASK, PADDING
+from genrec.sequential.bert4rec import Bert4RecBackbone, Bert4RecConfig
+from genrec.sequential.gru4rec import Gru4RecBackbone, Gru4RecConfig
+from genrec.sequential.lrurec import LinearRecurrence, LruRecConfig, scan
+from semtok.aligners.base import IdTable, ItemTable
+from semtok.errors import InputError
+from training.sequential import SequentialTrainingConfig, fit_sequential, validation_recall
+
+CONFIGS: Mapping[str, Any] = {
+    "sasrec": SasRecConfig,
+    "gru4rec": Gru4RecConfig,
+    "bert4rec": Bert4RecConfig,
+    "lrurec": LruRecConfig,
+}
+CAUSAL = ["sasrec", "gru4rec", "lrurec"]
+
+
+def small(name: str, n_items: int = N_ITEMS, **settings: Any) -> SequentialModel:
+    torch.manual_seed(0)
+    config = CONFIGS[name](**{"width": 16, "max_items": 10, "dropout": 0.0} | settings)
+    model = SequentialModel(IdTable(n_items, 16), BACKBONES[name](config))
+    with torch.no_grad():  # vectors of a size at which a wrong one would be seen
+        model.items.items.weight.normal_()
+    return model.eval()
+
+
+class WordTable(ItemTable):
+    """Vectors that are words times a matrix."""
+
+    def __init__(self, text: Tensor, width: int) -> None:
+        super().__init__()
+        self.text, self.n_items, self.width = text, len(text), width
+        self.map = nn.Linear(text.shape[1], width, bias=False)
+
+    def forward(self) -> Tensor:
+        vectors: Tensor = self.map(self.text)
+        return vectors
+
+    def from_text(self, text: Tensor) -> Tensor:
+        vectors: Tensor = self.map(text)
+        return vectors
+
+
+def test_the_registry_has_what_is_configured() -> None:
+    assert BACKBONES.keys() == CONFIGS.keys()
+    assert all(BACKBONES[name](CONFIGS[name]()).name == name for name in BACKBONES)
+
+
+@pytest.mark.parametrize(
+    ("name", "directions", "settings"),
+    [
+        ("sasrec", (-1, 1), {"layers": 2}),
+        ("gru4rec", (-1, 1), {}),
+        ("lrurec", (-1, 1), {}),
+        ("bert4rec", (1,), {"mask_share": 0.3, "last_share": 0.8}),  # gaps are slow teachers: the easier ring
+    ],
+)
+def test_a_ring_is_learned(
+    name: str, directions: tuple[int, ...], settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Ten of twelve items would hold every answer: choose the epoch by the first one.
+    monkeypatch.setattr("training.sequential.validation_recall", partial(validation_recall, k=1))
+    split, shape = ring_split(directions), {"width": 16, "layers": 1, "max_items": 10, "dropout": 0.0, **settings}
+    config = SequentialTrainingConfig(epochs=12, patience=2, batch_positions=96, learning_rate=2e-2)
+    model = fit_sequential(
+        lambda: SequentialModel(IdTable(N_ITEMS, 16), BACKBONES[name](CONFIGS[name](**shape))),
+        split,
+        config,
+        tmp_path,
+        lambda row: None,
+        exclude_seen=False,
+    )
+    scores = model.score(split.test.histories)
+    assert (scores.argmax(axis=1) == split.test.targets).mean() > 0.9
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_a_later_item_changes_no_earlier_state(name: str) -> None:
+    model = small(name)
+    rows = torch.tensor([[1, 2, 3, 4, 5, 6, 7]])
+    for place in range(1, 7):
+        changed = rows.clone()
+        changed[0, place] = 11
+        before, after = model(rows)[0], model(changed)[0]
+        torch.testing.assert_close(before[:place], after[:place])
+        assert not torch.allclose(before[place:], after[place:])
+
+
+def test_bert4rec_reads_both_sides() -> None:
+    model = small("bert4rec")
+    rows = torch.tensor([[1, 2, MASK, 4, 5]])
+    for place in (0, 1, 3, 4):
+        changed = rows.clone()
+        changed[0, place] = 11
+        assert not torch.allclose(model(rows)[0, 2], model(changed)[0, 2])
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_padding_changes_nothing(name: str) -> None:
+    model = small(name)
+    histories = Sequences.from_lists([[3, 4, 5], [1, 2, 3, 4, 5, 6, 7], [8], []])
+    together = model.score(histories)
+    for row, history in enumerate(histories):
+        np.testing.assert_allclose(model.score(Sequences.from_lists([history]))[0], together[row], atol=1e-5)
+    assert (together[3] == 0).all()
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_only_the_last_items_of_a_long_history_are_read(name: str) -> None:
+    model = small(name)
+    long = np.arange(25) % N_ITEMS
+    np.testing.assert_array_equal(
+        model.score(Sequences.from_lists([long])), model.score(Sequences.from_lists([long[-10:]]))
+    )
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_files_bring_the_same_scores_back(name: str, tmp_path: Path) -> None:
+    model, other = small(name), small(name)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(1.0)
+    model.save(tmp_path)
+    other.load_weights(tmp_path)
+    histories = Sequences.from_lists([[1, 2], [5]])
+    np.testing.assert_array_equal(model.score(histories), other.score(histories))
+    with pytest.raises(InputError, match="weights of another model"):
+        small(name, n_items=5).load_weights(tmp_path)
+    with pytest.raises(InputError, match=r"no such file"):
+        other.load_weights(tmp_path / "nowhere")
+    (tmp_path / f"{name}.safetensors").write_bytes(b"broken")
+    with pytest.raises(InputError, match="not a safetensors file"):
+        other.load_weights(tmp_path)
+
+
+def test_sasrec_with_id_vectors_loads_itself_and_the_files_of_the_first_version(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    torch.manual_seed(0)
+    model = SasRec(N_ITEMS, SasRecConfig(width=16))
+    model.save(tmp_path)
+    histories = Sequences.from_lists([[1, 2], [5]])
+    expected = model.score(histories)
+    np.testing.assert_array_equal(SasRec.load(tmp_path).score(histories), expected)
+    now = load_file(tmp_path / "sasrec.safetensors")
+    rows = now.pop("items.items.weight")
+    then = {"items.weight": torch.cat([rows, torch.ones(1, 16)])}
+    then |= {name.removeprefix("backbone."): one for name, one in now.items()}
+    save_file(then, tmp_path / "sasrec.safetensors")
+    np.testing.assert_array_equal(SasRec.load(tmp_path).score(histories), expected)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_scores_are_the_hidden_state_against_the_table(name: str) -> None:
+    model = small(name)
+    history = [4, 5, 6]
+    rows = torch.tensor([[*history, MASK]] if name == "bert4rec" else [history])
+    hidden = model(rows)[0, -1]
+    np.testing.assert_allclose(
+        model.score(Sequences.from_lists([history]))[0], (model.item_vectors @ hidden).detach().numpy(), atol=1e-5
+    )
+
+
+def test_scan_is_the_recurrence() -> None:
+    generator = torch.Generator().manual_seed(0)
+    decay = torch.polar(torch.rand(5, generator=generator, dtype=torch.float64), torch.rand(5, dtype=torch.float64) * 6)
+    for length in (1, 2, 3, 7, 8, 9):
+        inputs = torch.randn(2, length, 5, dtype=torch.complex128, generator=generator)
+        state, states = torch.zeros(2, 5, dtype=torch.complex128), []
+        for t in range(length):
+            state = decay * state + inputs[:, t]
+            states.append(state)
+        torch.testing.assert_close(scan(inputs, decay), torch.stack(states, dim=1))
+
+
+def test_the_recurrent_layer_is_its_equation() -> None:
+    torch.manual_seed(0)
+    layer = LinearRecurrence(3).double()
+    x = torch.randn(1, 4, 3, dtype=torch.float64)
+    h = 6
+    into = torch.complex(layer.into.weight[:h], layer.into.weight[h:])
+    bias = torch.complex(layer.into.bias[:h], layer.into.bias[h:])
+    out = torch.complex(layer.out.weight[:, :h], layer.out.weight[:, h:])
+    decay = torch.exp(torch.complex(-torch.exp(layer.nu), torch.exp(layer.theta)))
+    assert ((decay.abs() >= 0.8) & (decay.abs() <= 0.99)).all()
+    torch.testing.assert_close(torch.exp(layer.gamma), torch.sqrt(1 - decay.abs() ** 2), atol=1e-6, rtol=1e-6)
+    state, expected = torch.zeros(h, dtype=torch.complex128), []
+    for t in range(4):
+        state = decay * state + torch.exp(layer.gamma) * (into @ x[0, t].to(torch.complex128) + bias)
+        expected.append((out @ state).real + layer.out.bias)
+    torch.testing.assert_close(layer(x)[0], torch.stack(expected))
+    assert torch.autograd.gradcheck(layer, x.requires_grad_())
+
+
+def test_gru4rec_is_the_gru_of_cho_et_al() -> None:
+    torch.manual_seed(0)
+    backbone = Gru4RecBackbone(Gru4RecConfig(width=3, hidden=4)).double().eval()
+    x, gru = torch.randn(1, 5, 3, dtype=torch.float64), backbone.gru
+    state, expected = torch.zeros(4, dtype=torch.float64), []
+    for t in range(5):
+        read = gru.weight_ih_l0 @ x[0, t] + gru.bias_ih_l0
+        kept = gru.weight_hh_l0 @ state + gru.bias_hh_l0
+        reset, update = torch.sigmoid(read[:4] + kept[:4]), torch.sigmoid(read[4:8] + kept[4:8])
+        state = (1 - update) * torch.tanh(read[8:] + reset * kept[8:]) + update * state
+        expected.append(backbone.out(state))
+    torch.testing.assert_close(backbone(x, torch.arange(5)[None])[0], torch.stack(expected))
+
+
+def test_bert4rec_hides_what_it_asks_for_and_asks_for_something() -> None:
+    backbone = Bert4RecBackbone(Bert4RecConfig(width=4, heads=2, mask_share=0.3, last_share=0.5))
+    rows = torch.tensor([[1, 2, 3, 4], [5, 6, PADDING, PADDING], [7, 8, 9, 10]])
+    wanted = torch.tensor([[False, True, True, True], [False, True, False, False], [False, False, False, True]])
+    torch.manual_seed(0)
+    seen_first = 0
+    for _ in range(200):
+        inputs, targets = backbone.training_pairs(rows, wanted)
+        asked = targets >= 0
+        assert asked.any(dim=1).all()
+        assert (inputs[asked] == MASK).all()
+        assert (targets[asked] == rows[asked]).all()
+        assert ((inputs == rows) | (inputs == MASK)).all()
+        assert (inputs[rows == PADDING] == PADDING).all()
+        assert (targets[2, :3] == PADDING).all()  # an earlier window asked for these
+        seen_first += int(asked[0, 0])
+    assert 0 < seen_first < 120
+
+
+def test_cold_items_are_read_and_ranked_by_their_words() -> None:
+    torch.manual_seed(0)
+    text = torch.randn(6, 5)
+    text[2] = 0.0  # what the table knows of item 2 is wrong; its words come later
+    words = np.array([[1, -1, 2, 0, 1]], dtype=np.float32)
+    cold = ColdItems(np.array([2]), words)
+    model = SequentialModel(WordTable(text, 16), BACKBONES["sasrec"](SasRecConfig(width=16)))
+    right = text.clone()
+    right[2] = torch.from_numpy(words[0])
+    reference = SequentialModel(WordTable(right, 16), model.backbone)
+    reference.items.load_state_dict(model.items.state_dict())
+    histories = Sequences.from_lists([[0, 2, 1], [3, 4]])
+    np.testing.assert_allclose(model.scorer(cold)(histories), reference.score(histories), atol=1e-5)
+    plain = small("sasrec", n_items=6)
+    scores = plain.scorer(cold)(histories)
+    assert np.isneginf(scores[:, 2]).all()
+    assert np.isfinite(np.delete(scores, 2, axis=1)).all()
+
+
+def test_the_table_is_passed_through_once_unless_it_compares_otherwise() -> None:
+    calls = []
+
+    class Counted(IdTable):
+        def forward(self) -> Tensor:
+            calls.append(1)
+            return super().forward()
+
+    class Other(Counted):
+        def targets(self) -> Tensor:
+            return -self.items.weight
+
+    read, compared = SequentialModel(Counted(6, 16), small("sasrec").backbone).vectors()
+    assert read is compared
+    assert len(calls) == 1
+    read, compared = SequentialModel(Other(6, 16), small("sasrec").backbone).vectors()
+    assert torch.equal(read, -compared)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("sasrec", {"heads": 3}, "--sasrec.heads 3 does not divide"),
+        ("sasrec", {"layers": 0}, "--sasrec.layers 0"),
+        ("gru4rec", {"dropout": 1.0}, r"--gru4rec.dropout 1.0"),
+        ("gru4rec", {"hidden": 0}, "--gru4rec.hidden 0"),
+        ("bert4rec", {"mask_share": 0.0}, r"--bert4rec.mask_share 0.0"),
+        ("bert4rec", {"last_share": 1.5}, r"--bert4rec.last_share 1.5"),
+        ("bert4rec", {"heads": 3}, "--bert4rec.heads 3"),
+        ("lrurec", {"width": 0}, "--lrurec.width 0"),
+        ("lrurec", {"max_items": 0}, "--lrurec.max_items 0"),
+    ],
+)
+def test_bad_shapes_name_the_flag(name: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        CONFIGS[name](**settings)
+
+
+def test_a_table_of_another_width_is_refused() -> None:
+    with pytest.raises(InputError, match=r"--sasrec.width 16: the item table has 8"):
+        SequentialModel(IdTable(5, 8), BACKBONES["sasrec"](SasRecConfig(width=16)))
