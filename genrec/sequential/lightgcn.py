@@ -16,14 +16,12 @@ Shapes: N items, U users, D width, B histories, L layers of propagation, M cold 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import save_file
 from scipy.sparse import csr_array
 from torch import Tensor, nn
@@ -124,8 +122,8 @@ class LightGcn(nn.Module):
         weighted = (read * self._history_weights[:, None]).numpy() / np.float32(self.config.layers + 1)
 
         def score(histories: Sequences) -> Scores:
-            users = _membership(histories, self.n_items) @ weighted
-            users /= np.sqrt(np.maximum(histories.lengths, 1))[:, None].astype(np.float32)
+            held = who_took_what(histories, self.n_items)
+            users = held @ weighted / np.sqrt(np.maximum(held.sum(axis=1), 1))[:, None]
             scores: Scores = (users @ ranked.numpy().T).astype(np.float32, copy=False)
             scores[:, ~known] = -np.inf
             return scores
@@ -154,15 +152,14 @@ class LightGcn(nn.Module):
         self.eval()
 
 
-def who_took_what(train: Sequences, user_ids: Sequence[str], n_items: int) -> tuple[csr_array, NDArray[np.int64]]:
-    """The matrix [U, N] with 1 where a user has an item in any training sequence, and the user of each sequence."""
-    numbers = {user: number for number, user in enumerate(dict.fromkeys(user_ids))}
-    owners = np.array([numbers[user] for user in user_ids], dtype=np.int64)
-    people = np.repeat(owners, train.lengths)
-    taken = csr_array((np.ones(len(people), dtype=np.float32), (people, train.values)), shape=(len(numbers), n_items))
+def who_took_what(histories: Sequences, n_items: int) -> csr_array:
+    """The matrix [B, N] with 1 where a history has an item."""
+    people = np.repeat(np.arange(len(histories)), histories.lengths)
+    ones = np.ones(len(people), dtype=np.float32)
+    taken = csr_array((ones, (people, histories.values)), shape=(len(histories), n_items))
     taken.sum_duplicates()
     taken.data[:] = 1.0
-    return taken, owners
+    return taken
 
 
 def normalised(taken: csr_array) -> csr_array:
@@ -184,13 +181,3 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
         return None, torch.from_numpy(ctx.matrix.T @ grads[0].numpy())
-
-
-def _membership(histories: Sequences, n_items: int) -> csr_array:
-    """[B, N], 1 where a history has an item."""
-    people = np.repeat(np.arange(len(histories)), histories.lengths)
-    ones = np.ones(len(people), dtype=np.float32)
-    held = csr_array((ones, (people, histories.values)), shape=(len(histories), n_items))
-    held.sum_duplicates()
-    held.data[:] = 1.0
-    return held

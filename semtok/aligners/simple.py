@@ -1,0 +1,140 @@
+"""The two tables that an aligner has to beat: words alone, and words beside an ID vector.
+
+    text            e = a(x)                       a(x) = W2 GELU(W1 x), x the frozen text vector, centred and scaled
+    concatenation   e = P [ E_id ; a(x) ]          P the map from 2 D back to D
+
+Nothing is aligned: both only learn from the recommender's own loss. Vectors start at the size of a plain model's ID
+vectors, so that all of them start from the same place of the softmax.
+
+Shapes: N items, M other items, D_t width of the text, H hidden width of the adapter, D width of the table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from semtok.aligners.base import AlignerInputs, ItemTable
+from semtok.errors import InputError
+
+_START = 0.02  # standard deviation of a plain model's ID vectors at the start
+
+
+@dataclass(frozen=True)
+class TextTableConfig:
+    """Words alone.
+
+    Attributes:
+        hidden: H; 0: one linear map.
+        dropout: on the adapter's hidden layer.
+    """
+
+    hidden: int = 256
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_adapter("text", self.hidden, self.dropout)
+
+
+@dataclass(frozen=True)
+class ConcatenationConfig:
+    """Words beside an ID vector.
+
+    Attributes:
+        hidden: H; 0: one linear map.
+        dropout: on the adapter's hidden layer.
+    """
+
+    hidden: int = 256
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_adapter("concatenation", self.hidden, self.dropout)
+
+
+class TextTable(ItemTable):
+    """Frozen text vectors through a trained adapter; an item that nobody has taken is like all others."""
+
+    text: Tensor
+
+    def __init__(self, inputs: AlignerInputs, width: int, config: TextTableConfig) -> None:
+        super().__init__()
+        self.n_items, self.width = len(inputs.text), width
+        self.adapter = TextAdapter(inputs.text, width, config.hidden, config.dropout)
+        self.register_buffer("text", torch.from_numpy(inputs.text), persistent=False)
+
+    def forward(self) -> Tensor:
+        vectors: Tensor = self.adapter(self.text)
+        return vectors
+
+    def from_text(self, text: Tensor) -> Tensor:
+        vectors: Tensor = self.adapter(text)
+        return vectors
+
+
+class ConcatenationTable(ItemTable):
+    """An ID vector and a text vector side by side, mapped to one; an item nobody has taken has zeros for its ID."""
+
+    text: Tensor
+    taken: Tensor
+
+    def __init__(self, inputs: AlignerInputs, width: int, config: ConcatenationConfig) -> None:
+        super().__init__()
+        self.n_items, self.width = len(inputs.text), width
+        self.items = nn.Embedding(self.n_items, width)
+        nn.init.normal_(self.items.weight, std=_START)
+        self.adapter = TextAdapter(inputs.text, width, config.hidden, config.dropout)
+        self.join = nn.Linear(2 * width, width)
+        nn.init.orthogonal_(self.join.weight)  # keeps the size of what it joins
+        nn.init.zeros_(self.join.bias)
+        self.register_buffer("text", torch.from_numpy(inputs.text), persistent=False)
+        self.register_buffer("taken", torch.from_numpy(inputs.counts > 0)[:, None], persistent=False)
+
+    def forward(self) -> Tensor:
+        return self._joined(self.items.weight * self.taken, self.adapter(self.text))
+
+    def from_text(self, text: Tensor) -> Tensor:
+        said = self.adapter(text)
+        return self._joined(torch.zeros_like(said), said)
+
+    def _joined(self, own: Tensor, said: Tensor) -> Tensor:
+        vectors: Tensor = self.join(torch.cat([own, said], dim=1))
+        return vectors
+
+
+class TextAdapter(nn.Module):
+    """a(x): [M, D_t] to [M, D]; raises InputError for text vectors of another width."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, text: np.ndarray, width: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        mean = text.mean(axis=0)
+        scale = np.sqrt(np.square(text - mean).mean()).clip(1e-12)
+        self.register_buffer("mean", torch.from_numpy(mean))
+        self.register_buffer("scale", torch.tensor(float(scale)))
+        layers: list[nn.Module] = [nn.Linear(text.shape[1], hidden), nn.GELU(), nn.Dropout(dropout)] if hidden else []
+        last = nn.Linear(hidden or text.shape[1], width)
+        nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(*layers, last)
+        with torch.no_grad():
+            self.eval()
+            last.weight *= _START / self(torch.from_numpy(text)).std().clamp(min=1e-12)
+            self.train()
+
+    def forward(self, text: Tensor) -> Tensor:
+        if text.shape[1] != len(self.mean):
+            raise InputError(f"text vectors of width {text.shape[1]}, fitted on width {len(self.mean)}")
+        vectors: Tensor = self.layers((text - self.mean) / self.scale)
+        return vectors
+
+
+def _check_adapter(flag: str, hidden: int, dropout: float) -> None:
+    if hidden < 0:
+        raise InputError(f"--aligner.{flag}.hidden {hidden}: must not be negative")
+    if not 0 <= dropout < 1:
+        raise InputError(f"--aligner.{flag}.dropout {dropout}: must lie in [0, 1)")

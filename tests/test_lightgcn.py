@@ -1,0 +1,118 @@
+"""LightGCN against dense matrix powers, its scoring of histories, and a world of two crowds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_array
+
+from genrec.cases import Cases, Split
+from genrec.sequences import Sequences
+from genrec.sequential import LightGcn, LightGcnConfig
+from genrec.sequential.lightgcn import normalised, who_took_what
+from semtok.aligners.base import IdTable
+from semtok.errors import InputError
+from training.lightgcn import fit_lightgcn
+from training.sequential import SequentialTrainingConfig
+
+TAKEN = np.array([[1, 1, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 1, 1, 0]], dtype=np.float32)  # nobody took item 4
+
+
+def small(layers: int = 3) -> LightGcn:
+    torch.manual_seed(0)
+    return LightGcn(IdTable(5, 4), csr_array(TAKEN), LightGcnConfig(width=4, layers=layers)).eval()
+
+
+def dense_propagation(model: LightGcn) -> list[np.ndarray]:
+    """Layers 0..L of users and items together, by powers of the normalised adjacency matrix (equations 3, 8)."""
+    adjacency = np.block([[np.zeros((3, 3)), TAKEN], [TAKEN.T, np.zeros((5, 5))]])
+    degrees = adjacency.sum(axis=1)
+    root = np.divide(1, np.sqrt(degrees), out=np.zeros(8), where=degrees > 0)
+    spread = root[:, None] * adjacency * root[None, :]
+    start = np.vstack([model.users.weight.detach().numpy(), model.items().detach().numpy()]).astype(np.float64)
+    return [np.linalg.matrix_power(spread, layer) @ start for layer in range(model.config.layers + 1)]
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_propagation_is_the_mean_of_matrix_powers(layers: int) -> None:
+    model = small(layers)
+    mean = np.mean(dense_propagation(model), axis=0)
+    users, items = model()
+    np.testing.assert_allclose(users.detach().numpy(), mean[:3], atol=1e-6)
+    np.testing.assert_allclose(items.detach().numpy(), mean[3:], atol=1e-6)
+    np.testing.assert_allclose(model.item_vectors.detach().numpy(), mean[3:], atol=1e-6)
+
+
+def test_gradients_are_those_of_the_dense_computation() -> None:
+    model = small()
+    weight = torch.randn(8, 4, generator=torch.Generator().manual_seed(1))
+    (torch.cat(model()) * weight).sum().backward()
+    spread = torch.zeros(8, 8)
+    spread[:3, 3:] = torch.from_numpy(normalised(csr_array(TAKEN)).toarray())
+    spread = spread + spread.T
+    start = torch.cat([model.users.weight, model.items.items.weight]).detach().requires_grad_()
+    mean = sum(torch.matrix_power(spread, layer) @ start for layer in range(4)) / 4
+    (mean * weight).sum().backward()
+    assert start.grad is not None
+    torch.testing.assert_close(model.users.weight.grad, start.grad[:3])
+    torch.testing.assert_close(model.items.items.weight.grad, start.grad[3:])
+
+
+def test_a_history_scores_as_a_user_without_a_vector_of_its_own() -> None:
+    model = small()
+    items = [layer[3:] for layer in dense_propagation(model)]
+    degrees = np.maximum(TAKEN.sum(axis=0), 1)
+    history = [0, 2, 2]  # what was taken twice counts once
+    user = sum(layer[i] / np.sqrt(2 * degrees[i]) for layer in items[:3] for i in (0, 2)) / 4
+    expected = np.mean(items, axis=0) @ user
+    scores = model.score(Sequences.from_lists([history, []]))
+    np.testing.assert_allclose(scores[0], expected, rtol=1e-4)
+    assert (scores[1] == 0).all()
+    assert scores.dtype == np.float32
+
+
+def test_two_crowds_are_told_apart(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    sides = rng.integers(0, 2, 120)
+    histories = Sequences.from_lists([side * 10 + rng.choice(10, size=5, replace=False) for side in sides])
+    train, asked = histories.take(np.arange(80)), histories.take(np.arange(80, 120))
+    ids = tuple(str(case) for case in range(40))
+    targets = np.array([h[-1] for h in asked], dtype=np.int32)
+    given = Sequences.from_lists([h[:-1] for h in asked])
+    cases = Cases(ids, ids, given, targets, None, np.zeros(40, dtype=np.bool_))
+    split = Split(train, tuple(str(user) for user in range(80)), cases, cases, "given")
+    config = SequentialTrainingConfig(epochs=15, patience=15, batch_positions=200, learning_rate=1e-2)
+    model = fit_lightgcn(
+        lambda: LightGcn(IdTable(20, 8), who_took_what(train, 20), LightGcnConfig(width=8)),
+        split,
+        config,
+        tmp_path,
+        lambda row: None,
+    )
+    best = np.argsort(-model.score(given), axis=1)[:, :10]
+    assert ((best // 10) == sides[80:, None]).mean() > 0.95
+
+
+def test_files_bring_the_same_scores_back(tmp_path: Path) -> None:
+    model, other = small(), small()
+    with torch.no_grad():
+        other.users.weight.add_(1)
+    model.save(tmp_path)
+    other.load_weights(tmp_path)
+    histories = Sequences.from_lists([[0, 1], [3]])
+    np.testing.assert_array_equal(model.score(histories), other.score(histories))
+    stranger = LightGcn(IdTable(5, 4), csr_array(TAKEN[:2]), LightGcnConfig(width=4))
+    with pytest.raises(InputError, match="weights of another model"):
+        stranger.load_weights(tmp_path)
+
+
+def test_bad_parts_are_refused() -> None:
+    with pytest.raises(InputError, match=r"--lightgcn.layers 0"):
+        LightGcnConfig(layers=0)
+    with pytest.raises(InputError, match=r"--lightgcn.width 8: the item table has 4"):
+        LightGcn(IdTable(5, 4), csr_array(TAKEN), LightGcnConfig(width=8))
+    with pytest.raises(InputError, match="6 items in the table, 5 in the graph"):
+        LightGcn(IdTable(6, 4), csr_array(TAKEN), LightGcnConfig(width=4))
