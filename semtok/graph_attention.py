@@ -60,26 +60,40 @@ class Edges(nn.Module):
         self.register_buffer("weights", torch.from_numpy(graph.data.astype(np.float32)), persistent=False)
 
     def product(self, values: Tensor, heard: Tensor) -> Tensor:
-        """[N, C]: every node's sum of what it hears, for values [E] and vectors [M, C]."""
-        return _csr(self.starts, self.heard, values, self.shape) @ heard
+        """[N, H, C]: every node's sum of what it hears, for values [E, H] and vectors [M, H, C]."""
+        return _product(self.starts, self.heard, values, heard, self.shape)
 
     def back_product(self, values: Tensor, hearers: Tensor) -> Tensor:
-        """[M, C]: the transposed product, for values [E] and vectors [N, C]."""
-        return _csr(self.back_starts, self.back_heard, values[self.back], self.shape[::-1]) @ hearers
+        """[M, H, C]: the transposed product, for values [E, H] and vectors [N, H, C]."""
+        turned = values.index_select(0, self.back)
+        return _product(self.back_starts, self.back_heard, turned, hearers, self.shape[::-1])
 
     def inner_products(self, hearers: Tensor, heard: Tensor) -> Tensor:
-        """[E]: of the vectors [N, C] and [M, C] at the two ends of every edge."""
+        """[E, H]: of the vectors [N, H, C] and [M, H, C] at the two ends of every edge."""
         empty = _csr(self.starts, self.heard, hearers.new_zeros(len(self.heard)), self.shape)
-        product: Tensor = torch.sparse.sampled_addmm(empty, hearers, heard.T, beta=0.0)
-        return product.values()
+        pairs = zip(_heads_first(hearers), _heads_first(heard), strict=True)
+        return torch.stack([torch.sparse.sampled_addmm(empty, x, y.T, beta=0.0).values() for x, y in pairs], dim=1)
+
+    def at_hearers(self, values: Tensor) -> Tensor:
+        """[E, H] for values [N, H] of those who hear."""
+        return values.index_select(0, self.hearer)
+
+    def at_heard(self, values: Tensor) -> Tensor:
+        """[E, H] for values [M, H] of those who are heard."""
+        return values.index_select(0, self.heard)
 
     def row_sums(self, values: Tensor) -> Tensor:
         """[N, H] sums over each hearer's edges of values [E, H]."""
         return torch.segment_reduce(values, "sum", lengths=self.starts.diff(), axis=0)
 
+    def row_maxima(self, values: Tensor) -> Tensor:
+        """[N, H] maxima over each hearer's edges of values [E, H]."""
+        return torch.segment_reduce(values, "max", lengths=self.starts.diff(), axis=0)
+
     def column_sums(self, values: Tensor) -> Tensor:
         """[M, H] sums over each heard node's edges of values [E, H]."""
-        return torch.segment_reduce(values[self.back], "sum", lengths=self.back_starts.diff(), axis=0)
+        turned = values.index_select(0, self.back)
+        return torch.segment_reduce(turned, "sum", lengths=self.back_starts.diff(), axis=0)
 
 
 def propagate(edges: Edges, heard: Tensor) -> Tensor:
@@ -103,7 +117,7 @@ class GraphAttention(nn.Module):
     Args:
         width: D, of input and output.
         heads: H, dividing D.
-        dropout: on the inputs and on the attention weights.
+        dropout: on the inputs and on the attention weights, where an edge is dropped for all heads at once.
         slope: of LeakyReLU below 0.
 
     Raises:
@@ -133,14 +147,14 @@ class GraphAttention(nn.Module):
         own = heard if hearers is None else self._heads(hearers)
         kept = None
         if self.training and self.dropout:
-            kept = F.dropout(heard.new_ones(len(edges.heard), self.heads), self.dropout)
+            kept = F.dropout(heard.new_ones(len(edges.heard), 1), self.dropout)
         scores = (own * self.to_hearer).sum(-1), (heard * self.to_heard).sum(-1)
         attended: Tensor = _Attend.apply(edges, heard, *scores, self.slope, kept)
         return attended.flatten(1) + self.bias
 
     def _heads(self, x: Tensor) -> Tensor:
         h: Tensor = self.linear(F.dropout(x, self.dropout, self.training))
-        return h.view(len(x), self.heads, -1)
+        return h.unflatten(1, self.to_heard.shape)
 
 
 class _Propagate(torch.autograd.Function):
@@ -149,12 +163,16 @@ class _Propagate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, edges: Edges, x: Tensor, back: bool) -> Tensor:
         ctx.edges, ctx.back = edges, back
-        return (edges.back_product if back else edges.product)(edges.weights.to(x.dtype), x)
+        return _propagated(edges, x, back)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        product = ctx.edges.product if ctx.back else ctx.edges.back_product
-        return None, product(ctx.edges.weights.to(grads[0].dtype), grads[0].contiguous()), None
+        return None, _propagated(ctx.edges, grads[0], not ctx.back), None
+
+
+def _propagated(edges: Edges, x: Tensor, back: bool) -> Tensor:
+    product = edges.back_product if back else edges.product
+    return product(edges.weights.to(x.dtype)[:, None], x[:, None]).squeeze(1)
 
 
 class _Attend(torch.autograd.Function):
@@ -167,41 +185,36 @@ class _Attend(torch.autograd.Function):
     def forward(
         ctx: Any, edges: Edges, heard: Tensor, own_score: Tensor, heard_score: Tensor, slope: float, kept: Tensor | None
     ) -> Tensor:
-        raw = own_score[edges.hearer] + heard_score[edges.heard]  # [E, H]
-        score = F.leaky_relu(raw, slope)
-        highest = torch.segment_reduce(score, "max", lengths=edges.starts.diff(), axis=0)
-        weights = (score - highest[edges.hearer]).exp_()
-        weights /= edges.row_sums(weights)[edges.hearer]
+        raw = edges.at_hearers(own_score).add_(edges.at_heard(heard_score))  # [E, H]
+        weights = F.leaky_relu(raw, slope)
+        weights = weights.sub_(edges.at_hearers(edges.row_maxima(weights))).exp_()
+        weights /= edges.at_hearers(edges.row_sums(weights))
         ctx.edges, ctx.slope = edges, slope
         ctx.save_for_backward(heard, raw, weights, kept)
-        dropped = weights if kept is None else weights * kept
-        return _by_head(edges.product, dropped, heard, edges.shape[0])
+        return edges.product(weights if kept is None else weights * kept, heard)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         edges, (heard, raw, weights, kept) = ctx.edges, ctx.saved_tensors
-        (grad,) = grads
-        dropped = weights if kept is None else weights * kept
-        grad_heard = _by_head(edges.back_product, dropped, grad, edges.shape[1])
-        heads = range(heard.shape[1])
-        grad_weights = torch.stack(
-            [edges.inner_products(grad[:, h].contiguous(), heard[:, h].contiguous()) for h in heads], dim=1
-        )
+        grad_heard = edges.back_product(weights if kept is None else weights * kept, grads[0])
+        grad = edges.inner_products(grads[0], heard)
         if kept is not None:
-            grad_weights *= kept
-        # Softmax: dL/ds = w (dL/dw - sum_j w_j dL/dw_j); then LeakyReLU.
-        grad_weights *= weights
-        grad_raw = grad_weights - weights * edges.row_sums(grad_weights)[edges.hearer]
-        grad_raw = torch.where(raw > 0, grad_raw, ctx.slope * grad_raw)
-        return None, grad_heard, edges.row_sums(grad_raw), edges.column_sums(grad_raw), None, None
+            grad *= kept
+        # Softmax: dL/ds = w (dL/dw - sum_j w_j dL/dw_j); then LeakyReLU, whose slope is 1 or the lower one.
+        grad *= weights
+        grad -= edges.at_hearers(edges.row_sums(grad)).mul_(weights)
+        grad *= (raw > 0).to(grad.dtype).mul_(1 - ctx.slope).add_(ctx.slope)
+        return None, grad_heard, edges.row_sums(grad), edges.column_sums(grad), None, None
 
 
-def _by_head(product: Any, values: Tensor, vectors: Tensor, nodes: int) -> Tensor:
-    """Apply a product head by head: values [E, H], vectors [., H, C] -> [nodes, H, C]."""
-    result = vectors.new_empty(nodes, *vectors.shape[1:])
-    for head in range(vectors.shape[1]):
-        result[:, head] = product(values[:, head].contiguous(), vectors[:, head].contiguous())
-    return result
+def _product(starts: Tensor, columns: Tensor, values: Tensor, vectors: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Head by head: values [E, H] on the pattern, times vectors [., H, C]."""
+    pairs = zip(values.T.contiguous(), _heads_first(vectors), strict=True)
+    return torch.stack([_csr(starts, columns, value, shape) @ vector for value, vector in pairs], dim=1)
+
+
+def _heads_first(vectors: Tensor) -> Tensor:
+    return vectors.transpose(0, 1).contiguous()
 
 
 def _csr(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -19,7 +19,7 @@ Shapes: N items, U users, D_t width of the text, D width of the table, M rows of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, Self, get_args
 
 import numpy as np
 import torch
@@ -88,7 +88,7 @@ class RecGoatConfig:
     transport_weight: float = 0.1
     transport_rows: int = 512
     epsilon: float = 0.1
-    iterations: int = 50
+    iterations: int = 30
     text_share: float = 0.5
     dropout: float = 0.1
 
@@ -203,7 +203,11 @@ class RecGoatTable(ItemTable):
         # Vectors of unit length, as the released code scales them; LayerNorm's own sqrt(D) would start a softmax over
         # the whole catalogue from logits in the tens.
         nn.init.constant_(self.norm.weight, width**-0.5)
-        self._kept: tuple[list[int], Sides] | None = None
+        self._kept: tuple[list[tuple[int, int]], Sides] | None = None
+
+    def train(self, mode: bool = True) -> Self:
+        self._kept = None
+        return super().train(mode)
 
     def forward(self) -> Tensor:
         words, behaviour = self._sides()
@@ -249,7 +253,7 @@ class RecGoatTable(ItemTable):
     def _sides(self) -> Sides:
         if not (self.training and torch.is_grad_enabled()):
             return self._propagated()
-        versions = [parameter._version for parameter in self.parameters()]
+        versions = [(id(parameter), parameter._version) for parameter in self.parameters()]
         if self._kept is None or self._kept[0] != versions:
             sides = self._propagated()
             if self.map is not None:
@@ -267,7 +271,7 @@ class RecGoatTable(ItemTable):
         if self.item_attention is not None:
             words = self.item_attention(self.item_edges, words)
         behaviour = self.items.weight * self.known[:, None]
-        if self.users is not None:
+        if self.users is not None and self.taken_edges is not None:
             items, users = behaviour, self.users()
             for _ in range(self.config.layers):
                 items, users = propagate_back(self.taken_edges, users), propagate(self.taken_edges, items)
