@@ -154,7 +154,8 @@ class GraphAttention(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         h: Tensor = self.linear(F.dropout(x, self.dropout, self.training))
-        return h.unflatten(1, self.to_heard.shape)
+        heads: Tensor = h.unflatten(1, self.to_heard.shape)
+        return heads
 
 
 class _Propagate(torch.autograd.Function):

@@ -103,8 +103,8 @@ def test_dropout_leaves_out_edges_and_keeps_the_mean() -> None:
         layer.to_hearer.zero_()
         first, second = layer(edges, x), layer(edges, x)
         assert not torch.equal(first, second)
-        mean = torch.stack([layer(edges, x) for _ in range(4000)]).mean(dim=0)
-        torch.testing.assert_close(mean, layer.eval()(edges, x), atol=0.06, rtol=0)
+        mean = torch.stack([layer(edges, x) for _ in range(1000)]).mean(dim=0)
+        torch.testing.assert_close(mean, layer.eval()(edges, x), atol=0.1, rtol=0)
 
 
 @given(st.integers(1, 8), st.integers(1, 8), st.integers(0, 1000))

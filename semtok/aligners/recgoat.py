@@ -238,7 +238,7 @@ class RecGoatTable(ItemTable):
         if text.shape[1] != self.text.shape[1]:
             raise InputError(f"recgoat: text vectors of width {text.shape[1]}, fitted on width {self.text.shape[1]}")
         words = self._projected(text)
-        if self.item_attention is not None:
+        if self.item_attention is not None and len(text):
             ours, theirs = self.text.cpu().numpy(), text.cpu().numpy()
             graph = nearest(theirs, ours, self.config.item_neighbours)
             if self.config.item_graph == "shuffled":
