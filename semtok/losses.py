@@ -134,6 +134,37 @@ def _standardised(values: Tensor) -> Tensor:
     return (values - values.mean(dim=0)) / (values.std(dim=0, correction=0) + _STD_FLOOR)
 
 
+def collaborative_contrast(quantised: Tensor, known: Tensor) -> Tensor:
+    """LETTER's collaborative regularisation of a quantiser (Wang et al. 2024, arXiv 2405.07314): an item's quantised
+    vector must tell its behaviour from that of the others in the batch.
+
+        L = -1/M sum_i log( exp(<q_i, c_i>) / sum_j exp(<q_i, c_j>) )
+
+    by plain inner products, with no temperature.
+
+    Args:
+        quantised: q [M, D], sums of code vectors.
+        known: c [M, D], frozen collaborative vectors.
+    """
+    return functional.cross_entropy(quantised @ known.T, torch.arange(len(known), device=known.device))
+
+
+def code_diversity(codebook: Tensor, codes: Tensor, mates: Tensor) -> Tensor:
+    """LETTER's diversity regularisation: a code is pulled to another of its cluster and pushed from all others, so that
+    codes form even groups instead of one (Wang et al. 2024, arXiv 2405.07314).
+
+        L = -1/M sum_i log( exp(<e_i, e_mate(i)>) / sum_{j != i} exp(<e_i, e_j>) )
+
+    Args:
+        codebook: [V, D].
+        codes: int64 [M], the items' codes.
+        mates: int64 [M], for each another code of its cluster.
+    """
+    logits = codebook[codes] @ codebook.T
+    own = functional.one_hot(codes, len(codebook)).bool()
+    return functional.cross_entropy(logits.masked_fill(own, -torch.inf), mates)
+
+
 def alignment(first: Tensor, second: Tensor) -> Tensor:
     """Mean squared distance of the two views of an item on the unit sphere: E ||x - y||^2, 0 to 4, lower is nearer
     (Wang and Isola 2020, arXiv 2005.10242, eq. 2 with alpha = 2).

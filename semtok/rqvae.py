@@ -40,6 +40,10 @@ class RqVaeConfig:
         balanced_last_level: spread a batch evenly over the last level's codes while fitting (`sinkhorn`), as LC-Rec
             (arXiv 2311.09049) does.
         sinkhorn_epsilon: entropy of the balanced assignment, in units of the batch's mean squared distance.
+        collaborative_weight: alpha of LETTER (arXiv 2405.07314): quantised vectors are contrasted with the items'
+            collaborative ones (`collaborative_contrast`; 0.01 in the paper). 0: off.
+        diversity_weight: beta of LETTER: codes form even groups (`code_diversity`; 1e-4 in the paper). 0: off.
+        diversity_clusters: even clusters that the codes of a level form for it.
         steps: optimiser steps with the quantiser, after `warmup_steps` of the bare autoencoder and k-means on its
             latents.
         batch_size: vectors a step, at most.
@@ -55,6 +59,9 @@ class RqVaeConfig:
     balanced_last_level: bool = False
     sinkhorn_epsilon: float = 0.01
     sinkhorn_iterations: int = 50
+    collaborative_weight: float = 0.0
+    diversity_weight: float = 0.0
+    diversity_clusters: int = 10
     warmup_steps: int = 500
     steps: int = 1500
     batch_size: int = 512
@@ -63,20 +70,22 @@ class RqVaeConfig:
 
     def __post_init__(self) -> None:
         if any(size < 1 for size in self.sizes):
-            raise InputError(f"quantizer.sizes {self.sizes}: every level needs at least 1 code")
+            raise InputError(f"--semtok.rqvae.sizes {self.sizes}: every level needs at least 1 code")
         if self.gradient not in get_args(Gradient):
-            raise InputError(f"quantizer.gradient {self.gradient!r}: choose one of {', '.join(get_args(Gradient))}")
+            raise InputError(
+                f"--semtok.rqvae.gradient {self.gradient!r}: choose one of {', '.join(get_args(Gradient))}"
+            )
         if any(width < 1 for width in (self.latent_width, *self.hidden_widths)):
-            raise InputError("quantizer.latent_width and quantizer.hidden_widths must be at least 1")
-        for name in ("sinkhorn_iterations", "steps", "batch_size"):
+            raise InputError("--semtok.rqvae.latent_width and --semtok.rqvae.hidden_widths must be at least 1")
+        for name in ("sinkhorn_iterations", "diversity_clusters", "steps", "batch_size"):
             if getattr(self, name) < 1:
-                raise InputError(f"quantizer.{name} {getattr(self, name)}: must be at least 1")
-        for name in ("commitment", "warmup_steps", "revive_every"):
+                raise InputError(f"--semtok.rqvae.{name} {getattr(self, name)}: must be at least 1")
+        for name in ("commitment", "collaborative_weight", "diversity_weight", "warmup_steps", "revive_every"):
             if getattr(self, name) < 0:
-                raise InputError(f"quantizer.{name} {getattr(self, name)}: must not be negative")
+                raise InputError(f"--semtok.rqvae.{name} {getattr(self, name)}: must not be negative")
         for name in ("sinkhorn_epsilon", "learning_rate"):
             if getattr(self, name) <= 0:
-                raise InputError(f"quantizer.{name} {getattr(self, name)}: must be above 0")
+                raise InputError(f"--semtok.rqvae.{name} {getattr(self, name)}: must be above 0")
 
 
 class RqVaeOutput(NamedTuple):
@@ -87,6 +96,7 @@ class RqVaeOutput(NamedTuple):
     commitment: Tensor  # sum over levels of mean ||r_l - sg[e_l]||^2 / W
     codes: Tensor  # [B, L]
     residuals: list[Tensor]  # r_l, L tensors [B, W], detached
+    quantised: Tensor  # [B, W], sum of the codes, through which the gradient reaches the latents
 
     def loss(self, commitment_weight: float) -> Tensor:
         """What is minimised: reconstruction + codebook + beta commitment."""
@@ -142,10 +152,9 @@ class RqVae(nn.Module):
             commitment = commitment + (rest - vector.detach()).square().mean()
             quantised = quantised + vector.detach()
             rest = rest - vector.detach()
-        decoded = self.decoder(pass_gradient(latents, quantised, self.config.gradient))
-        return RqVaeOutput(
-            functional.mse_loss(decoded, inputs), codebook, commitment, torch.stack(codes, dim=1), residuals
-        )
+        quantised = pass_gradient(latents, quantised, self.config.gradient)
+        reconstruction = functional.mse_loss(self.decoder(quantised), inputs)
+        return RqVaeOutput(reconstruction, codebook, commitment, torch.stack(codes, dim=1), residuals, quantised)
 
     def _choose(self, rest: Tensor, book: Tensor, level: int) -> Tensor:
         distances = torch.cdist(rest, book).square()  # [B, V]

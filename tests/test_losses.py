@@ -14,6 +14,8 @@ from torch import Tensor
 
 from semtok.losses import (
     alignment,
+    code_diversity,
+    collaborative_contrast,
     feature_correlation,
     feature_correlation_by_popularity,
     item_contrast,
@@ -150,6 +152,19 @@ def test_popularity_halves_are_taken_apart() -> None:
     assert feature_correlation_by_popularity(x, y, alike).item() == pytest.approx(looped_correlation(x, y, 0.005))
 
 
+def test_letters_terms_are_their_equations() -> None:
+    quantised, known = views()
+    inner = (quantised @ known.T).tolist()
+    expected = -sum(math.log(math.exp(inner[i][i]) / sum(math.exp(v) for v in inner[i])) for i in range(6)) / 6
+    assert collaborative_contrast(quantised, known).item() == pytest.approx(expected)
+    book, codes, mates = views()[0], [0, 3, 3, 5], [1, 2, 4, 0]
+    total = 0.0
+    for code, mate in zip(codes, mates, strict=True):
+        others = [math.exp(float(book[code] @ book[j])) for j in range(6) if j != code]
+        total -= math.log(math.exp(float(book[code] @ book[mate])) / sum(others))
+    assert code_diversity(book, torch.tensor(codes), torch.tensor(mates)).item() == pytest.approx(total / 4)
+
+
 def test_measures_of_the_sphere() -> None:
     x, y = views()
     unit_x, unit_y = x / x.norm(dim=1, keepdim=True), y / y.norm(dim=1, keepdim=True)
@@ -171,6 +186,8 @@ def test_measures_of_the_sphere() -> None:
         lambda x, y: soft_target_contrast(x, y, 0.3, 1 / 0.3),
         lambda x, y: feature_correlation(x, y),
         lambda x, y: feature_correlation_by_popularity(x, y, COUNTS),
+        collaborative_contrast,
+        lambda x, y: code_diversity(x, torch.arange(6), torch.arange(6).roll(1)) + y.sum(),
         alignment,
         lambda x, y: uniformity(x) + uniformity(y),
     ],

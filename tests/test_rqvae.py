@@ -193,12 +193,15 @@ def test_sizes_follow_the_catalogue_where_none_are_given() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sizes": (0,)}, r"quantizer\.sizes"),
-        ({"gradient": "gumbel"}, r"quantizer\.gradient 'gumbel'"),
-        ({"latent_width": 0}, r"quantizer\.latent_width"),
-        ({"steps": 0}, r"quantizer\.steps 0"),
-        ({"commitment": -1.0}, r"quantizer\.commitment -1\.0"),
-        ({"learning_rate": 0.0}, r"quantizer\.learning_rate 0\.0"),
+        ({"sizes": (0,)}, r"--semtok\.rqvae\.sizes"),
+        ({"gradient": "gumbel"}, r"--semtok\.rqvae\.gradient 'gumbel'"),
+        ({"latent_width": 0}, r"--semtok\.rqvae\.latent_width"),
+        ({"steps": 0}, r"--semtok\.rqvae\.steps 0"),
+        ({"commitment": -1.0}, r"--semtok\.rqvae\.commitment -1\.0"),
+        ({"collaborative_weight": -0.1}, r"--semtok\.rqvae\.collaborative_weight -0\.1"),
+        ({"diversity_weight": -0.1}, r"--semtok\.rqvae\.diversity_weight -0\.1"),
+        ({"diversity_clusters": 0}, r"--semtok\.rqvae\.diversity_clusters 0"),
+        ({"learning_rate": 0.0}, r"--semtok\.rqvae\.learning_rate 0\.0"),
     ],
 )
 def test_a_bad_configuration_names_its_flag(options: dict[str, object], message: str) -> None:

@@ -17,6 +17,7 @@ from semtok.quantizers import Quantizer
 from semtok.residual import Floats, default_sizes
 from semtok.residual_kmeans import ResidualKMeans, ResidualKMeansConfig, fit_codebooks
 from semtok.rqvae import RqVae, RqVaeConfig, RqVaeOutput
+from training.letter import Behaviour, Letter
 
 QuantizerConfig = ResidualKMeansConfig | RqVaeConfig
 
@@ -24,22 +25,29 @@ QuantizerConfig = ResidualKMeansConfig | RqVaeConfig
 _CODE_RATE = 10.0
 
 
-def fit_quantizer(vectors: Floats, config: QuantizerConfig, seed: int = 0) -> Quantizer:
+def fit_quantizer(
+    vectors: Floats, config: QuantizerConfig, seed: int = 0, behaviour: Behaviour | None = None
+) -> Quantizer:
     """Fit the quantiser that a configuration describes; the same seed gives the same quantiser.
 
     Args:
         vectors: float32 [N, D].
         config: with empty `sizes`, levels are sized for the catalogue.
+        behaviour: of the same items; needed where the configuration has a collaborative weight.
+
+    Raises:
+        InputError: it has one and no behaviour is given.
     """
     sizes = config.sizes or default_sizes(len(vectors))
     if isinstance(config, ResidualKMeansConfig):
         return ResidualKMeans(fit_codebooks(vectors, sizes, seed, config.iterations))
-    return fit_rqvae(vectors, replace(config, sizes=sizes), seed)
+    return fit_rqvae(vectors, replace(config, sizes=sizes), seed, behaviour)
 
 
-def fit_rqvae(vectors: Floats, config: RqVaeConfig, seed: int = 0) -> RqVae:
+def fit_rqvae(vectors: Floats, config: RqVaeConfig, seed: int = 0, behaviour: Behaviour | None = None) -> RqVae:
     """Fit an RQ-VAE: the bare autoencoder first, k-means codes on its latents, then everything together."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    letter = Letter(config, len(vectors), behaviour, seed, device)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = RqVae(vectors.shape[1], config).to(device).train()
@@ -59,9 +67,11 @@ def fit_rqvae(vectors: Floats, config: RqVaeConfig, seed: int = 0) -> RqVae:
     used = [torch.zeros(size, dtype=torch.bool, device=device) for size in config.sizes]
     batches = _batches(data, config.batch_size, generator)
     for step in trange(1, config.steps + 1, desc="fitting the quantiser", unit="step", disable=None):
-        output: RqVaeOutput = model(next(batches))
+        rows = next(batches)
+        output: RqVaeOutput = model(data[rows])
+        loss = output.loss(config.commitment) + letter(model, output, rows, step)
         optimizer.zero_grad()
-        output.loss(config.commitment).backward()
+        loss.backward()
         optimizer.step()
         schedule.step()
         for level, seen in enumerate(used):
@@ -77,7 +87,7 @@ def _warm_up(model: RqVae, data: Tensor, generator: torch.Generator) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=model.config.learning_rate, weight_decay=0.0)
     batches = _batches(data, model.config.batch_size, generator)
     for _ in range(model.config.warmup_steps):
-        inputs = model.standardise(next(batches))
+        inputs = model.standardise(data[next(batches)])
         loss = torch.nn.functional.mse_loss(model.decoder(model.encoder(inputs)), inputs)
         optimizer.zero_grad()
         loss.backward()
@@ -103,9 +113,9 @@ def _revive(
 
 
 def _batches(data: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Batches for ever, in a new order each epoch; a last batch of less than half the size is left out."""
+    """Rows of batches for ever, in a new order each epoch; a last batch of less than half the size is left out."""
     while True:
         order = torch.randperm(len(data), generator=generator).to(data.device)
         for batch in order.split(size):
             if 2 * len(batch) >= min(size, len(data)):
-                yield data[batch]
+                yield batch
