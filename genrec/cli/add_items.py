@@ -1,4 +1,4 @@
-"""`genrec add-items`: new items get vectors and IDs with the stored encoder, fusion and quantiser.
+"""`genrec add-items`: new items get vectors and IDs with the stored encoder, aligner and quantiser.
 
 They can be recommended at once. Nothing is trained and no published ID moves. The catalogue is replaced last: after a
 kill the same command goes on, and until then the run refuses to open rather than answer from halves.
@@ -13,15 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
+from genrec.splits import Split
+from semtok.aligners import load_table
 from semtok.catalog import Catalog
 from semtok.encoders import load_encoder
 from semtok.errors import InputError
-from semtok.folders import MANIFEST, check_folder, finish_rename, hash_file, new_folder
+from semtok.folders import MANIFEST, check_folder, finish_rename, hash_file, new_folder, read_json
 from semtok.fusion import Fusion
 from semtok.quantizers import load_quantizer
 from semtok.semantic_ids import SemanticIds
 from semtok.semantic_ids import add_items as assign_new
 from semtok.vectors import ItemVectors
+from training.alignment import aligner_inputs, vectors_from_text
 
 
 def add(run: Path, file: Path) -> int:
@@ -42,10 +45,9 @@ def add(run: Path, file: Path) -> int:
     grown = old.append(new)
     inputs = {"added": hash_file(file)}
     texts = [new.text(row) for row in range(len(new))]
-    encoder, fusion = load_encoder(run / "vectors/text"), Fusion.load(run / "vectors/item")
-    quantizer = load_quantizer(run / "semtok")
+    encoder, quantizer = load_encoder(run / "vectors/text"), load_quantizer(run / "semtok")
     said = ItemVectors(encoder.encode(texts), encoder.name)
-    fused = fusion.transform(said)
+    fused = place(run, said)
     n = len(old)  # what an interrupted attempt put behind the published rows is made again, to the same bytes
     published = SemanticIds.load(run / "semtok")
     published = SemanticIds(published.item_ids[:n], published.codes[:n], published.sizes)
@@ -63,6 +65,20 @@ def add(run: Path, file: Path) -> int:
     with _extended(run / "catalog", inputs) as scratch:
         grown.save(scratch)
     return len(new)
+
+
+def place(run: Path, text: ItemVectors) -> ItemVectors:
+    """Vectors of items that nobody has taken, from their words [M, D_t] alone, by the run's own aligner."""
+    folder = run / "vectors/item"
+    facts = read_json(folder / "aligner.json")
+    if not isinstance(facts, dict) or facts.get("name") == "fusion":
+        return Fusion.load(folder).transform(text)
+    collaborative = ItemVectors.load(run / "vectors/collaborative/collaborative.safetensors")
+    # Items that were added since stand behind those that the aligner was trained on.
+    known = ItemVectors.load(run / "vectors/text/text.safetensors")
+    known = ItemVectors(known.values[: len(collaborative)], known.source)
+    table = load_table(folder, aligner_inputs(known, collaborative, Split.load(run / "split").train))
+    return vectors_from_text(table, text, f"{facts['name']}({text.source})")
 
 
 def _behind(old: ItemVectors, n: int, new: ItemVectors) -> ItemVectors:

@@ -6,7 +6,7 @@ The smallest file names the two tables and the run folder; `genrec fit --help` p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,14 @@ from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser  # type
 from genrec.ranking import RankingConfig
 from genrec.sequential import SasRecConfig
 from genrec.timestamps import TimeUnit
+from semtok.aligners import (
+    ALIGNERS,
+    ConcatenationConfig,
+    FaeRecConfig,
+    LlmEmbConfig,
+    RecGoatConfig,
+    TextTableConfig,
+)
 from semtok.errors import InputError
 from semtok.fusion import FusionConfig
 from semtok.residual_kmeans import ResidualKMeansConfig
@@ -73,6 +81,39 @@ class TextConfig:
 
 
 @dataclass(frozen=True)
+class AlignerConfig:
+    """How words and behaviour become one vector.
+
+    Attributes:
+        name: fusion (nothing is trained; see `fusion`), or an aligner that is trained together with a SASRec of the
+            shape of `sasrec`: text, concatenation, faerec, llmemb or recgoat.
+        training: how the two are trained.
+        text: options of words alone.
+        concatenation: options of words beside an ID vector.
+        faerec: options of FAERec.
+        llmemb: options of LLMEmb's adaptation.
+        recgoat: options of RecGOAT.
+    """
+
+    name: str = "fusion"
+    training: SequentialTrainingConfig = field(default_factory=SequentialTrainingConfig)
+    text: TextTableConfig = field(default_factory=TextTableConfig)
+    concatenation: ConcatenationConfig = field(default_factory=ConcatenationConfig)
+    faerec: FaeRecConfig = field(default_factory=FaeRecConfig)
+    llmemb: LlmEmbConfig = field(default_factory=LlmEmbConfig)
+    recgoat: RecGoatConfig = field(default_factory=RecGoatConfig)
+
+    def __post_init__(self) -> None:
+        if self.name not in ("fusion", *ALIGNERS):
+            raise InputError(f"--aligner.name {self.name!r}: choose one of fusion, {', '.join(ALIGNERS)}")
+
+    @property
+    def options(self) -> Any:
+        """Configuration of the chosen aligner."""
+        return getattr(self, self.name)
+
+
+@dataclass(frozen=True)
 class SemtokConfig:
     """Semantic IDs.
 
@@ -80,20 +121,24 @@ class SemtokConfig:
         quantizer: residual_kmeans or rqvae.
         sizes: codes on each level; empty: by the size of the catalogue.
         extra_level: size of one more level that only keeps items apart; 0: none unless capacity forces it.
+        rqvae: how an RQ-VAE is built and fitted; its `sizes` are the ones above.
     """
 
     quantizer: Literal["residual_kmeans", "rqvae"] = "residual_kmeans"
     sizes: tuple[int, ...] = ()
     extra_level: int = 0
+    rqvae: RqVaeConfig = field(default_factory=RqVaeConfig)
 
     def __post_init__(self) -> None:
         if self.extra_level < 0 or any(size < 1 for size in self.sizes):
             raise InputError("--semtok.sizes and --semtok.extra_level must not be negative")
+        if self.rqvae.sizes:
+            raise InputError("--semtok.rqvae.sizes: give --semtok.sizes, which any quantizer takes")
 
     def fitting(self) -> QuantizerConfig:
         """Configuration of the quantiser's fit."""
         if self.quantizer == "rqvae":
-            return RqVaeConfig(sizes=self.sizes)
+            return replace(self.rqvae, sizes=self.sizes)
         return ResidualKMeansConfig(sizes=self.sizes)
 
 
@@ -124,7 +169,8 @@ class FitConfig:
         text: see `TextConfig`.
         sasrec: shape of the collaborative model.
         collaborative: its training.
-        fusion: how text and behaviour become one vector.
+        aligner: how text and behaviour become one vector.
+        fusion: the aligner that needs no training.
         semtok: semantic IDs.
         lm: the language model and its training.
         ranking: how lists are made; `dense_share` null takes what wins on validation.
@@ -137,6 +183,7 @@ class FitConfig:
     text: TextConfig = field(default_factory=TextConfig)
     sasrec: SasRecConfig = field(default_factory=SasRecConfig)
     collaborative: SequentialTrainingConfig = field(default_factory=SequentialTrainingConfig)
+    aligner: AlignerConfig = field(default_factory=AlignerConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
     semtok: SemtokConfig = field(default_factory=SemtokConfig)
     lm: LmConfig = field(default_factory=LmConfig)

@@ -33,10 +33,12 @@ from genrec.neighbours import Neighbours, best_mixture
 from genrec.ranking import Shares
 from genrec.report import write_report
 from genrec.sequential import SasRec
+from genrec.sequential.sasrec import SasRecBackbone
 from genrec.splits import by_time, from_given, leave_last_out
 from inference.batch import JOB, BatchJob, run_batch
 from inference.recommender import Recommender
 from inference.users import FileUsers
+from semtok.aligners import save_table
 from semtok.catalog import Catalog
 from semtok.encoders import make_encoder
 from semtok.errors import InputError
@@ -56,6 +58,8 @@ from semtok.quality import measure_quality
 from semtok.quality_plots import plot_quality
 from semtok.semantic_ids import assign_ids
 from semtok.vectors import ItemVectors, unit_rows
+from training.alignment import aligned_vectors, aligner_inputs, fit_aligner
+from training.letter import Behaviour
 from training.lm_stage import from_config, run_lm_stage, stage_inputs
 from training.quantizer import fit_quantizer
 from training.sequential import fit_sequential
@@ -122,9 +126,17 @@ class Pipeline:
             Stage("split", data, ("catalog",), self._split),
             Stage("vectors/text", asdict(c.text), ("catalog",), self._text),
             Stage("vectors/collaborative", collaborative, ("catalog", "split"), self._collaborative),
-            Stage("vectors/item", asdict(c.fusion), ("split", "vectors/text", "vectors/collaborative"), self._item),
+            Stage("vectors/item", self._aligner(), ("split", "vectors/text", "vectors/collaborative"), self._item),
             Stage("semtok", semtok, ("catalog", "split", "vectors/text", "vectors/item"), self._semtok),
         ]
+
+    def _aligner(self) -> dict[str, Any]:
+        """What decides the item vectors."""
+        c = self.config
+        if c.aligner.name == "fusion":
+            return asdict(c.fusion)
+        parts = {"options": c.aligner.options, "training": c.aligner.training, "sasrec": c.sasrec}
+        return {"name": c.aligner.name, "seed": c.seed} | {name: asdict(part) for name, part in parts.items()}
 
     def _report_stage(self) -> Stage:
         needs = ("catalog", "split", "vectors/text", "vectors/collaborative", "vectors/item", "semtok", "lm")
@@ -210,10 +222,38 @@ class Pipeline:
         shutil.rmtree(work)
 
     def _item(self, folder: Path) -> None:
+        if self.config.aligner.name != "fusion":
+            self._align(folder)
+            return
         text, collaborative, counts = self._sides()
         fusion = Fusion.fit(text, collaborative, counts, self.config.fusion)
         fusion.save(folder)
         fusion.transform(text, collaborative, counts).save(folder / "item.safetensors")
+
+    def _align(self, folder: Path) -> None:
+        aligner, split = self.config.aligner, Split.load(self.run / "split")
+        text, collaborative, _ = self._sides()
+        inputs = aligner_inputs(text, collaborative, split.train)
+        work = folder / "work"
+        work.mkdir(exist_ok=True)
+        with _bar("aligned item vectors", "epoch") as progress:
+            model = fit_aligner(
+                aligner.name,
+                aligner.options,
+                inputs,
+                split,
+                lambda: SasRecBackbone(self.config.sasrec),
+                replace(aligner.training, seed=aligner.training.seed + self.config.seed),
+                work,
+                self._note,
+                exclude_seen=read_json(self.run / "split/data.json")["exclude_seen"],
+                progress=progress,
+            )
+        save_table(model.items, folder)
+        source = f"{aligner.name}({text.source}, {collaborative.source})"
+        aligned_vectors(model.items, inputs, source).save(folder / "item.safetensors")
+        (work / "training.json").rename(folder / "training.json")
+        shutil.rmtree(work)
 
     def _semtok(self, folder: Path) -> None:
         catalog, vectors = (
@@ -221,7 +261,8 @@ class Pipeline:
             ItemVectors.load(self.run / "vectors/item/item.safetensors"),
         )
         text, collaborative, counts = self._sides()
-        quantizer = fit_quantizer(vectors.values, self.config.semtok.fitting(), self.config.seed)
+        behaviour = Behaviour(collaborative.values, counts > 0)
+        quantizer = fit_quantizer(vectors.values, self.config.semtok.fitting(), self.config.seed, behaviour)
         ids = assign_ids(quantizer, catalog.item_ids, vectors.values, extra_level=self.config.semtok.extra_level)
         quantizer.save(folder)
         ids.save(folder)
@@ -241,9 +282,8 @@ class Pipeline:
 
     def _report(self, folder: Path) -> None:
         rows, notes = self.evaluate()
-        training = [
-            row for part in ("vectors/collaborative", "lm") for row in read_json(self.run / part / "training.json")
-        ]
+        logs = [self.run / part / "training.json" for part in ("vectors/collaborative", "vectors/item", "lm")]
+        training = [row for log in logs if log.is_file() for row in read_json(log)]
         quality = read_json(self.run / "semtok/quality.json")
         write_report(
             folder, rows, training_log=training, quality=quality, title=f"Report of {self.run.name}", notes=notes

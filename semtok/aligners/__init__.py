@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save
 from semtok.aligners.base import AlignerInputs, IdTable, ItemTable
 from semtok.aligners.faerec import FaeRecConfig, FaeRecTable, faerec_table
 from semtok.aligners.llmemb import LlmEmbConfig, LlmEmbTable
+from semtok.aligners.recgoat import RecGoatConfig, RecGoatTable
+from semtok.aligners.simple import ConcatenationConfig, ConcatenationTable, TextTable, TextTableConfig
 from semtok.errors import InputError
 from semtok.folders import read_json, to_json, write_atomic
 
@@ -25,12 +27,18 @@ __all__ = [
     "ALIGNERS",
     "Aligner",
     "AlignerInputs",
+    "ConcatenationConfig",
+    "ConcatenationTable",
     "FaeRecConfig",
     "FaeRecTable",
     "IdTable",
     "ItemTable",
     "LlmEmbConfig",
     "LlmEmbTable",
+    "RecGoatConfig",
+    "RecGoatTable",
+    "TextTable",
+    "TextTableConfig",
     "aligner_config",
     "load_table",
     "make_table",
@@ -54,8 +62,11 @@ class Aligner(NamedTuple):
 
 
 ALIGNERS: dict[str, Aligner] = {
+    "text": Aligner(TextTableConfig, TextTable),
+    "concatenation": Aligner(ConcatenationConfig, ConcatenationTable),
     "faerec": Aligner(FaeRecConfig, faerec_table),
     "llmemb": Aligner(LlmEmbConfig, LlmEmbTable),
+    "recgoat": Aligner(RecGoatConfig, RecGoatTable),
 }
 
 # What each part is worth: an aligner without it, by a name of its own.
@@ -72,6 +83,16 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "llmemb_no_alignment": ("llmemb", {"weight": 0.0}),
     "llmemb_no_adapter": ("llmemb", {"adapter": False}),
     "llmemb_inner_products": ("llmemb", {"unit_length": False}),
+    "recgoat_no_contrast": ("recgoat", {"contrast": 0.0}),
+    "recgoat_no_transport": ("recgoat", {"transport": "none"}),
+    "recgoat_divergence": ("recgoat", {"transport": "divergence"}),
+    "recgoat_no_item_graph": ("recgoat", {"item_graph": "none"}),
+    "recgoat_no_user_item_graph": ("recgoat", {"user_item_graph": "none"}),
+    "recgoat_no_user_graph": ("recgoat", {"user_graph": "none"}),
+    "recgoat_shuffled_item_graph": ("recgoat", {"item_graph": "shuffled"}),
+    "recgoat_shuffled_user_item_graph": ("recgoat", {"user_item_graph": "shuffled"}),
+    "recgoat_shuffled_user_graph": ("recgoat", {"user_graph": "shuffled"}),
+    "recgoat_no_user_words": ("recgoat", {"user_start": "free", "user_graph": "none"}),
 }
 
 

@@ -1,0 +1,115 @@
+"""Aligners trained with a recommender: the stage of a run, and new items."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from genrec.cli.add_items import add
+from genrec.cli.config import load_config
+from genrec.cli.pipeline import Pipeline
+from genrec.sample_shop import make_sample_shop
+from genrec.sequences import Sequences
+from genrec.splits import Split
+from semtok.aligners import AlignerInputs, load_table, make_table
+from semtok.errors import InputError
+from semtok.folders import check_folder, read_json
+from semtok.semantic_ids import SemanticIds
+from semtok.vectors import ItemVectors, unit_rows
+from training.alignment import aligned_vectors, aligner_inputs, cold_items, vectors_from_text
+
+SMALL = ["--sasrec.width=16", "--collaborative.epochs=2", "--aligner.training.epochs=2", "--data.cold_share=0.1"]
+
+
+def stages(folder: Path, *options: str) -> Path:
+    """A run up to its semantic IDs."""
+    make_sample_shop(0, users=80, items=60).write(folder)
+    config = folder / "my.yaml"
+    data = f"data:\n  items: {folder / 'items.jsonl'}\n  interactions: {folder / 'interactions.csv'}\n"
+    config.write_text(f"{data}run: {folder / 'run'}\n")
+    pipeline = Pipeline(load_config(config, [*SMALL, *options]))
+    pipeline.run.mkdir(exist_ok=True)
+    for stage in pipeline._stages_before_lm():
+        pipeline._bring_up_to_date(stage)
+    return pipeline.run
+
+
+def test_inputs_count_events_and_mark_who_took_what() -> None:
+    text = ItemVectors(np.eye(4, 3, dtype=np.float32), "words")
+    behaviour = ItemVectors(np.eye(4, 2, dtype=np.float32), "log")
+    inputs = aligner_inputs(text, behaviour, Sequences.from_lists([[0, 1, 0], [], [1]]))
+    assert inputs.counts.tolist() == [2, 2, 0, 0]
+    assert inputs.taken.toarray().tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [0, 1, 0, 0]]
+    assert cold_items(inputs).rows.tolist() == [2, 3]
+    np.testing.assert_array_equal(cold_items(inputs).text, text.values[2:])
+
+
+def test_cold_items_have_vectors_from_their_words() -> None:
+    rng = np.random.default_rng(0)
+    text = ItemVectors(rng.normal(size=(6, 5)).astype(np.float32), "words")
+    inputs = aligner_inputs(text, text, Sequences.from_lists([[0, 1, 2, 3]]))
+    torch.manual_seed(0)
+    table = make_table("faerec", inputs, 4).eval()
+    vectors = aligned_vectors(table, inputs, "faerec").values
+    np.testing.assert_allclose(vectors[4:], vectors_from_text(table, text, "faerec").values[4:], atol=1e-6)
+    np.testing.assert_allclose(vectors[:4], unit_rows(table().detach().numpy()[:4]), atol=1e-6)
+    assert np.abs(vectors[:4] - vectors_from_text(table, text, "faerec").values[:4]).max() > 0.01
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return stages(tmp_path_factory.mktemp("shop"), "--aligner.name=faerec")
+
+
+def inputs_of(run: Path) -> AlignerInputs:
+    """What the aligner of a run was trained on, whatever was added since."""
+    text = ItemVectors.load(run / "vectors/text/text.safetensors")
+    collaborative = ItemVectors.load(run / "vectors/collaborative/collaborative.safetensors")
+    known = ItemVectors(text.values[: len(collaborative)], text.source)
+    return aligner_inputs(known, collaborative, Split.load(run / "split").train)
+
+
+def test_the_stage_holds_the_table_its_vectors_and_its_log(run: Path) -> None:
+    assert set(check_folder(run / "vectors/item", hashes=True)["files"]) == {
+        "aligner.json", "aligner.safetensors", "item.safetensors", "training.json",
+    }  # fmt: skip
+    vectors, inputs = ItemVectors.load(run / "vectors/item/item.safetensors"), inputs_of(run)
+    table = load_table(run / "vectors/item", inputs)
+    np.testing.assert_array_equal(vectors.values, aligned_vectors(table, inputs, "").values)
+    assert vectors.values.shape == (60, 16)
+    assert (inputs.counts == 0).sum() >= 6
+    assert [row["stage"] for row in read_json(run / "vectors/item/training.json")] == ["aligner"] * 2
+    assert read_json(run / "vectors/item/aligner.json")["name"] == "faerec"
+
+
+def test_the_same_seed_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:
+    again = stages(tmp_path, "--aligner.name=faerec")
+    for file in ("vectors/item/aligner.safetensors", "vectors/item/item.safetensors", "semtok/semantic_ids.parquet"):
+        assert (again / file).read_bytes() == (run / file).read_bytes(), file
+
+
+def test_new_items_are_placed_by_the_runs_own_aligner(run: Path, tmp_path: Path) -> None:
+    before = SemanticIds.load(run / "semtok")
+    for number, name in enumerate(["Copper kettle", "Alpine tent"]):  # the second finds a run that has grown
+        file = tmp_path / f"{number}.jsonl"
+        file.write_text(json.dumps({"item_id": f"new{number}", "title": name}) + "\n")
+        assert add(run, file) == 1
+    after = SemanticIds.load(run / "semtok")
+    np.testing.assert_array_equal(after.codes[:60], before.codes)
+    text = ItemVectors.load(run / "vectors/text/text.safetensors")
+    table = load_table(run / "vectors/item", inputs_of(run))
+    expected = vectors_from_text(table, ItemVectors(text.values[60:], text.source), "")
+    np.testing.assert_allclose(
+        ItemVectors.load(run / "vectors/item/item.safetensors").values[60:], expected.values, atol=1e-6
+    )
+
+
+def test_an_unknown_aligner_or_option_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--aligner.name 'colour': choose one of fusion, text, "):
+        stages(tmp_path, "--aligner.name=colour")
+    with pytest.raises(InputError, match=r"--aligner.faerec.minimum 2"):
+        stages(tmp_path, "--aligner.faerec.minimum=2")

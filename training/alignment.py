@@ -1,0 +1,114 @@
+"""Trains an aligner with a sequential model, and turns the trained table into item vectors.
+
+    inputs = aligner_inputs(text, collaborative, split.train)
+    model = fit_aligner("faerec", FaeRecConfig(), inputs, split, SasRecBackbone, SasRecConfig(), training, workdir, log)
+    vectors = aligned_vectors(model.items, inputs, "faerec(minilm, sasrec)")
+
+Shapes: N items, U users, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from genrec.sequences import Sequences
+from genrec.sequential import Backbone, ColdItems, SequentialModel
+from genrec.splits import Split
+from semtok.aligners import AlignerInputs, ItemTable, make_table
+from semtok.vectors import ItemVectors, unit_rows
+from training.epochs import Log, Progress
+from training.sequential import SequentialTrainingConfig, fit_sequential
+
+
+def aligner_inputs(
+    text: ItemVectors, collaborative: ItemVectors, train: Sequences, user_text: NDArray[np.float32] | None = None
+) -> AlignerInputs:
+    """What an aligner reads, from the vectors of both sides and the training histories.
+
+    Args:
+        text: [N, D_t].
+        collaborative: [N, D_c].
+        train: U histories.
+        user_text: [U, D_t].
+    """
+    n_items, values = len(text), train.values
+    owners = np.repeat(np.arange(len(train)), train.lengths)
+    taken = csr_array((np.ones(len(values), dtype=np.float32), (owners, values)), shape=(len(train), n_items))
+    taken.sum_duplicates()
+    taken.data[:] = 1
+    counts = np.bincount(values, minlength=n_items).astype(np.int64)
+    return AlignerInputs(text.values, collaborative.values, counts, taken, user_text)
+
+
+def cold_items(inputs: AlignerInputs) -> ColdItems:
+    """The items without training events, with their words."""
+    rows = np.flatnonzero(inputs.counts == 0)
+    return ColdItems(rows, inputs.text[rows])
+
+
+def fit_aligner(
+    name: str,
+    config: Any,
+    inputs: AlignerInputs,
+    split: Split,
+    make_backbone: Callable[[], Backbone],
+    training: SequentialTrainingConfig,
+    workdir: Path,
+    log: Log,
+    *,
+    exclude_seen: bool = True,
+    progress: Progress = lambda done, total: None,
+) -> SequentialModel:
+    """An aligner's table and a backbone, trained together; the epoch with the best validation recall wins.
+
+    Args:
+        name: of `semtok.aligners.ALIGNERS`.
+        config: the aligner's.
+        make_backbone: builds the untrained backbone; called under the seed.
+        workdir: holds the checkpoint of an interrupted fit; gets `training.json`.
+    """
+
+    def make_model() -> SequentialModel:
+        backbone = make_backbone()
+        return SequentialModel(make_table(name, inputs, backbone.config.width, config), backbone)
+
+    return fit_sequential(
+        make_model,
+        split,
+        training,
+        workdir,
+        log,
+        exclude_seen=exclude_seen,
+        cold=cold_items(inputs),
+        stage="aligner",
+        progress=progress,
+    )
+
+
+@torch.inference_mode()
+def aligned_vectors(table: ItemTable, inputs: AlignerInputs, source: str) -> ItemVectors:
+    """The trained table as item vectors of unit length, [N, D]; items that nobody has taken have theirs from text.
+
+    Unit length, because a recommender stores popularity in it, which should not decide an item's codes.
+    """
+    vectors, cold = table().clone(), cold_items(inputs)
+    if len(cold.rows):
+        vectors[torch.from_numpy(cold.rows)] = table.from_text(torch.from_numpy(cold.text))
+    return ItemVectors(unit_rows(vectors.numpy()), source)
+
+
+@torch.inference_mode()
+def vectors_from_text(table: ItemTable, text: ItemVectors, source: str) -> ItemVectors:
+    """Item vectors [M, D] of unit length for new items, from their words alone.
+
+    Raises:
+        InputError: the table knows no words, or the text vectors are of another width.
+    """
+    return ItemVectors(unit_rows(table.from_text(torch.from_numpy(text.values)).numpy()), source)
