@@ -35,6 +35,24 @@ def fit(arguments: Sequence[str]) -> None:
     _print_report(Path(config.run))
 
 
+def compare(arguments: Sequence[str]) -> None:
+    """`genrec compare CONFIG [overrides]`."""
+    from genrec.cli.compare_config import compare_parser, load_compare_config
+
+    if not arguments or arguments[0].startswith("-"):
+        if set(arguments) & {"-h", "--help"}:
+            compare_parser().print_help()
+            return
+        raise InputError("CONFIG is missing: genrec compare my.yaml")
+    from genrec.cli.compare import Comparison
+
+    config = load_compare_config(Path(arguments[0]), arguments[1:])
+    Comparison(config).compare()
+    run = Path(config.run)
+    sys.stdout.write((run / "table.md").read_text(encoding="utf-8"))
+    sys.stdout.write(f"\ntable: {run / 'table.md'}\nfigures and pictures: {run / 'report'}\n")
+
+
 def evaluate(arguments: Sequence[str]) -> None:
     """`genrec evaluate RUN`: the metrics of the run's report, made again where it is out of date."""
     run = _run(arguments, "evaluate")

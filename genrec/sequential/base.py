@@ -140,7 +140,8 @@ class SequentialModel(nn.Module):
         Cold items have vectors from their words; where the table knows none, they cannot be ranked.
         """
         with evaluating(self):
-            read, rank, known = self.items(), self.items.scores(), np.ones(self.n_items, dtype=np.bool_)
+            read, rank = self.items().detach(), self.items.scores().detach()
+            known = np.ones(self.n_items, dtype=np.bool_)
             if cold is None or len(cold.rows) == 0:
                 return read, rank, known
             if type(self.items).from_text is ItemTable.from_text:
@@ -148,6 +149,11 @@ class SequentialModel(nn.Module):
                 return read, rank, known
             rows, said = torch.from_numpy(cold.rows), self.items.from_text(torch.from_numpy(cold.text))
             return read.index_copy(0, rows, said), rank.index_copy(0, rows, said), known
+
+    def ranking_vectors(self, cold: ColdItems | None = None) -> NDArray[np.float32]:
+        """The vectors float32 [N, D] that a trained model ranks with, cold items by their words."""
+        vectors: NDArray[np.float32] = self.frozen_vectors(cold)[1].numpy().copy()
+        return vectors
 
     def scorer(self, cold: ColdItems | None = None) -> Scorer:
         """A function from histories to scores float32 [B, N] by the present weights; the table is read once.

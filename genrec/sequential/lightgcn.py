@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from scipy.sparse import csr_array
 from torch import Tensor, nn
@@ -104,10 +105,10 @@ class LightGcn(nn.Module):
         return user_sum / layers, item_sum / layers, read
 
     @torch.inference_mode()
-    def scorer(self, cold: ColdItems | None = None) -> Scorer:
-        """A function from histories to scores float32 [B, N] by the present weights.
+    def frozen_vectors(self, cold: ColdItems | None = None) -> tuple[Tensor, Tensor, NDArray[np.bool_]]:
+        """What a trained model reads and ranks with, [N, D] each, and the items that it can rank, bool [N].
 
-        A cold item has no edge; its layer 0 comes from its words, and where the table knows none it has -inf.
+        A cold item has no edge; its layer 0 comes from its words, and where the table knows none, it cannot be ranked.
         """
         known = np.ones(self.n_items, dtype=np.bool_)
         with evaluating(self):
@@ -119,12 +120,24 @@ class LightGcn(nn.Module):
                     said = self.items.from_text(torch.from_numpy(cold.text))
                     first = first.index_copy(0, torch.from_numpy(cold.rows), said)
             _, ranked, read = self.propagate(first)
-        weighted = (read * self._history_weights[:, None]).numpy() / np.float32(self.config.layers + 1)
+        return read * self._history_weights[:, None] / (self.config.layers + 1), ranked, known
+
+    def ranking_vectors(self, cold: ColdItems | None = None) -> NDArray[np.float32]:
+        """The vectors float32 [N, D] that a trained model ranks with, cold items by their words."""
+        vectors: NDArray[np.float32] = self.frozen_vectors(cold)[1].numpy().copy()
+        return vectors
+
+    def scorer(self, cold: ColdItems | None = None) -> Scorer:
+        """A function from histories to scores float32 [B, N] by the present weights; the graph is read once.
+
+        An empty history scores every item 0; an item that cannot be ranked has -inf.
+        """
+        read, rank, known = self.frozen_vectors(cold)
 
         def score(histories: Sequences) -> Scores:
             held = who_took_what(histories, self.n_items)
-            users = held @ weighted / np.sqrt(np.maximum(held.sum(axis=1), 1))[:, None]
-            scores: Scores = (users @ ranked.numpy().T).astype(np.float32, copy=False)
+            users = held @ read.numpy() / np.sqrt(np.maximum(held.sum(axis=1), 1))[:, None]
+            scores: Scores = (users @ rank.numpy().T).astype(np.float32, copy=False)
             scores[:, ~known] = -np.inf
             return scores
 

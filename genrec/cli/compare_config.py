@@ -1,0 +1,171 @@
+"""The configuration of a comparison: which aligners, through which backbones, by which seeds, on which data.
+
+    data: {items: items.jsonl, interactions: log.csv, cold_share: 0.05}
+    run: runs/compare
+    aligners:
+      plain: {}
+      faerec: {temperature: 0.1}
+      faerec_hot: {aligner: faerec, temperature: 0.5}
+    backbones: [sasrec]
+    seeds: [0, 1, 2]
+
+A line of `aligners` is a name and its options. The name says what is built, unless `aligner` among the options says it;
+so one aligner may stand in the table several times.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser  # type: ignore[attr-defined]
+
+from genrec.cli.config import DataConfig, TextConfig
+from genrec.sequential import (
+    BACKBONES,
+    Bert4RecConfig,
+    Gru4RecConfig,
+    LightGcnConfig,
+    LruRecConfig,
+    SasRecConfig,
+)
+from semtok.aligners import ALIGNERS, Aligner, aligner_config
+from semtok.aligners.simple import ConcatenationConfig, ConcatenationTable, TextTable, TextTableConfig
+from semtok.errors import InputError
+from training.sequential import SequentialTrainingConfig
+
+PLAIN = "plain"  # one free vector an item: what every other line is measured against
+LIGHTGCN = "lightgcn"
+READS_USERS = ("recgoat",)  # aligners that look at vectors of the users' preference texts
+TABLES: dict[str, Aligner] = {
+    "text": Aligner(TextTableConfig, TextTable),
+    "concatenation": Aligner(ConcatenationConfig, ConcatenationTable),
+    **ALIGNERS,
+}
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """A comparison.
+
+    Attributes:
+        run: the folder that everything is written to.
+        data: see `DataConfig`.
+        text: see `TextConfig`.
+        aligners: names and options, in the order of the table; `plain` comes first whether it is named or not.
+        backbones: sasrec, gru4rec, bert4rec, lrurec or lightgcn, each run with every aligner.
+        seeds: each draws every cell's initialisation, dropout and batches; the split is the same for all.
+        collaborative: the plain model whose vectors aligners may look at: sasrec, or lightgcn.
+        training: of every cell; its own seed is not read.
+        negatives: classes that the softmax samples for a batch; null: the whole catalogue.
+        sasrec: shape of the backbone.
+        gru4rec: shape of the backbone.
+        bert4rec: shape of the backbone.
+        lrurec: shape of the backbone.
+        lightgcn: shape of the model.
+        split_seed: draws the cold items.
+    """
+
+    run: str
+    data: DataConfig
+    text: TextConfig = field(default_factory=TextConfig)
+    aligners: dict[str, dict[str, Any]] = field(default_factory=lambda: {PLAIN: {}, "text": {}, "concatenation": {}})
+    backbones: tuple[str, ...] = ("sasrec",)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    collaborative: Literal["sasrec", "lightgcn"] = "sasrec"
+    training: SequentialTrainingConfig = field(default_factory=SequentialTrainingConfig)
+    negatives: int | None = None
+    sasrec: SasRecConfig = field(default_factory=SasRecConfig)
+    gru4rec: Gru4RecConfig = field(default_factory=Gru4RecConfig)
+    bert4rec: Bert4RecConfig = field(default_factory=Bert4RecConfig)
+    lrurec: LruRecConfig = field(default_factory=LruRecConfig)
+    lightgcn: LightGcnConfig = field(default_factory=LightGcnConfig)
+    split_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.run:
+            raise InputError("--run is missing: the folder to write the comparison to")
+        for name in self.backbones:
+            if name not in (*BACKBONES, LIGHTGCN):
+                raise InputError(f"--backbones {name!r}: choose of {', '.join([*BACKBONES, LIGHTGCN])}")
+        for flag, values in (("backbones", self.backbones), ("seeds", self.seeds)):
+            if not values or len(set(values)) < len(values):
+                raise InputError(f"--{flag} {list(values)}: at least one, and none twice")
+        if self.negatives is not None and self.negatives < 1:
+            raise InputError(f"--negatives {self.negatives} must be at least 1")
+        for name in self.aligners:
+            if not re.fullmatch(r"[A-Za-z0-9_.]+", name):
+                raise InputError(f"--aligners {name!r}: a name is of letters, digits, _ and .")
+            self.aligner(name)
+
+    @property
+    def lines(self) -> list[str]:
+        """Names of the table's lines, `plain` first."""
+        return [PLAIN, *(name for name in self.aligners if name != PLAIN)]
+
+    def aligner(self, name: str) -> tuple[str, Any]:
+        """What is built for a line: `plain` and None, or a name of TABLES and its configuration.
+
+        Raises:
+            InputError: no such aligner or option, or a bad value.
+        """
+        options: dict[str, Any] = dict(self.aligners.get(name) or {})
+        kind = options.pop("aligner", name)
+        if kind == PLAIN:
+            if options:
+                raise InputError(f"--aligners.{name}: plain has no options")
+            return PLAIN, None
+        if kind not in TABLES or kind in ALIGNERS:
+            return aligner_config(kind, **options)
+        try:
+            return kind, TABLES[kind].config(**options)
+        except TypeError as error:
+            raise InputError(f"--aligners.{name}: {error}") from None
+
+    def backbone(self, name: str) -> Any:
+        """The configuration of a backbone."""
+        return getattr(self, name)
+
+    def to_yaml(self) -> str:
+        """The whole configuration as YAML."""
+        text: str = yaml.safe_dump(_plain(asdict(self)), sort_keys=False, allow_unicode=True)
+        return text
+
+
+def compare_parser() -> ArgumentParser:
+    """The parser of `genrec compare`."""
+    parser = ArgumentParser(
+        prog="genrec compare", exit_on_error=False, description="Aligners x backbones x seeds, one table."
+    )
+    parser.add_argument("--config", action=ActionConfigFile, help="the YAML file (given first, without the flag)")
+    parser.add_class_arguments(CompareConfig)
+    return parser
+
+
+def load_compare_config(path: Path, overrides: Sequence[str] = ()) -> CompareConfig:
+    """Read a YAML file and apply overrides such as `--seeds [0]`.
+
+    Raises:
+        InputError: one line that names the file or the flag.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such configuration file")
+    parser = compare_parser()
+    try:
+        parsed = parser.parse_args(["--config", str(path), *overrides])
+        values: Mapping[str, Any] = parser.instantiate(parsed)
+    except ArgumentError as error:
+        raise InputError(f"{path}: {' '.join(str(error).split())}") from None
+    return CompareConfig(**{name: value for name, value in values.items() if name != "config"})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value

@@ -1,0 +1,177 @@
+"""The table of a comparison: what each line reaches on each slice, over seeds, and against the plain model.
+
+Slices are those of `genrec.evaluation` and the groups of targets by their training events. `tail` has cold targets in
+it, which a plain model cannot name at all; `warm_tail` has not. A figure is the mean over seeds of the mean over cases,
+its spread the standard deviation over seeds. A difference to the plain model of the same backbone is paired: each
+case's mean over the seeds that both have, minus the plain model's, resampled over cases.
+
+Shapes: B cases, K ranks, N items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrec.baselines import ContentKnn, ItemKnn, Markov
+from genrec.cases import Cases, Split
+from genrec.cli.compare_plots import plot_comparison
+from genrec.evaluation import HISTORY_GROUPS, METRICS, rank, slices
+from genrec.metrics import paired_interval, rank_of_target
+from genrec.sequences import Sequences
+from semtok.catalog import Catalog
+from semtok.folders import to_json, write_atomic
+from semtok.vectors import ItemVectors, unit_rows
+
+PLAIN = "plain"
+KS = (5, 10, 20)
+FREQUENCY_GROUPS = {"1-4": (1, 4), "5-9": (5, 9), "10-19": (10, 19), "20-49": (20, 49), "50+": (50, None)}
+MINUS_PLAIN = "recall_minus_plain"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a cell left.
+
+    Attributes:
+        name: of the table's line.
+        backbone: its name.
+        seed: of the training.
+        lists: int32 [B, 20], catalogue rows for the test cases, -1 pads.
+        vectors: that items were ranked with, [N, D].
+    """
+
+    name: str
+    backbone: str
+    seed: int
+    lists: NDArray[np.int32]
+    vectors: ItemVectors
+
+
+def write_comparison(
+    folder: Path, results: Sequence[Result], split: Split, catalog: Catalog, text: ItemVectors, *, exclude_seen: bool
+) -> None:
+    """Write `metrics.json` and the pictures into an existing folder."""
+    groups = case_groups(split.test, split.train, len(catalog))
+    rows = [row for line in _lines(results) for row in _figures(line, split.test, groups)]
+    rows += _differences(results, split.test, groups)
+    baselines = {
+        "Markov": Markov.fit(split.train, len(catalog)).score,
+        "ItemKnn": ItemKnn.fit(split.train, len(catalog)).score,
+        "ContentKnn": ContentKnn(unit_rows(text.values)).score,
+    }
+    for name, score in baselines.items():
+        lists = rank(score, split.test.histories, exclude_seen=exclude_seen)
+        rows += _figures([Result(name, "", 0, lists, text)], split.test, groups)
+    write_atomic(folder / "metrics.json", to_json(rows))
+    firsts = [line[0] for line in _lines(results)]
+    vectors = {f"{one.name} {one.backbone}": one.vectors.values for one in firsts}
+    plot_comparison(folder, rows, tuple(FREQUENCY_GROUPS), vectors, split.train, catalog, text.values)
+
+
+def case_groups(cases: Cases, train: Sequences, n_items: int) -> dict[str, NDArray[np.bool_]]:
+    """Which cases belong to a slice, bool [B]; slices without a case are left out."""
+    every = {name: one for name, one in slices(cases, train, n_items).items() if name not in HISTORY_GROUPS}
+    if "tail" in every:
+        every["warm_tail"] = every["tail"] & ~cases.cold
+    counts = np.bincount(train.values, minlength=n_items)[cases.targets]
+    for name, (least, most) in FREQUENCY_GROUPS.items():
+        every[name] = (counts >= least) & (counts <= (most or np.inf))
+    return {name: members for name, members in every.items() if members.any()}
+
+
+def _lines(results: Sequence[Result]) -> list[list[Result]]:
+    """The results of each name and backbone, over seeds."""
+    lines: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        lines.setdefault((result.backbone, result.name), []).append(result)
+    return list(lines.values())
+
+
+def _figures(line: Sequence[Result], cases: Cases, groups: Mapping[str, NDArray[np.bool_]]) -> list[dict[str, Any]]:
+    """Recall and NDCG on every slice, mean and spread over seeds."""
+    ranks = [rank_of_target(one.lists, cases.targets) for one in line]
+    rows = []
+    for name, members in groups.items():
+        for metric in ("recall", "ndcg"):
+            for k in KS:
+                values = [float(METRICS[metric](of_seed[members], k).mean()) for of_seed in ranks]
+                spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+                figure = {"value": float(np.mean(values)), "spread": spread, "seeds": len(values)}
+                rows.append(_row(line[0], name, metric, k, int(members.sum()), **figure))
+    return rows
+
+
+def _differences(
+    results: Sequence[Result], cases: Cases, groups: Mapping[str, NDArray[np.bool_]], k: int = 10
+) -> list[dict[str, Any]]:
+    """Recall@k minus the plain model's, on every slice, with a paired interval."""
+    recall = METRICS["recall"]
+    by_cell = {(r.name, r.backbone, r.seed): recall(rank_of_target(r.lists, cases.targets), k) for r in results}
+    rows = []
+    for line in _lines(results):
+        seeds = [one.seed for one in line if (PLAIN, one.backbone, one.seed) in by_cell]
+        if line[0].name == PLAIN or not seeds:
+            continue
+        ours, plain = (
+            np.mean([by_cell[name, line[0].backbone, seed] for seed in seeds], axis=0) for name in (line[0].name, PLAIN)
+        )
+        for name, members in groups.items():
+            value, low, high, n = paired_interval(ours[members], plain[members])
+            figure = {"value": value, "low": low, "high": high, "seeds": len(seeds)}
+            rows.append(_row(line[0], name, MINUS_PLAIN, k, n, **figure))
+    return rows
+
+
+def _row(result: Result, slice_: str, metric: str, k: int, n: int, **figure: Any) -> dict[str, Any]:
+    model = f"{result.name} {result.backbone}".strip()
+    row = {"model": model, "split": "test", "slice": slice_, "metric": metric, "k": k, "n": n}
+    return row | {"low": None, "high": None, "spread": None} | figure
+
+
+_COLUMNS = {
+    "Recall@10": ("all", "recall"),
+    "NDCG@10": ("all", "ndcg"),
+    "head": ("head", "recall"),
+    "tail": ("tail", "recall"),
+    "warm tail": ("warm_tail", "recall"),
+    **{name: (name, "recall") for name in FREQUENCY_GROUPS},
+    "cold": ("cold", "recall"),
+    "minus plain": ("all", MINUS_PLAIN),
+    "minus plain, tail": ("tail", MINUS_PLAIN),
+    "minus plain, warm tail": ("warm_tail", MINUS_PLAIN),
+}
+
+
+def table(rows: Iterable[Mapping[str, Any]], seconds: Mapping[str, float]) -> str:
+    """The comparison as a Markdown table: mean ± spread over seeds, differences with intervals, seconds of a seed.
+
+    Args:
+        rows: of `metrics.json`.
+        seconds: of training and validation, mean over seeds, by model.
+    """
+    found = {(row["model"], row["slice"], row["metric"]): row for row in rows if row["k"] == 10}
+    models = list(dict.fromkeys(model for model, _, _ in found))
+    columns = {title: key for title, key in _COLUMNS.items() if any((model, *key) in found for model in models)}
+    cases = {title: max(found[m, *key]["n"] for m in models if (m, *key) in found) for title, key in columns.items()}
+    heads = [f"{title} ({cases[title]:,})" if key[1] == "recall" else title for title, key in columns.items()]
+    lines = ["| model | seeds | " + " | ".join(heads) + " | seconds |", "|---" * (len(columns) + 3) + "|"]
+    for model in models:
+        cells = [_text(found.get((model, *key))) for key in columns.values()]
+        seeds = found[model, "all", "recall"]["seeds"] if model in seconds else ""
+        cost = f"{seconds[model]:,.0f}" if model in seconds else ""
+        lines.append(f"| {model} | {seeds} | " + " | ".join(cells) + f" | {cost} |")
+    return "\n".join(lines) + "\n"
+
+
+def _text(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    if row["low"] is not None:
+        return f"{row['value']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+    return f"{row['value']:.4f}" + ("" if row["spread"] is None else f" ±{row['spread']:.4f}")
