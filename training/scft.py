@@ -1,0 +1,364 @@
+"""Supervised contrastive fine-tuning of a text encoder on an item table (LLMEmb, Liu et al. 2024, arXiv 2409.19925,
+stage 1): two random views of an item's attributes shall be nearer to each other than to the views of other items.
+
+    accelerate launch -m training.scft --config scft.yaml
+
+with, for example,
+
+    items: data/items.jsonl
+    output: runs/scft
+    encoder: minilm        # or hf:MODEL, hf-last:MODEL: any Hugging Face encoder or causal LM
+    steps: 150
+
+The output is a Hugging Face folder with the adapters merged, for `make_encoder("hf:runs/scft")` (`hf-last:` where the
+last token is the vector; `scft.json` says which), and `vectors/text.safetensors`, the items' vectors. Under several
+processes each contrasts a batch of its own.
+
+Shapes: B items of a batch, T tokens of the longest view, D width.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import yaml
+from accelerate import Accelerator, PartialState
+from accelerate.utils import parse_flag_from_env
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from semtok.attribute_prompt import Attribute, attribute_prompts, item_attributes, random_view
+from semtok.catalog import Catalog
+from semtok.encoders.hf import HFEncoder, Pooling, minilm_folder
+from semtok.errors import InputError
+from semtok.folders import hash_file, new_folder, to_json, write_atomic
+from semtok.losses import soft_target_contrast
+from semtok.vectors import ItemVectors
+from training.checkpoint import load_checkpoint, save_checkpoint
+from training.schedule import learning_rate_factor
+
+Log = Callable[[Mapping[str, Any]], None]
+# The temperature is one number on a logarithmic scale: at the adapters' rate it would hardly move.
+_TEMPERATURE_RATE = 1e-2
+_LEAST_TEMPERATURE = 0.01  # CLIP's bound
+
+
+@dataclass(frozen=True)
+class ScftConfig:
+    """What is tuned, on what, and how.
+
+    Attributes:
+        items: the item table (see `Catalog.from_file`).
+        output: folder for the tuned encoder.
+        encoder: minilm, hf:MODEL (mean of the tokens) or hf-last:MODEL (last token).
+        steps: optimiser steps (4,000 in the paper).
+        batch: B, a process (64 in the paper).
+        learning_rate: peak of AdamW's.
+        lora_rank: of the adapters on every linear layer; their scale is 4, as in the paper.
+        lora_dropout: on the adapters' inputs.
+        drop_rate: share of an item's attributes that a view leaves out.
+        temperature: of the contrast at the start; it is learned.
+        max_tokens: a view is cut to this length.
+        held_items: items kept out of training, on which retrieval of views is measured; at most a tenth of the table.
+        save_every: steps between checkpoints and measurements.
+        precision: mixed precision of accelerate: no, bf16 or fp16.
+        seed: of batches, views, adapters and dropout.
+    """
+
+    items: str
+    output: str
+    encoder: str = "minilm"
+    steps: int = 150
+    batch: int = 64
+    learning_rate: float = 2e-4
+    lora_rank: int = 8
+    lora_dropout: float = 0.1
+    drop_rate: float = 0.4
+    temperature: float = 0.05
+    max_tokens: int = 128
+    held_items: int = 256
+    save_every: int = 25
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "lora_rank", "max_tokens", "held_items", "save_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--scft.{name} {getattr(self, name)}: must be at least 1")
+        if self.batch < 2:
+            raise InputError(f"--scft.batch {self.batch}: must be at least 2, or there is nothing to contrast")
+        if self.learning_rate <= 0:
+            raise InputError(f"--scft.learning_rate {self.learning_rate}: must be above 0")
+        if self.temperature < _LEAST_TEMPERATURE:
+            raise InputError(f"--scft.temperature {self.temperature}: must be at least {_LEAST_TEMPERATURE}")
+        for name in ("drop_rate", "lora_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"--scft.{name} {getattr(self, name)}: must lie in [0, 1)")
+
+
+class ViewEncoder(nn.Module):
+    """The encoder with its adapters, and the temperature; `forward` is the loss of a batch of views.
+
+    Args:
+        network: reads tokens [., T] and a mask, gives `last_hidden_state`.
+        pooling: "mean" of the tokens or "last" token.
+        temperature: at the start.
+    """
+
+    def __init__(self, network: nn.Module, pooling: Pooling, temperature: float) -> None:
+        super().__init__()
+        self.network, self.pooling = network, pooling
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
+
+    @property
+    def temperature(self) -> Tensor:
+        """tau, never below 0.01."""
+        return self.log_temperature.exp().clamp(min=_LEAST_TEMPERATURE)
+
+    def encode(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Unit vectors [n, D] of right-padded tokens [n, T]."""
+        hidden: Tensor = self.network(input_ids=tokens, attention_mask=mask.long()).last_hidden_state.float()
+        lengths = mask.sum(dim=1)
+        if self.pooling == "last":
+            pooled = hidden[torch.arange(len(tokens), device=tokens.device), lengths - 1]
+        else:
+            pooled = (hidden * mask[..., None]).sum(dim=1) / lengths[:, None]
+        return functional.normalize(pooled, dim=-1)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Loss of the views [2B, T], first views first.
+
+        The published loss compares vectors as they are; on long ones its soft targets are one-hot. Here vectors have
+        unit length, and targets and predictions one temperature, which learns from the predictions alone.
+        """
+        first, second = self.encode(tokens, mask).chunk(2)
+        tau = self.temperature
+        return soft_target_contrast(first, second, tau, 1 / tau.detach())
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A pretrained model, and the part of it that reads text."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    adapted: PeftModel
+    pooling: Pooling
+
+
+def fit_scft(
+    config: ScftConfig,
+    log: Log = lambda row: None,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Tune the encoder and write `config.output`; under `accelerate launch` every process calls this.
+
+    An interrupted fit goes on from its last checkpoint and ends with the bytes of an undisturbed one.
+
+    Args:
+        log: gets a row at every checkpoint: mean loss, temperature, and the share of held-out items whose second view
+            is the nearest to their first.
+        progress: told (steps done, steps at most).
+
+    Raises:
+        InputError: the table or the encoder cannot be read, or there are too few items.
+    """
+    # Unlike `Accelerator`, `PartialState` does not read by itself that the launcher asked for CPUs.
+    main_process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).is_main_process
+    catalog = Catalog.from_file(Path(config.items))
+    if len(catalog) < 3:
+        raise InputError(f"{config.items}: {len(catalog)} items are too few to contrast")
+    loaded = _load(config)
+    target = Path(config.output)
+    inputs = {"stage": "scft", "config": asdict(config), "items": hash_file(Path(config.items))}
+    with contextlib.ExitStack() as stack:
+        scratch = target.with_name(f".{target.name}.new")
+        if main_process:
+            scratch = stack.enter_context(new_folder(target, inputs, resume=True))
+            (scratch / "work").mkdir(exist_ok=True)
+        PartialState().wait_for_everyone()
+        rows = _train(loaded, item_attributes(catalog), config, scratch / "work", log, progress)
+        if not main_process:
+            return
+        loaded.adapted.merge_and_unload()
+        loaded.model.save_pretrained(scratch)
+        loaded.tokenizer.save_pretrained(scratch)
+        shutil.rmtree(scratch / "work")
+        write_atomic(scratch / "training.json", to_json(rows))
+        write_atomic(scratch / "scft.json", to_json({"encoder": config.encoder, "pooling": loaded.pooling}))
+        encoder = HFEncoder(scratch, name="scft", pooling=loaded.pooling, max_length=config.max_tokens)
+        vectors = ItemVectors(encoder.encode(attribute_prompts(catalog)), f"scft({config.encoder})")
+        (scratch / "vectors").mkdir(exist_ok=True)
+        vectors.save(scratch / "vectors/text.safetensors")
+
+
+def _load(config: ScftConfig) -> _Loaded:
+    kind, _, name = config.encoder.partition(":")
+    if config.encoder != "minilm" and not (name and kind in ("hf", "hf-last")):
+        raise InputError(f"--scft.encoder {config.encoder!r}: choose minilm, hf:MODEL or hf-last:MODEL")
+    source = minilm_folder() if config.encoder == "minilm" else name
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model = AutoModel.from_pretrained(source, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"--scft.encoder {config.encoder}: the model cannot be loaded ({reason})") from None
+    torch.manual_seed(config.seed)
+    lora = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=4 * config.lora_rank,
+        lora_dropout=config.lora_dropout,
+        target_modules="all-linear",
+        exclude_modules=r".*pooler.*",  # reads the first token for a head that is not there
+        task_type=TaskType.FEATURE_EXTRACTION,
+    )
+    reader = model.get_encoder() if model.config.is_encoder_decoder else model
+    return _Loaded(model, tokenizer, get_peft_model(reader, lora), "last" if kind == "hf-last" else "mean")
+
+
+def _train(
+    loaded: _Loaded,
+    items: Sequence[Sequence[Attribute]],
+    config: ScftConfig,
+    workdir: Path,
+    log: Log,
+    progress: Callable[[int, int], None],
+) -> list[dict[str, Any]]:
+    """Optimise the adapters; returns the log without times."""
+    accelerator = Accelerator(mixed_precision=config.precision)
+    model = ViewEncoder(loaded.adapted, loaded.pooling, config.temperature)
+    adapters = [p for p in loaded.adapted.parameters() if p.requires_grad]
+    groups = [
+        {"params": adapters, "peak": config.learning_rate},
+        {"params": [model.log_temperature], "peak": _TEMPERATURE_RATE},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=0.0)
+    state = load_checkpoint(workdir, {"model": model}, optimizer) or {"step": 0, "rows": [], "losses": []}
+    prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
+    shuffled = np.random.default_rng((config.seed, 0)).permutation(len(items))
+    held, kept = np.split(shuffled, [min(config.held_items, max(1, len(items) // 10))])
+    size = min(config.batch, len(kept) // accelerator.num_processes)
+    if size < 2:
+        raise InputError(f"{config.items}: {len(items)} items are too few for {accelerator.num_processes} processes")
+
+    def views(rows: Sequence[int], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        texts = [random_view(items[row], config.drop_rate, rng) for _ in range(2) for row in rows]
+        return _tokens(loaded.tokenizer, texts, config.max_tokens, accelerator.device)
+
+    def measure(step: int) -> None:
+        if not accelerator.is_main_process:
+            return
+        found = _retrieval(model, views(held.tolist(), np.random.default_rng((config.seed, 1))))
+        loss = float(np.mean(state["losses"])) if state["losses"] else None
+        row = {"stage": "scft", "step": step, "loss": loss, "temperature": model.temperature.item(), "retrieval": found}
+        state.update(step=step, losses=[], rows=[*state["rows"], row])
+        log(row | {"seconds": perf_counter() - started})
+
+    started = perf_counter()
+    if not state["step"]:
+        measure(0)
+    for step in range(state["step"], config.steps):
+        torch.manual_seed(config.seed * 100_003 + step)
+        model.train()
+        rows = _batch_rows(kept, step, size, accelerator.process_index, accelerator.num_processes, config.seed)
+        factor = learning_rate_factor(step, config.steps, max(1, config.steps // 10))
+        for settings in prepared_optimizer.param_groups:
+            settings["lr"] = settings["peak"] * factor
+        rng = np.random.default_rng((config.seed, 2, step, accelerator.process_index))
+        loss = prepared(*views(rows.tolist(), rng))
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(adapters, 1.0)
+        prepared_optimizer.step()
+        prepared_optimizer.zero_grad()
+        state["losses"].append(loss.item())
+        progress(step + 1, config.steps)
+        if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+            measure(step + 1)
+            if accelerator.is_main_process:
+                save_checkpoint(workdir, {"model": model}, optimizer, state)
+            accelerator.wait_for_everyone()
+    result: list[dict[str, Any]] = state["rows"]
+    return result
+
+
+def _batch_rows(
+    kept: np.ndarray[Any, np.dtype[np.int64]], step: int, size: int, process: int, processes: int, seed: int
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The items of one process in one step: every item once an epoch, as far as whole batches reach."""
+    epoch, place = divmod(step, len(kept) // (size * processes))
+    order = np.random.default_rng((seed, 3, epoch)).permutation(kept)
+    start = (place * processes + process) * size
+    return order[start : start + size]
+
+
+def _tokens(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_tokens: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Right-padded tokens [n, T] and their mask; a padding token is never read, so any id will do."""
+    rows = tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]
+    lengths = torch.tensor([len(row) for row in rows])
+    tokens = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
+    for index, row in enumerate(rows):
+        tokens[index, : len(row)] = torch.tensor(row)
+    return tokens.to(device), (torch.arange(tokens.shape[1]) < lengths[:, None]).to(device)
+
+
+@torch.no_grad()
+def _retrieval(model: ViewEncoder, views: tuple[Tensor, Tensor]) -> float:
+    """Share of items whose second view is the nearest of all second views to their first."""
+    model.eval()
+    parts = zip(*(part.split(64) for part in views), strict=True)
+    first, second = torch.cat([model.encode(*part) for part in parts]).chunk(2)
+    nearest = (first @ second.T).argmax(dim=1)
+    return float((nearest == torch.arange(len(first), device=nearest.device)).float().mean())
+
+
+def main() -> None:
+    """`accelerate launch -m training.scft --config FILE`."""
+    parser = argparse.ArgumentParser(prog="training.scft", description="Tune a text encoder on an item table.")
+    parser.add_argument("--config", type=Path, required=True, help="YAML with the fields of ScftConfig")
+    path: Path = parser.parse_args().config
+    try:
+        config = read_config(path)
+
+        def log(row: Mapping[str, Any]) -> None:
+            if PartialState().is_main_process:
+                sys.stderr.write(json.dumps(dict(row)) + "\n")
+
+        fit_scft(config, log)
+        PartialState().wait_for_everyone()
+        if PartialState().num_processes > 1:
+            os._exit(0)  # gloo's threads can keep an interpreter from ending; everything is written
+    except InputError as error:
+        sys.exit(f"training.scft: {error}")
+
+
+def read_config(path: Path) -> ScftConfig:
+    """Read a configuration; raises InputError where it is missing, no YAML mapping, or has a wrong field."""
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return ScftConfig(**value)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (yaml.YAMLError, TypeError) as error:
+        raise InputError(f"{path}: not a configuration of this stage ({' '.join(str(error).split())})") from None
+
+
+if __name__ == "__main__":
+    main()
