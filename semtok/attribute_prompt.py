@@ -58,6 +58,16 @@ def random_view(attributes: Sequence[Attribute], drop_rate: float, rng: np.rando
     return attribute_prompt([attributes[i] for i in rng.permutation(len(attributes))[:kept]])
 
 
+def disjoint_views(attributes: Sequence[Attribute], rng: np.random.Generator) -> tuple[str, str]:
+    """Two prompts that share no attribute, a random half each: whoever pairs them knows what goes together.
+
+    A lone attribute is in both.
+    """
+    order = [attributes[i] for i in rng.permutation(len(attributes))]
+    half = len(order) // 2
+    return attribute_prompt(order[: half or 1]), attribute_prompt(order[half:])
+
+
 def _plain(value: str | list[str | None] | None) -> str:
     words = ", ".join(filter(None, value)) if isinstance(value, list) else value or ""
     return " ".join(words.replace(";", ".").split())[:MAX_VALUE].strip()

@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from genrec.sample_shop import make_sample_shop
-from semtok.attribute_prompt import attribute_prompt, attribute_prompts, random_view
+from semtok.attribute_prompt import attribute_prompt, attribute_prompts, disjoint_views, random_view
 from semtok.catalog import Catalog
 from semtok.encoders import make_encoder
 from semtok.errors import InputError
@@ -123,6 +123,16 @@ def test_views_shuffle_and_drop() -> None:
     )
     with pytest.raises(InputError, match="drop_rate 1"):
         random_view(attributes, 1, rng)
+
+
+def test_disjoint_views_share_nothing_and_lose_nothing() -> None:
+    attributes = [(str(i), "v") for i in range(5)]
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        first, second = (set(view.removeprefix(PROMPT).split("; ")) for view in disjoint_views(attributes, rng))
+        assert (len(first), len(second)) == (2, 3)
+        assert first | second == {f"{i} is v" for i in range(5)}
+    assert disjoint_views(attributes[:1], rng) == (f"{PROMPT}0 is v", f"{PROMPT}0 is v")
 
 
 def test_the_loss_is_the_published_one_on_unit_vectors() -> None:

@@ -42,7 +42,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from semtok.attribute_prompt import Attribute, attribute_prompts, item_attributes, random_view
+from semtok.attribute_prompt import Attribute, attribute_prompts, disjoint_views, item_attributes, random_view
 from semtok.catalog import Catalog
 from semtok.encoders.hf import HFEncoder, Pooling, minilm_folder
 from semtok.errors import InputError
@@ -172,8 +172,8 @@ def fit_scft(
     An interrupted fit goes on from its last checkpoint and ends with the bytes of an undisturbed one.
 
     Args:
-        log: gets a row at every checkpoint: mean loss, temperature, and the share of held-out items whose second view
-            is the nearest to their first.
+        log: gets a row at every checkpoint: mean loss, temperature, and the share of held-out items of which one half
+            of the attributes finds the other half among those of all held-out items.
         progress: told (steps done, steps at most).
 
     Raises:
@@ -257,14 +257,15 @@ def _train(
     if size < 2:
         raise InputError(f"{config.items}: {len(items)} items are too few for {accelerator.num_processes} processes")
 
-    def views(rows: Sequence[int], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        texts = [random_view(items[row], config.drop_rate, rng) for _ in range(2) for row in rows]
+    def tokens(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         return _tokens(loaded.tokenizer, texts, config.max_tokens, accelerator.device)
 
     def measure(step: int) -> None:
         if not accelerator.is_main_process:
             return
-        found = _retrieval(model, views(held.tolist(), np.random.default_rng((config.seed, 1))))
+        rng = np.random.default_rng((config.seed, 1))
+        firsts, seconds = zip(*(disjoint_views(items[row], rng) for row in held), strict=True)
+        found = _retrieval(model, tokens([*firsts, *seconds]))
         loss = float(np.mean(state["losses"])) if state["losses"] else None
         row = {"stage": "scft", "step": step, "loss": loss, "temperature": model.temperature.item(), "retrieval": found}
         state.update(step=step, losses=[], rows=[*state["rows"], row])
@@ -281,7 +282,8 @@ def _train(
         for settings in prepared_optimizer.param_groups:
             settings["lr"] = settings["peak"] * factor
         rng = np.random.default_rng((config.seed, 2, step, accelerator.process_index))
-        loss = prepared(*views(rows.tolist(), rng))
+        texts = [random_view(items[row], config.drop_rate, rng) for _ in range(2) for row in rows]
+        loss = prepared(*tokens(texts))
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(adapters, 1.0)
         prepared_optimizer.step()
