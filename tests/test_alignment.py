@@ -14,13 +14,12 @@ from genrec.cli.config import load_config
 from genrec.cli.pipeline import Pipeline
 from genrec.sample_shop import make_sample_shop
 from genrec.sequences import Sequences
-from genrec.splits import Split
-from semtok.aligners import AlignerInputs, load_table, make_table
+from semtok.aligners import load_table, make_table
 from semtok.errors import InputError
 from semtok.folders import check_folder, read_json
 from semtok.semantic_ids import SemanticIds
 from semtok.vectors import ItemVectors, unit_rows
-from training.alignment import aligned_vectors, aligner_inputs, cold_items, vectors_from_text
+from training.alignment import aligned_vectors, aligner_inputs, cold_items, load_inputs, vectors_from_text
 
 SMALL = ["--sasrec.width=16", "--collaborative.epochs=2", "--aligner.training.epochs=2", "--data.cold_share=0.1"]
 
@@ -65,19 +64,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return stages(tmp_path_factory.mktemp("shop"), "--aligner.name=faerec")
 
 
-def inputs_of(run: Path) -> AlignerInputs:
-    """What the aligner of a run was trained on, whatever was added since."""
-    text = ItemVectors.load(run / "vectors/text/text.safetensors")
-    collaborative = ItemVectors.load(run / "vectors/collaborative/collaborative.safetensors")
-    known = ItemVectors(text.values[: len(collaborative)], text.source)
-    return aligner_inputs(known, collaborative, Split.load(run / "split").train)
-
-
 def test_the_stage_holds_the_table_its_vectors_and_its_log(run: Path) -> None:
     assert set(check_folder(run / "vectors/item", hashes=True)["files"]) == {
         "aligner.json", "aligner.safetensors", "item.safetensors", "training.json",
     }  # fmt: skip
-    vectors, inputs = ItemVectors.load(run / "vectors/item/item.safetensors"), inputs_of(run)
+    vectors, inputs = ItemVectors.load(run / "vectors/item/item.safetensors"), load_inputs(run)
     table = load_table(run / "vectors/item", inputs)
     np.testing.assert_array_equal(vectors.values, aligned_vectors(table, inputs, "").values)
     assert vectors.values.shape == (60, 16)
@@ -101,11 +92,21 @@ def test_new_items_are_placed_by_the_runs_own_aligner(run: Path, tmp_path: Path)
     after = SemanticIds.load(run / "semtok")
     np.testing.assert_array_equal(after.codes[:60], before.codes)
     text = ItemVectors.load(run / "vectors/text/text.safetensors")
-    table = load_table(run / "vectors/item", inputs_of(run))
+    table = load_table(run / "vectors/item", load_inputs(run))
     expected = vectors_from_text(table, ItemVectors(text.values[60:], text.source), "")
     np.testing.assert_allclose(
         ItemVectors.load(run / "vectors/item/item.safetensors").values[60:], expected.values, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("name", ["text", "concatenation", "llmemb", "recgoat"])
+def test_every_aligner_makes_a_run_that_takes_new_items(name: str, tmp_path: Path) -> None:
+    run = stages(tmp_path, f"--aligner.name={name}", "--aligner.training.epochs=1")
+    assert (run / "vectors/users/users.safetensors").is_file() == (name == "recgoat")
+    file = tmp_path / "new.jsonl"
+    file.write_text(json.dumps({"item_id": "new", "title": "Copper kettle"}) + "\n")
+    assert add(run, file) == 1
+    assert len(SemanticIds.load(run / "semtok")) == 61
 
 
 def test_an_unknown_aligner_or_option_is_named(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Trains an aligner with a sequential model, and turns the trained table into item vectors.
 
-    inputs = aligner_inputs(text, collaborative, split.train)
-    model = fit_aligner("faerec", FaeRecConfig(), inputs, split, SasRecBackbone, SasRecConfig(), training, workdir, log)
+    inputs = load_inputs(run)
+    model = fit_aligner("faerec", FaeRecConfig(), inputs, split, lambda: SasRecBackbone(shape), training, workdir, log)
     vectors = aligned_vectors(model.items, inputs, "faerec(minilm, sasrec)")
 
 Shapes: N items, U users, D width.
@@ -45,6 +45,16 @@ def aligner_inputs(
     taken.data[:] = 1
     counts = np.bincount(values, minlength=n_items).astype(np.int64)
     return AlignerInputs(text.values, collaborative.values, counts, taken, user_text)
+
+
+def load_inputs(run: Path) -> AlignerInputs:
+    """The same from the stages of a run; items that were added after its training are left out."""
+    collaborative = ItemVectors.load(run / "vectors/collaborative/collaborative.safetensors")
+    text = ItemVectors.load(run / "vectors/text/text.safetensors")
+    text = ItemVectors(text.values[: len(collaborative)], text.source)
+    users = run / "vectors/users/users.safetensors"
+    user_text = ItemVectors.load(users).values if users.is_file() else None
+    return aligner_inputs(text, collaborative, Split.load(run / "split").train, user_text)
 
 
 def cold_items(inputs: AlignerInputs) -> ColdItems:

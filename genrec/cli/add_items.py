@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from genrec.splits import Split
 from semtok.aligners import load_table
 from semtok.catalog import Catalog
 from semtok.encoders import load_encoder
@@ -24,7 +23,7 @@ from semtok.quantizers import load_quantizer
 from semtok.semantic_ids import SemanticIds
 from semtok.semantic_ids import add_items as assign_new
 from semtok.vectors import ItemVectors
-from training.alignment import aligner_inputs, vectors_from_text
+from training.alignment import load_inputs, vectors_from_text
 
 
 def add(run: Path, file: Path) -> int:
@@ -73,11 +72,7 @@ def place(run: Path, text: ItemVectors) -> ItemVectors:
     facts = read_json(folder / "aligner.json")
     if not isinstance(facts, dict) or facts.get("name") == "fusion":
         return Fusion.load(folder).transform(text)
-    collaborative = ItemVectors.load(run / "vectors/collaborative/collaborative.safetensors")
-    # Items that were added since stand behind those that the aligner was trained on.
-    known = ItemVectors.load(run / "vectors/text/text.safetensors")
-    known = ItemVectors(known.values[: len(collaborative)], known.source)
-    table = load_table(folder, aligner_inputs(known, collaborative, Split.load(run / "split").train))
+    table = load_table(folder, load_inputs(run))
     return vectors_from_text(table, text, f"{facts['name']}({text.source})")
 
 

@@ -30,6 +30,7 @@ from genrec.cli.config import FitConfig
 from genrec.evaluation import KS, Row, compare, evaluate, rank
 from genrec.interactions import Interactions
 from genrec.neighbours import Neighbours, best_mixture
+from genrec.preferences import preference_vectors
 from genrec.ranking import Shares
 from genrec.report import write_report
 from genrec.sequential import SasRec
@@ -38,9 +39,9 @@ from genrec.splits import by_time, from_given, leave_last_out
 from inference.batch import JOB, BatchJob, run_batch
 from inference.recommender import Recommender
 from inference.users import FileUsers
-from semtok.aligners import save_table
+from semtok.aligners import ALIGNERS, save_table
 from semtok.catalog import Catalog
-from semtok.encoders import make_encoder
+from semtok.encoders import load_encoder, make_encoder
 from semtok.errors import InputError
 from semtok.folders import (
     MANIFEST,
@@ -58,7 +59,7 @@ from semtok.quality import measure_quality
 from semtok.quality_plots import plot_quality
 from semtok.semantic_ids import assign_ids
 from semtok.vectors import ItemVectors, unit_rows
-from training.alignment import aligned_vectors, aligner_inputs, fit_aligner
+from training.alignment import aligned_vectors, fit_aligner, load_inputs
 from training.letter import Behaviour
 from training.lm_stage import from_config, run_lm_stage, stage_inputs
 from training.quantizer import fit_quantizer
@@ -121,12 +122,17 @@ class Pipeline:
             data["splits"] = {part.name: hash_file(part) for part in parts}
         collaborative = {"sasrec": asdict(c.sasrec), "collaborative": asdict(c.collaborative), "seed": c.seed}
         semtok = {**asdict(c.semtok), "seed": c.seed}
+        users, sides = [], ["split", "vectors/text", "vectors/collaborative"]
+        if c.aligner.name in ALIGNERS and ALIGNERS[c.aligner.name].reads_users:
+            users = [Stage("vectors/users", {}, ("catalog", "split", "vectors/text"), self._users)]
+            sides.append("vectors/users")
         return [
             Stage("catalog", items, (), self._catalog),
             Stage("split", data, ("catalog",), self._split),
             Stage("vectors/text", asdict(c.text), ("catalog",), self._text),
             Stage("vectors/collaborative", collaborative, ("catalog", "split"), self._collaborative),
-            Stage("vectors/item", self._aligner(), ("split", "vectors/text", "vectors/collaborative"), self._item),
+            *users,
+            Stage("vectors/item", self._aligner(), tuple(sides), self._item),
             Stage("semtok", semtok, ("catalog", "split", "vectors/text", "vectors/item"), self._semtok),
         ]
 
@@ -200,6 +206,12 @@ class Pipeline:
         encoder.save(folder)
         ItemVectors(encoder.encode(texts), encoder.name).save(folder / "text.safetensors")
 
+    def _users(self, folder: Path) -> None:
+        """Vectors of the preference text of each training history, by the items' encoder."""
+        encoder, split = load_encoder(self.run / "vectors/text"), Split.load(self.run / "split")
+        vectors = preference_vectors(Catalog.load(self.run / "catalog"), split.train, encoder)
+        ItemVectors(vectors, encoder.name).save(folder / "users.safetensors")
+
     def _collaborative(self, folder: Path) -> None:
         split, n_items = Split.load(self.run / "split"), len(Catalog.load(self.run / "catalog"))
         config = replace(self.config.collaborative, seed=self.config.collaborative.seed + self.config.seed)
@@ -233,7 +245,7 @@ class Pipeline:
     def _align(self, folder: Path) -> None:
         aligner, split = self.config.aligner, Split.load(self.run / "split")
         text, collaborative, _ = self._sides()
-        inputs = aligner_inputs(text, collaborative, split.train)
+        inputs = load_inputs(self.run)
         work = folder / "work"
         work.mkdir(exist_ok=True)
         with _bar("aligned item vectors", "epoch") as progress:

@@ -55,10 +55,12 @@ class Aligner(NamedTuple):
     Attributes:
         config: frozen dataclass of its options; `config()` are the defaults.
         table: builds the table: (inputs, width, config).
+        reads_users: it looks at the vectors of the users' preference texts.
     """
 
     config: type[Any]
     table: Callable[[AlignerInputs, int, Any], ItemTable]
+    reads_users: bool = False
 
 
 ALIGNERS: dict[str, Aligner] = {
@@ -66,7 +68,7 @@ ALIGNERS: dict[str, Aligner] = {
     "concatenation": Aligner(ConcatenationConfig, ConcatenationTable),
     "faerec": Aligner(FaeRecConfig, faerec_table),
     "llmemb": Aligner(LlmEmbConfig, LlmEmbTable),
-    "recgoat": Aligner(RecGoatConfig, RecGoatTable),
+    "recgoat": Aligner(RecGoatConfig, RecGoatTable, reads_users=True),
 }
 
 # What each part is worth: an aligner without it, by a name of its own.
