@@ -25,6 +25,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from genrec.sequences import Sequences
 from semtok.catalog import Catalog
@@ -32,7 +33,7 @@ from semtok.folders import write_atomic
 from semtok.vectors import unit_rows
 
 Vectors = NDArray[np.float32]
-_PAIRS, _ITEMS, _MAPPED, _CATEGORIES = 20_000, 2_000, 800, 8
+_PAIRS, _ITEMS, _MAPPED, _CATEGORIES = 20_000, 2_000, 600, 8
 
 
 def plot_comparison(
@@ -84,7 +85,8 @@ def following_pairs(train: Sequences, n: int, seed: int = 0) -> NDArray[np.int32
     owners = np.repeat(np.arange(len(train)), train.lengths)
     pairs = np.stack([train.values[:-1], train.values[1:]], axis=1)
     pairs = pairs[(owners[:-1] == owners[1:]) & (pairs[:, 0] != pairs[:, 1])]
-    return pairs[np.sort(np.random.default_rng(seed).permutation(len(pairs))[:n])]
+    drawn: NDArray[np.int32] = pairs[np.sort(np.random.default_rng(seed).permutation(len(pairs))[:n])]
+    return drawn
 
 
 def categories(catalog: Catalog) -> list[str] | None:
@@ -175,7 +177,8 @@ def _map(vectors: Mapping[str, Vectors], train: Sequences, catalog: Catalog) -> 
 def _two_dimensions(units: Vectors) -> Vectors:
     """t-SNE [n, 2] from the main components; the same input gives the same map."""
     perplexity = min(30.0, (len(units) - 1) / 3)
-    places: Vectors = TSNE(perplexity=perplexity, init="pca", random_state=0, n_jobs=1).fit_transform(units)
+    with threadpool_limits(1, user_api="openmp"):  # its threads wait for one another longer than they work
+        places: Vectors = TSNE(perplexity=perplexity, init="pca", random_state=0, max_iter=500).fit_transform(units)
     return places
 
 
