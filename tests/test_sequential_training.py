@@ -1,0 +1,207 @@
+"""The trainer of sequential models: every event a target once, aligner losses added, resumed fits as undisturbed ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ring_world import N_ITEMS, ring_split
+from torch import Tensor
+
+from genrec.sequences import Sequences
+from genrec.sequential import (
+    BACKBONES,
+    Bert4RecConfig,
+    ColdItems,
+    LightGcn,
+    LightGcnConfig,
+    SasRec,
+    SasRecConfig,
+    SequentialModel,
+)
+from genrec.sequential.lightgcn import who_took_what
+from genrec.splits import Split
+from semtok.aligners import AlignerInputs
+from semtok.aligners.base import IdTable
+from semtok.aligners.simple import ConcatenationConfig, ConcatenationTable, TextTable, TextTableConfig
+from semtok.errors import InputError
+from training.lightgcn import fit_lightgcn
+from training.sequential import SequentialTrainingConfig, fit_sequential, training_windows
+
+SPLIT = ring_split(train=40, asked=20)
+SHORT = SequentialTrainingConfig(epochs=4, patience=4, batch_positions=64, seed=3)
+
+
+def fit_sasrec(workdir: Path, log: Callable[[Mapping[str, Any]], None], **options: Any) -> torch.nn.Module:
+    return fit_sequential(lambda: SasRec(N_ITEMS, SasRecConfig(width=8)), SPLIT, SHORT, workdir, log, **options)
+
+
+def fit_bert4rec(workdir: Path, log: Callable[[Mapping[str, Any]], None], **options: Any) -> torch.nn.Module:
+    def make() -> SequentialModel:
+        return SequentialModel(IdTable(N_ITEMS, 8), BACKBONES["bert4rec"](Bert4RecConfig(width=8)))
+
+    return fit_sequential(make, SPLIT, SHORT, workdir, log, **options)
+
+
+def fit_graph(workdir: Path, log: Callable[[Mapping[str, Any]], None], **options: Any) -> torch.nn.Module:
+    def make() -> LightGcn:
+        return LightGcn(IdTable(N_ITEMS, 8), who_took_what(SPLIT.train, N_ITEMS), LightGcnConfig(width=8))
+
+    return fit_lightgcn(make, SPLIT, SHORT, workdir, log, **options)
+
+
+@pytest.mark.parametrize("fit", [fit_sasrec, fit_bert4rec, fit_graph])
+@pytest.mark.parametrize("options", [{}, {"negatives": 5}])
+def test_resumed_is_undisturbed(fit: Callable[..., torch.nn.Module], options: Any, tmp_path: Path) -> None:
+    undisturbed, broken = tmp_path / "a", tmp_path / "b"
+    undisturbed.mkdir()
+    broken.mkdir()
+    expected = fit(undisturbed, lambda row: None, **options).state_dict()
+    for stop in (0, 2):  # a kill after the epoch, before its checkpoint
+
+        def killed(row: Mapping[str, Any], stop: int = stop) -> None:
+            if row["epoch"] == stop:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            fit(broken, killed, **options)
+    resumed = fit(broken, lambda row: None, **options).state_dict()
+    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
+    assert (undisturbed / "training.json").read_bytes() == (broken / "training.json").read_bytes()
+
+
+def test_all_negatives_learn_what_the_full_softmax_learns(tmp_path: Path) -> None:
+    losses: dict[int | None, list[float]] = {None: [], N_ITEMS: []}
+    for negatives, rows in losses.items():
+        workdir = tmp_path / str(negatives)
+        workdir.mkdir()
+        fit_sequential(
+            lambda: SasRec(N_ITEMS, SasRecConfig(width=8, dropout=0.0)),  # coins would move dropout's generator on
+            SPLIT,
+            SHORT,
+            workdir,
+            lambda row, rows=rows: rows.append(row["loss"]),  # type: ignore[misc]
+            negatives=negatives,
+        )
+    np.testing.assert_allclose(losses[None], losses[N_ITEMS], rtol=1e-4)
+    assert losses[None][-1] < losses[None][0]
+
+
+@pytest.mark.parametrize("width", [2, 3, 5, 50])
+def test_every_event_but_the_first_is_a_target_once(width: int) -> None:
+    histories = Sequences.from_lists([[0], [1, 2], np.arange(3, 40), np.arange(40, 47)])
+    targets = []
+    for row, first_target in training_windows(histories, width):
+        assert len(row) <= width + 1
+        assert first_target >= 1
+        targets += row[first_target:].tolist()
+    assert sorted(targets) == [2, *range(4, 40), *range(41, 47)]
+
+
+def test_histories_of_one_item_alone_are_refused() -> None:
+    with pytest.raises(InputError, match="no training history has two items"):
+        training_windows(Sequences.from_lists([[0], [1]]), 10)
+
+
+def test_what_the_table_adds_is_added(tmp_path: Path) -> None:
+    asked: list[tuple[list[int], float]] = []
+
+    class Pulled(IdTable):
+        """The added loss pulls item 0 to ones, which nothing else does."""
+
+        def loss(self, rows: Tensor, epoch: float) -> Tensor:
+            asked.append((rows.tolist(), epoch))
+            return 100 * (self.items.weight[0] - 1).square().sum()
+
+    model = fit_sequential(
+        lambda: SequentialModel(Pulled(N_ITEMS, 8), BACKBONES["sasrec"](SasRecConfig(width=8))),
+        SPLIT,
+        SequentialTrainingConfig(epochs=3, patience=3, batch_positions=64, learning_rate=5e-2),
+        tmp_path,
+        lambda row: None,
+    )
+    assert all(rows == sorted(set(rows)) and min(rows) >= 0 for rows, _ in asked)
+    epochs = [epoch for _, epoch in asked]
+    assert epochs == sorted(epochs)
+    assert epochs[0] == 0
+    assert 2 < epochs[-1] < 3
+    assert (model.item_vectors[0] > 0.1).all()
+    assert model.item_vectors[1:].mean().abs() < 0.05
+
+
+def simple_inputs() -> AlignerInputs:
+    rng = np.random.default_rng(0)
+    counts = np.array([3, 2, 1, 1, 0], dtype=np.int64)
+    return AlignerInputs(
+        rng.normal(size=(5, 7)).astype(np.float32),
+        np.zeros((5, 4), dtype=np.float32),
+        counts,
+        who_took_what(Sequences.from_lists([[0, 1, 2], [0, 1], [0, 3]]), 5),
+    )
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        lambda: TextTable(simple_inputs(), 6, TextTableConfig(hidden=3)),
+        lambda: TextTable(simple_inputs(), 6, TextTableConfig(hidden=0)),
+        lambda: ConcatenationTable(simple_inputs(), 6, ConcatenationConfig(hidden=3)),
+    ],
+)
+def test_an_item_that_nobody_took_has_the_vector_of_its_words(table: Callable[[], Any]) -> None:
+    torch.manual_seed(0)
+    model, text = table().eval(), torch.from_numpy(simple_inputs().text)
+    assert model().shape == (5, 6)
+    torch.testing.assert_close(model()[4:], model.from_text(text[4:]))
+    with pytest.raises(InputError, match="of width 6, fitted on width 7"):
+        model.from_text(text[:, :6])
+
+
+def test_the_simple_tables_are_their_equations() -> None:
+    torch.manual_seed(0)
+    inputs = simple_inputs()
+    table = ConcatenationTable(inputs, 6, ConcatenationConfig(hidden=3)).eval().double()
+    text = torch.from_numpy(inputs.text).double()
+    scaled = (text - text.mean(dim=0)) / (text - text.mean(dim=0)).square().mean().sqrt()
+    first, _, _, last = table.adapter.layers
+    said = torch.nn.functional.gelu(scaled @ first.weight.T + first.bias) @ last.weight.T + last.bias
+    own = table.items.weight * torch.tensor([1, 1, 1, 1, 0])[:, None]
+    expected = torch.cat([own, said], dim=1) @ table.join.weight.T + table.join.bias
+    torch.testing.assert_close(table(), expected, atol=1e-6, rtol=1e-5)
+    assert said.std().item() == pytest.approx(0.02, rel=0.05)  # the size of a plain model's vectors
+
+
+def test_cold_items_take_no_part_in_the_softmax(tmp_path: Path) -> None:
+    few = Sequences((SPLIT.train.values % 4).astype(np.int32), SPLIT.train.offsets)
+    split = Split(few, SPLIT.train_user_ids, SPLIT.valid, SPLIT.test, "given")
+    cold = ColdItems(np.arange(4, N_ITEMS), np.zeros((N_ITEMS - 4, 7), dtype=np.float32))
+    start = IdTable(N_ITEMS, 8)
+
+    def make() -> SasRec:
+        model = SasRec(N_ITEMS, SasRecConfig(width=8))
+        model.items.load_state_dict(start.state_dict())
+        return model
+
+    model = fit_sequential(make, split, SHORT, tmp_path, lambda row: None, cold=cold)
+    moved = (model.item_vectors != start.items.weight).any(dim=1)
+    assert moved.tolist() == [True] * 4 + [False] * (N_ITEMS - 4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hidden": -1}, "hidden -1"),
+        ({"dropout": 1.0}, r"dropout 1.0"),
+    ],
+)
+def test_bad_options_name_the_flag(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"--aligner.text.{message}"):
+        TextTableConfig(**settings)
+    with pytest.raises(InputError, match=f"--aligner.concatenation.{message}"):
+        ConcatenationConfig(**settings)
+    with pytest.raises(InputError, match="--negatives 0"):
+        fit_sasrec(Path(), lambda row: None, negatives=0)
