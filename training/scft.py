@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import math
 import os
 import shutil
 import sys
@@ -37,25 +36,21 @@ import torch
 import yaml
 from accelerate import Accelerator, PartialState
 from accelerate.utils import parse_flag_from_env
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from torch import Tensor, nn
-from torch.nn import functional
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor
 
 from semtok.attribute_prompt import Attribute, attribute_prompts, disjoint_views, item_attributes, random_view
 from semtok.catalog import Catalog
-from semtok.encoders.hf import HFEncoder, Pooling, minilm_folder
+from semtok.encoders.hf import HFEncoder
 from semtok.errors import InputError
 from semtok.folders import hash_file, new_folder, to_json, write_atomic
-from semtok.losses import soft_target_contrast
 from semtok.vectors import ItemVectors
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.schedule import learning_rate_factor
+from training.view_encoder import LEAST_TEMPERATURE, Tunable, ViewEncoder, load_tunable
 
 Log = Callable[[Mapping[str, Any]], None]
 # The temperature is one number on a logarithmic scale: at the adapters' rate it would hardly move.
 _TEMPERATURE_RATE = 1e-2
-_LEAST_TEMPERATURE = 0.01  # CLIP's bound
 
 
 @dataclass(frozen=True)
@@ -70,7 +65,7 @@ class ScftConfig:
         batch: B, a process (64 in the paper).
         learning_rate: peak of AdamW's.
         lora_rank: of the adapters on every linear layer; their scale is 4, as in the paper.
-        lora_dropout: on the adapters' inputs.
+        lora_dropout: on the adapters' inputs; the model's own dropout is off.
         drop_rate: share of an item's attributes that a view leaves out.
         temperature: of the contrast at the start; it is learned.
         max_tokens: a view is cut to this length.
@@ -104,61 +99,11 @@ class ScftConfig:
             raise InputError(f"--scft.batch {self.batch}: must be at least 2, or there is nothing to contrast")
         if self.learning_rate <= 0:
             raise InputError(f"--scft.learning_rate {self.learning_rate}: must be above 0")
-        if self.temperature < _LEAST_TEMPERATURE:
-            raise InputError(f"--scft.temperature {self.temperature}: must be at least {_LEAST_TEMPERATURE}")
+        if self.temperature < LEAST_TEMPERATURE:
+            raise InputError(f"--scft.temperature {self.temperature}: must be at least {LEAST_TEMPERATURE}")
         for name in ("drop_rate", "lora_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"--scft.{name} {getattr(self, name)}: must lie in [0, 1)")
-
-
-class ViewEncoder(nn.Module):
-    """The encoder with its adapters, and the temperature; `forward` is the loss of a batch of views.
-
-    Args:
-        network: reads tokens [., T] and a mask, gives `last_hidden_state`.
-        pooling: "mean" of the tokens or "last" token.
-        temperature: at the start.
-    """
-
-    def __init__(self, network: nn.Module, pooling: Pooling, temperature: float) -> None:
-        super().__init__()
-        self.network, self.pooling = network, pooling
-        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
-
-    @property
-    def temperature(self) -> Tensor:
-        """tau, never below 0.01."""
-        return self.log_temperature.exp().clamp(min=_LEAST_TEMPERATURE)
-
-    def encode(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Unit vectors [n, D] of right-padded tokens [n, T]."""
-        hidden: Tensor = self.network(input_ids=tokens, attention_mask=mask.long()).last_hidden_state.float()
-        lengths = mask.sum(dim=1)
-        if self.pooling == "last":
-            pooled = hidden[torch.arange(len(tokens), device=tokens.device), lengths - 1]
-        else:
-            pooled = (hidden * mask[..., None]).sum(dim=1) / lengths[:, None]
-        return functional.normalize(pooled, dim=-1)
-
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Loss of the views [2B, T], first views first.
-
-        The published loss compares vectors as they are; on long ones its soft targets are one-hot. Here vectors have
-        unit length, and targets and predictions one temperature, which learns from the predictions alone.
-        """
-        first, second = self.encode(tokens, mask).chunk(2)
-        tau = self.temperature
-        return soft_target_contrast(first, second, tau, 1 / tau.detach())
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    """A pretrained model, and the part of it that reads text."""
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    adapted: PeftModel
-    pooling: Pooling
 
 
 def fit_scft(
@@ -184,7 +129,13 @@ def fit_scft(
     catalog = Catalog.from_file(Path(config.items))
     if len(catalog) < 3:
         raise InputError(f"{config.items}: {len(catalog)} items are too few to contrast")
-    loaded = _load(config)
+    tuned = load_tunable(
+        config.encoder,
+        rank=config.lora_rank,
+        dropout=config.lora_dropout,
+        temperature=config.temperature,
+        seed=config.seed,
+    )
     target = Path(config.output)
     inputs = {"stage": "scft", "config": asdict(config), "items": hash_file(Path(config.items))}
     with contextlib.ExitStack() as stack:
@@ -193,47 +144,21 @@ def fit_scft(
             scratch = stack.enter_context(new_folder(target, inputs, resume=True))
             (scratch / "work").mkdir(exist_ok=True)
         PartialState().wait_for_everyone()
-        rows = _train(loaded, item_attributes(catalog), config, scratch / "work", log, progress)
+        rows = _train(tuned, item_attributes(catalog), config, scratch / "work", log, progress)
         if not main_process:
             return
-        loaded.adapted.merge_and_unload()
-        loaded.model.save_pretrained(scratch)
-        loaded.tokenizer.save_pretrained(scratch)
+        tuned.export(scratch)
         shutil.rmtree(scratch / "work")
         write_atomic(scratch / "training.json", to_json(rows))
-        write_atomic(scratch / "scft.json", to_json({"encoder": config.encoder, "pooling": loaded.pooling}))
-        encoder = HFEncoder(scratch, name="scft", pooling=loaded.pooling, max_length=config.max_tokens)
+        write_atomic(scratch / "scft.json", to_json({"encoder": config.encoder, "pooling": tuned.views.pooling}))
+        encoder = HFEncoder(scratch, name="scft", pooling=tuned.views.pooling)
         vectors = ItemVectors(encoder.encode(attribute_prompts(catalog)), f"scft({config.encoder})")
         (scratch / "vectors").mkdir(exist_ok=True)
         vectors.save(scratch / "vectors/text.safetensors")
 
 
-def _load(config: ScftConfig) -> _Loaded:
-    kind, _, name = config.encoder.partition(":")
-    if config.encoder != "minilm" and not (name and kind in ("hf", "hf-last")):
-        raise InputError(f"--scft.encoder {config.encoder!r}: choose minilm, hf:MODEL or hf-last:MODEL")
-    source = minilm_folder() if config.encoder == "minilm" else name
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModel.from_pretrained(source, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"--scft.encoder {config.encoder}: the model cannot be loaded ({reason})") from None
-    torch.manual_seed(config.seed)
-    lora = LoraConfig(
-        r=config.lora_rank,
-        lora_alpha=4 * config.lora_rank,
-        lora_dropout=config.lora_dropout,
-        target_modules="all-linear",
-        exclude_modules=r".*pooler.*",  # reads the first token for a head that is not there
-        task_type=TaskType.FEATURE_EXTRACTION,
-    )
-    reader = model.get_encoder() if model.config.is_encoder_decoder else model
-    return _Loaded(model, tokenizer, get_peft_model(reader, lora), "last" if kind == "hf-last" else "mean")
-
-
 def _train(
-    loaded: _Loaded,
+    tuned: Tunable,
     items: Sequence[Sequence[Attribute]],
     config: ScftConfig,
     workdir: Path,
@@ -242,8 +167,7 @@ def _train(
 ) -> list[dict[str, Any]]:
     """Optimise the adapters; returns the log without times."""
     accelerator = Accelerator(mixed_precision=config.precision)
-    model = ViewEncoder(loaded.adapted, loaded.pooling, config.temperature)
-    adapters = [p for p in loaded.adapted.parameters() if p.requires_grad]
+    model, adapters = tuned.views, tuned.adapters()
     groups = [
         {"params": adapters, "peak": config.learning_rate},
         {"params": [model.log_temperature], "peak": _TEMPERATURE_RATE},
@@ -257,15 +181,12 @@ def _train(
     if size < 2:
         raise InputError(f"{config.items}: {len(items)} items are too few for {accelerator.num_processes} processes")
 
-    def tokens(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        return _tokens(loaded.tokenizer, texts, config.max_tokens, accelerator.device)
-
     def measure(step: int) -> None:
         if not accelerator.is_main_process:
             return
         rng = np.random.default_rng((config.seed, 1))
         firsts, seconds = zip(*(disjoint_views(items[row], rng) for row in held), strict=True)
-        found = _retrieval(model, tokens([*firsts, *seconds]))
+        found = _retrieval(model, tuned.tokens([*firsts, *seconds], config.max_tokens, accelerator.device))
         loss = float(np.mean(state["losses"])) if state["losses"] else None
         row = {"stage": "scft", "step": step, "loss": loss, "temperature": model.temperature.item(), "retrieval": found}
         state.update(step=step, losses=[], rows=[*state["rows"], row])
@@ -276,14 +197,14 @@ def _train(
         measure(0)
     for step in range(state["step"], config.steps):
         torch.manual_seed(config.seed * 100_003 + step)
-        model.train()
+        tuned.only_adapters_drop()
         rows = _batch_rows(kept, step, size, accelerator.process_index, accelerator.num_processes, config.seed)
         factor = learning_rate_factor(step, config.steps, max(1, config.steps // 10))
         for settings in prepared_optimizer.param_groups:
             settings["lr"] = settings["peak"] * factor
         rng = np.random.default_rng((config.seed, 2, step, accelerator.process_index))
         texts = [random_view(items[row], config.drop_rate, rng) for _ in range(2) for row in rows]
-        loss = prepared(*tokens(texts))
+        loss = prepared(*tuned.tokens(texts, config.max_tokens, accelerator.device))
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(adapters, 1.0)
         prepared_optimizer.step()
@@ -307,18 +228,6 @@ def _batch_rows(
     order = np.random.default_rng((seed, 3, epoch)).permutation(kept)
     start = (place * processes + process) * size
     return order[start : start + size]
-
-
-def _tokens(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_tokens: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Right-padded tokens [n, T] and their mask; a padding token is never read, so any id will do."""
-    rows = tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]
-    lengths = torch.tensor([len(row) for row in rows])
-    tokens = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
-    for index, row in enumerate(rows):
-        tokens[index, : len(row)] = torch.tensor(row)
-    return tokens.to(device), (torch.arange(tokens.shape[1]) < lengths[:, None]).to(device)
 
 
 @torch.no_grad()
