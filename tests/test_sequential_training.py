@@ -1,4 +1,4 @@
-"""The trainer of sequential models: every event a target once, aligner losses added, resumed fits as undisturbed ones."""
+"""The trainer of sequential models: every event a target once, aligner losses added, resumed fits as undisturbed."""
 
 from __future__ import annotations
 
