@@ -5,7 +5,8 @@ template does, which is free and the same on every machine:
 
     Likes Sponges & Scrubbers, Fasteners. Brands: Scotch-Brite, 3M. Prices: 6.49 to 19.99. Lately: Magic Eraser; …
 
-`preference_vectors` encodes such texts; anything else that writes them is a `PreferenceWriter`.
+`preference_vectors` encodes such texts. Any other `PreferenceWriter` can write them: `LanguageModelWriter` lets a
+causal language model put the template's facts into sentences.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from genrec.sequences import Sequences
 from semtok.catalog import Catalog
@@ -60,15 +64,73 @@ class PreferenceConfig:
                 raise InputError(f"--preferences.{name} {getattr(self, name)}: must be at least 1")
 
 
+_DEFAULTS = PreferenceConfig()
+
+
 @dataclass(frozen=True)
 class PreferenceTemplate:
     """The template; columns that the item table lacks are passed over."""
 
-    config: PreferenceConfig = PreferenceConfig()
+    config: PreferenceConfig = _DEFAULTS
 
     def __call__(self, catalog: Catalog, histories: Sequences) -> list[str]:
         words = _Words(catalog, self.config)
         return [_cut(words.describe(history.tolist()), self.config.max_characters) for history in histories]
+
+
+class LanguageModelWriter:
+    """A causal language model that is told the template's facts and asked what the person likes; greedy, so that it
+    writes the same every time.
+
+    Args:
+        model: a Hugging Face causal LM by folder or hub id.
+        config: of the template, and the greatest length of a text.
+        max_new_tokens: an answer is cut to.
+        batch: histories written about at once.
+
+    Raises:
+        InputError: the model cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        config: PreferenceConfig = _DEFAULTS,
+        *,
+        max_new_tokens: int = 64,
+        batch: int = 16,
+    ) -> None:
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
+            self._model = AutoModelForCausalLM.from_pretrained(model).eval()
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"preference writer {model}: the model cannot be loaded ({reason})") from None
+        if self._tokenizer.pad_token_id is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        self.config, self.max_new_tokens, self.batch = config, max_new_tokens, batch
+
+    @torch.inference_mode()
+    def __call__(self, catalog: Catalog, histories: Sequences) -> list[str]:
+        """One text for every history; where the model has nothing to say, the template's stands."""
+        facts = PreferenceTemplate(self.config)(catalog, histories)
+        texts = []
+        for start in range(0, len(facts), self.batch):
+            some = facts[start : start + self.batch]
+            given = self._tokenizer([self._prompt(one) for one in some], return_tensors="pt", padding=True)
+            options = {"do_sample": False, "num_beams": 1, "max_new_tokens": self.max_new_tokens}
+            tokens = self._model.generate(**given, **options, pad_token_id=self._tokenizer.pad_token_id)
+            answers = self._tokenizer.batch_decode(tokens[:, given["input_ids"].shape[1] :], skip_special_tokens=True)
+            texts += [" ".join(answer.split()) or one for answer, one in zip(answers, some, strict=True)]
+        return [_cut(text, self.config.max_characters) for text in texts]
+
+    def _prompt(self, facts: str) -> str:
+        question = f"A customer of a shop. {facts}\nIn two sentences, what does this customer like?"
+        if self._tokenizer.chat_template is None:
+            return f"{question}\nThis customer likes"
+        turns = [{"role": "user", "content": question}]
+        prompt: str = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return prompt
 
 
 def preference_vectors(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from genrec.preferences import PreferenceConfig, PreferenceTemplate, preference_vectors
+from genrec.preferences import LanguageModelWriter, PreferenceConfig, PreferenceTemplate, preference_vectors
 from genrec.sequences import Sequences
 from semtok.catalog import Catalog
 from semtok.encoders import TfidfEncoder
@@ -90,6 +94,58 @@ def test_vectors_are_of_the_texts_in_order() -> None:
         return ["hose"] * len(of)
 
     assert (preference_vectors(catalog(), histories, encoder, writer) == encoder.encode(["hose"])).all()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random causal LM, saved as a user has it."""
+    folder = tmp_path_factory.mktemp("llama")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        catalog().titles, trainers.BpeTrainer(vocab_size=300, special_tokens=["<end>"], initial_alphabet=alphabet)
+    )
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>").save_pretrained(folder)
+    torch.manual_seed(0)
+    LlamaForCausalLM(
+        LlamaConfig(vocab_size=300, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+    ).save_pretrained(folder)
+    return folder
+
+
+def test_a_language_model_writes_by_greedy_search(model: Path) -> None:
+    histories = Sequences.from_lists([[0, 1], [2, 3, 4], []])
+    writer = LanguageModelWriter(model, max_new_tokens=6, batch=2)
+    texts = writer(catalog(), histories)
+    assert len(texts) == 3
+    assert LanguageModelWriter(model, max_new_tokens=6, batch=1)(catalog(), histories) == texts  # alone or in a batch
+    tokenizer, network = PreTrainedTokenizerFast.from_pretrained(model), LlamaForCausalLM.from_pretrained(model).eval()
+    facts = PreferenceTemplate()(catalog(), histories)[0]
+    tokens = tokenizer.encode(
+        f"A customer of a shop. {facts}\nIn two sentences, what does this customer like?\nThis customer likes"
+    )
+    start = len(tokens)
+    with torch.inference_mode():
+        while len(tokens) < start + 6 and tokens[-1] != tokenizer.eos_token_id:
+            tokens.append(int(network(torch.tensor([tokens])).logits[0, -1].argmax()))
+    expected = " ".join(tokenizer.decode(tokens[start:], skip_special_tokens=True).split())
+    assert texts[0] == (expected or facts)
+
+
+def test_a_chat_model_is_asked_in_its_own_form(model: Path, tmp_path: Path) -> None:
+    LlamaForCausalLM.from_pretrained(model).save_pretrained(tmp_path)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(model)
+    tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %} [answer]"
+    tokenizer.save_pretrained(tmp_path)
+    prompt = LanguageModelWriter(tmp_path)._prompt("Likes soap.")
+    assert prompt.startswith("[user] A customer of a shop. Likes soap.\n")
+    assert prompt.endswith("like? [answer]")
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"preference writer {tmp_path}: the model cannot be loaded"):
+        LanguageModelWriter(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["most", "titles", "max_characters"])

@@ -247,8 +247,9 @@ def test_minilm_learns_the_items_of_the_sample_shop(tmp_path: Path) -> None:
     make_sample_shop(0, users=40, items=400).write(tmp_path)
     rows: list[Mapping[str, Any]] = []
     config = ScftConfig(
-        str(tmp_path / "items.jsonl"), str(tmp_path / "out"), steps=20, save_every=10, max_tokens=64, held_items=40
-    )
+        str(tmp_path / "items.jsonl"), str(tmp_path / "out"), steps=20, batch=32, save_every=5, max_tokens=64,
+        held_items=40, lora_dropout=0.0,
+    )  # fmt: skip
     fit_scft(config, rows.append)
     assert rows[-1]["loss"] < rows[1]["loss"]
     assert rows[-1]["retrieval"] > rows[0]["retrieval"]
