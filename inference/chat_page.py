@@ -34,7 +34,7 @@ from semtok.errors import InputError
 _HERE = Path(__file__).parent
 # Gradio starts its page with scripts in the page and compiles templates from text, so those two must stay allowed.
 _POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; base-uri 'self'; form-action 'self'"
-_REGIONS = (parts.header, parts.log, parts.cards, parts.person)
+_DRAW = (parts.header, parts.log, parts.cards, parts.person)
 _FONT = ["system-ui", "sans-serif"]
 
 
@@ -74,13 +74,13 @@ def build_page(conversations: Mapping[str, Callable[[], Conversation]]) -> gr.Bl
         state = gr.State(None)
         drawn = gr.State(None)
         script = (_HERE / "chat_page.js").read_text()
-        with gr.Column(elem_id="page"):
-            places = {
-                name: gr.HTML(elem_id=name, js_on_load=script, apply_default_css=False)
-                for name in ("header", "log", "cards", "person")
-            }
-            composer = gr.HTML(parts.COMPOSER, elem_id="composer", js_on_load=script, apply_default_css=False)
-        outputs = [state, drawn, *places.values()]
+        draw = partial(gr.HTML, js_on_load=script, apply_default_css=False)
+        with gr.Column(elem_id="page"):  # in the order in which the keyboard goes through them
+            header, log = draw(elem_id="header"), draw(elem_id="log")
+            composer = draw(parts.COMPOSER, elem_id="composer")
+            cards, person = draw(elem_id="cards"), draw(elem_id="person")
+        regions = [header, log, cards, person]
+        outputs = [state, drawn, *regions]
         # One turn at a time: turns of one session must not overlap, and the model is shared by all of them.
         options = {
             "concurrency_limit": 1,
@@ -89,7 +89,7 @@ def build_page(conversations: Mapping[str, Callable[[], Conversation]]) -> gr.Bl
             "api_visibility": "private",
         }
         page.load(begin, outputs=outputs, **options)
-        for place in (*places.values(), composer):
+        for place in (*regions, composer):
             place.act(_act, inputs=[state, drawn], outputs=outputs, trigger_mode="multiple", **options)
     return page
 
@@ -103,7 +103,7 @@ def _act(session: ChatSession, drawn: tuple[str, ...], event: gr.EventData) -> I
 
 def _show(session: ChatSession, drawn: tuple[str, ...] | None) -> tuple[Any, ...]:
     """The session, what is drawn of it from now on, and the regions that differ from what was drawn before."""
-    new = tuple(region(session) for region in _REGIONS)
+    new = tuple(draw(session) for draw in _DRAW)
     old = drawn or (None,) * len(new)
     changed = [gr.skip() if html == before else html for html, before in zip(new, old, strict=True)]
     return session, new, *changed

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
@@ -63,7 +63,7 @@ def header(session: ChatSession) -> str:
 
 def log(session: ChatSession) -> str:
     """The conversation so far, and what is being written."""
-    lines = "".join(map(_turn, session.turns))
+    lines = "".join(map(turn, session.turns))
     if session.writing is not None:
         words = escape(session.writing) or '<span class="dots" aria-label="thinking">…</span>'
         lines += f'<li class="answer writing"><p class="said">{words}</p></li>'
@@ -72,14 +72,15 @@ def log(session: ChatSession) -> str:
 <ol class="log" role="log" aria-live="polite" aria-busy="{busy}" tabindex="0">{lines}</ol></section>"""
 
 
-def _turn(turn: Turn) -> str:
-    who = {"you": "You: ", "did": "You: ", "answer": "", "problem": "This did not work: "}[turn.who]
-    parts = f'<p class="said"><span class="unseen">{who}</span>{escape(turn.text)}</p>'
-    if turn.note:
-        parts += f'<p class="note">{escape(turn.note)}</p>'
-    if turn.spoken_by is not None:
-        parts += f'<p class="speaker" data-speaker="{turn.spoken_by}">{SPEAKERS[turn.spoken_by]}</p>'
-    return f'<li class="{turn.who}">{parts}</li>'
+def turn(line: Turn) -> str:
+    """A line of the conversation: what was said, what was understood, and who spoke."""
+    who = {"you": "You: ", "did": "You: ", "answer": "genrec: ", "problem": "This did not work: "}[line.who]
+    said = f'<p class="said"><span class="unseen">{who}</span>{escape(line.text)}</p>'
+    if line.note:
+        said += f'<p class="note">{escape(line.note)}</p>'
+    if line.spoken_by is not None:
+        said += f'<p class="speaker" data-speaker="{line.spoken_by}">{SPEAKERS[line.spoken_by]}</p>'
+    return f'<li class="{line.who}">{said}</li>'
 
 
 def cards(session: ChatSession) -> str:
@@ -89,24 +90,39 @@ def cards(session: ChatSession) -> str:
 
 
 def _column(session: ChatSession, place: int, name: str) -> str:
-    several, reply = len(session.view) > 1, session.replies[name]
-    items = "".join(
-        card(one, f"card-{place}-{rank}", rank, name, session.unfolded.get((name, one.item_id)))
-        for rank, one in enumerate(reply.cards, start=1)
-    )
+    """One run's cards; beside another run's, each card says where it stands there."""
+    items = ""
+    for rank, one in enumerate(session.replies[name].cards, start=1):
+        elsewhere = [_standing(session, one, other) for other in session.view if other != name]
+        unfolded = session.unfolded.get((name, one.item_id))
+        items += card(one, f"card-{place}-{rank}", rank, name, unfolded, elsewhere)
     asked = session.state.wish or session.state.where or session.state.history
     none = "No item meets all that was asked for." if asked else "Nothing on the table yet."
     listed = f'<ol class="cards">{items}</ol>' if items else f'<p class="empty">{none}</p>'
-    heading = escape(name) if several else "For you"
-    return f'<section class="column" aria-label="Items of {escape(name)}"><h2>{heading}</h2>{listed}</section>'
+    heading = escape(name) if len(session.view) > 1 else "For you"
+    return f'<section class="run" aria-label="Items of {escape(name)}"><h2>{heading}</h2>{listed}</section>'
 
 
-def card(item: Card, element: str, rank: int, run: str, unfolded: Unfolded | None = None) -> str:
-    """An item: title, attributes, reason, and buttons; `element` is the id of its title on the page."""
+def _standing(session: ChatSession, item: Card, run: str) -> str:
+    ids = [other.item_id for other in session.replies[run].cards]
+    return f"{run}: place {ids.index(item.item_id) + 1}" if item.item_id in ids else f"{run}: not shown"
+
+
+def card(
+    item: Card, element: str, rank: int, run: str, unfolded: Unfolded | None = None, elsewhere: Sequence[str] = ()
+) -> str:
+    """An item: title, attributes, reason, and buttons.
+
+    Args:
+        element: the id of its title on the page.
+        unfolded: what it shows on demand.
+        elsewhere: where it stands in other runs.
+    """
     short = {name: value for name, value in item.attributes.items() if len(value) <= _LONG}
     facts = "".join(f"<div><dt>{escape(n)}</dt><dd>{escape(v)}</dd></div>" for n, v in short.items())
     blurb = "".join(f'<p class="blurb">{escape(v)}</p>' for n, v in item.attributes.items() if n not in short)
     reason = f'<p class="reason">{escape(item.reason)}</p>' if item.reason else ""
+    reason += "".join(f'<p class="note elsewhere">{escape(one)}</p>' for one in elsewhere)
     title, kind = _title(item), None if unfolded is None else unfolded.kind
     asked = {"item": item.item_id, "run": run, "about": title}
     buttons = (
