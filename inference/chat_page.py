@@ -115,10 +115,11 @@ def create_page_app(page: gr.Blocks) -> FastAPI:
     app.add_middleware(_Policy)
     theme = gr.themes.Base(font=_FONT, font_mono=["ui-monospace", "monospace"])
     # run_history would keep every turn in the browser's own storage.
-    return gr.mount_gradio_app(
+    gr.mount_gradio_app(
         app, page, path="/", theme=theme, css_paths=_HERE / "chat_page.css", footer_links=[], run_history=False,
         ssr_mode=False, show_error=False, enable_monitoring=False, mcp_server=False, pwa=False,
     )  # fmt: skip
+    return app
 
 
 class _Policy:

@@ -123,19 +123,15 @@ def card(
     blurb = "".join(f'<p class="blurb">{escape(v)}</p>' for n, v in item.attributes.items() if n not in short)
     reason = f'<p class="reason">{escape(item.reason)}</p>' if item.reason else ""
     reason += "".join(f'<p class="note elsewhere">{escape(one)}</p>' for one in elsewhere)
-    title, kind = _title(item), None if unfolded is None else unfolded.kind
-    asked = {"item": item.item_id, "run": run, "about": title}
-    buttons = (
-        _button("like", "Like", **asked),
-        _button("dislike", "Dislike", **asked),
-        _button("why", "Why", expanded=kind == "why", **asked),
-        _button("codes", "Codes", expanded=kind == "codes", **asked),
-    )
+    title, buttons = _title(item), ""
+    for act, label in (("like", "Like"), ("dislike", "Dislike"), ("why", "Why"), ("codes", "Codes")):
+        expanded = None if act in ("like", "dislike") else unfolded is not None and unfolded.kind == act
+        buttons += _button(act, label, about=title, expanded=expanded, item=item.item_id, run=run)
     more = "" if unfolded is None else _unfolded(item, run, unfolded)
     return f"""<li><article class="card" aria-labelledby="{element}" data-item="{escape(item.item_id)}">
 <h3 id="{element}"><span class="rank">{rank}</span><span>{escape(title)}</span></h3>
 <dl class="facts">{facts}</dl>{blurb}{reason}
-<div class="actions">{"".join(buttons)}</div>{more}</article></li>"""
+<div class="actions">{buttons}</div>{more}</article></li>"""
 
 
 def _title(item: Card) -> str:
@@ -221,8 +217,8 @@ def _filters(session: ChatSession) -> str:
     where = dict(session.state.where)
     controls = ""
     for field in filter_fields(session.catalog):
-        draw = _range if isinstance(field, RangeField) else _choice
-        controls += draw(field, where.pop(field.name, None))
+        condition = where.pop(field.name, None)
+        controls += _range(field, condition) if isinstance(field, RangeField) else _choice(field, condition)
     chips = []
     for name, condition in where.items():  # those without a control
         about = f"lift the condition on {name}"

@@ -240,14 +240,15 @@ class ChatSession:
         if len(text) > LONGEST_TEXT:
             raise InputError(f"{len(text):,} characters; at most {LONGEST_TEXT:,} at once")
         self.turns.append(Turn("you", text))
-        self.writing = ""
+        written = self.writing = ""
         yield
         for piece in self.lead.stream(text):
             if isinstance(piece, Reply):
                 self.writing = None
                 self._answer(piece)
             else:
-                self.writing += piece
+                written += piece
+                self.writing = written
                 yield
 
     def _begin(self) -> None:
