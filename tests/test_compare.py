@@ -233,7 +233,7 @@ def test_the_first_level_that_tells_items_apart() -> None:
         (["{config}", "--aligners", "{nobody: {}}"], "nobody"),
         (["{config}", "--aligners", "{text: {colour: 3}}"], "colour"),
         (["{config}", "--aligners", "{faerec: {colour: 3}}"], "colour"),
-        (["{config}", "--aligners", "{plain: {colour: 3}}"], "plain has no options"),
+        (["{config}", "--aligners", "{plain: {colour: 3}}"], "plain is one line"),
         (["{config}", "--aligners", "{a/b: {aligner: text}}"], "'a/b'"),
         (["{config}", "--aligners", "{text: {hidden: -1}}"], "hidden -1"),
         (["{config}", "--data.items", "gone.jsonl"], "gone.jsonl"),
@@ -256,5 +256,6 @@ def test_a_line_may_stand_twice(run: Path) -> None:
     assert config.lines == ["plain", "hot"]
     assert config.aligner("hot")[0] == "text"
     assert config.aligner("hot")[1].hidden == 4
-    with pytest.raises(InputError, match="plain has no options"):
-        load_compare_config(run.parent / "compare.yaml", ["--aligners", "{bare: {aligner: plain, x: 1}}"])
+    for wrong in ("{bare: {aligner: plain}}", "{plain: {aligner: text}}"):
+        with pytest.raises(InputError, match="plain is one line"):
+            load_compare_config(run.parent / "compare.yaml", ["--aligners", wrong])

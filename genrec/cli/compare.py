@@ -24,7 +24,7 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 from genrec.cases import Split
-from genrec.cli.compare_config import LIGHTGCN, PLAIN, READS_USERS, TABLES, CompareConfig
+from genrec.cli.compare_config import LIGHTGCN, PLAIN, CompareConfig
 from genrec.cli.compare_report import Result, table, write_comparison
 from genrec.cli.config import FitConfig
 from genrec.cli.pipeline import Pipeline, Stage, _bar, _locked
@@ -32,7 +32,7 @@ from genrec.evaluation import rank
 from genrec.preferences import preference_vectors
 from genrec.sequential import BACKBONES, ColdItems, LightGcn, SequentialModel
 from genrec.sequential.lightgcn import who_took_what
-from semtok.aligners import AlignerInputs, IdTable, ItemTable
+from semtok.aligners import ALIGNERS, AlignerInputs, IdTable, ItemTable
 from semtok.catalog import Catalog
 from semtok.encoders import load_encoder
 from semtok.folders import read_json, write_atomic
@@ -81,7 +81,7 @@ class Comparison(Pipeline):
             for stage in self._stages_before_lm():
                 if stage.folder in ("catalog", "split", "vectors/text"):
                     self._bring_up_to_date(stage)
-            if any(self.comparison.aligner(name)[0] in READS_USERS for name in self.comparison.lines):
+            if any(self._reads_users(name) for name in self.comparison.lines):
                 needs = ("catalog", "split", "vectors/text")
                 self._bring_up_to_date(Stage("vectors/users", {}, needs, self._users))
             done: list[Cell] = []
@@ -94,6 +94,11 @@ class Comparison(Pipeline):
                 write_atomic(
                     self.run / "table.md", table(read_json(self.run / "report/metrics.json"), self._costs(done))
                 )
+
+    def _reads_users(self, name: str) -> bool:
+        """Whether a line's aligner looks at the users' preference texts."""
+        kind, _ = self.comparison.aligner(name)
+        return kind != PLAIN and ALIGNERS[kind].reads_users
 
     def _users(self, folder: Path) -> None:
         """Vectors of the preference text of each training history, by the items' encoder."""
@@ -124,7 +129,7 @@ class Comparison(Pipeline):
         if kind != PLAIN:
             facts["options"] = asdict(options)
             needs.append(self._collaborative_cell(cell.seed).folder)
-        if kind in READS_USERS:
+        if self._reads_users(cell.name):
             needs.append("vectors/users")
         return Stage(cell.folder, facts, tuple(needs), lambda folder: self._train(cell, folder))
 
@@ -172,7 +177,7 @@ class Comparison(Pipeline):
             kind, options = self.comparison.aligner(cell.name)
             if inputs is None:
                 return IdTable(len(text), shape.width)
-            return TABLES[kind].table(inputs, shape.width, options)
+            return ALIGNERS[kind].table(inputs, shape.width, options)
 
         if cell.backbone == LIGHTGCN:
             taken = who_took_what(split.train, len(text))
@@ -182,7 +187,7 @@ class Comparison(Pipeline):
     def _inputs(self, cell: Cell, split: Split, text: ItemVectors) -> AlignerInputs:
         plain = ItemVectors.load(self.run / self._collaborative_cell(cell.seed).folder / "item.safetensors")
         users = None
-        if self.comparison.aligner(cell.name)[0] in READS_USERS:
+        if self._reads_users(cell.name):
             users = ItemVectors.load(self.run / "vectors/users/users.safetensors").values
         return aligner_inputs(text, plain, split.train, users)
 

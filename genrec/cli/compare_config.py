@@ -33,19 +33,12 @@ from genrec.sequential import (
     LruRecConfig,
     SasRecConfig,
 )
-from semtok.aligners import ALIGNERS, Aligner, aligner_config
-from semtok.aligners.simple import ConcatenationConfig, ConcatenationTable, TextTable, TextTableConfig
+from semtok.aligners import aligner_config
 from semtok.errors import InputError
 from training.sequential import SequentialTrainingConfig
 
 PLAIN = "plain"  # one free vector an item: what every other line is measured against
 LIGHTGCN = "lightgcn"
-READS_USERS = ("recgoat",)  # aligners that look at vectors of the users' preference texts
-TABLES: dict[str, Aligner] = {
-    "text": Aligner(TextTableConfig, TextTable),
-    "concatenation": Aligner(ConcatenationConfig, ConcatenationTable),
-    **ALIGNERS,
-}
 
 
 @dataclass(frozen=True)
@@ -108,23 +101,18 @@ class CompareConfig:
         return [PLAIN, *(name for name in self.aligners if name != PLAIN)]
 
     def aligner(self, name: str) -> tuple[str, Any]:
-        """What is built for a line: `plain` and None, or a name of TABLES and its configuration.
+        """What is built for a line: `plain` and None, or a name of `ALIGNERS` and its configuration.
 
         Raises:
             InputError: no such aligner or option, or a bad value.
         """
         options: dict[str, Any] = dict(self.aligners.get(name) or {})
         kind = options.pop("aligner", name)
-        if kind == PLAIN:
-            if options:
-                raise InputError(f"--aligners.{name}: plain has no options")
+        if name == PLAIN and kind == PLAIN and not options:
             return PLAIN, None
-        if kind not in TABLES or kind in ALIGNERS:
-            return aligner_config(kind, **options)
-        try:
-            return kind, TABLES[kind].config(**options)
-        except TypeError as error:
-            raise InputError(f"--aligners.{name}: {error}") from None
+        if PLAIN in (name, kind):
+            raise InputError(f"--aligners.{name}: plain is one line, of that name, and has no options")
+        return aligner_config(kind, **options)
 
     def backbone(self, name: str) -> Any:
         """The configuration of a backbone."""

@@ -10,6 +10,7 @@ Shapes: B cases, K ranks, N items.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ class Result:
 def write_comparison(
     folder: Path, results: Sequence[Result], split: Split, catalog: Catalog, text: ItemVectors, *, exclude_seen: bool
 ) -> None:
-    """Write `metrics.json` and the pictures into an existing folder."""
+    """Write `metrics.json` and the pictures into an existing folder; vectors are shown for the backbone with most lines."""
     groups = case_groups(split.test, split.train, len(catalog))
     rows = [row for line in _lines(results) for row in _figures(line, split.test, groups)]
     rows += _differences(results, split.test, groups)
@@ -70,7 +71,8 @@ def write_comparison(
         rows += _figures([Result(name, "", 0, lists, text)], split.test, groups)
     write_atomic(folder / "metrics.json", to_json(rows))
     firsts = [line[0] for line in _lines(results)]
-    vectors = {f"{one.name} {one.backbone}": one.vectors.values for one in firsts}
+    shown, _ = Counter(one.backbone for one in firsts).most_common(1)[0]
+    vectors = {f"{one.name} {shown}": one.vectors.values for one in firsts if one.backbone == shown}
     plot_comparison(folder, rows, tuple(FREQUENCY_GROUPS), vectors, split.train, catalog, text.values)
 
 
