@@ -57,7 +57,7 @@ class Result:
 def write_comparison(
     folder: Path, results: Sequence[Result], split: Split, catalog: Catalog, text: ItemVectors, *, exclude_seen: bool
 ) -> None:
-    """Write `metrics.json` and the pictures into an existing folder; vectors are shown for the backbone with most lines."""
+    """Write `metrics.json` and the pictures, of vectors for the backbone with most lines, into an existing folder."""
     groups = case_groups(split.test, split.train, len(catalog))
     rows = [row for line in _lines(results) for row in _figures(line, split.test, groups)]
     rows += _differences(results, split.test, groups)
