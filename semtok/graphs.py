@@ -93,10 +93,11 @@ def shuffled(graph: csr_array, seed: int, *, two_sided: bool = False) -> csr_arr
 def _best(cosines: NDArray[np.float32], k: int) -> NDArray[np.bool_]:
     """Mask [b, N] of the k largest of each row, ties to the lower column."""
     kth = np.partition(cosines, -k, axis=1)[:, -k, None]
-    above = cosines > kth
-    missing = k - above.sum(axis=1, keepdims=True)
-    level = cosines == kth
-    mask: NDArray[np.bool_] = above | (level & (np.cumsum(level, axis=1) <= missing))
+    mask: NDArray[np.bool_] = cosines >= kth
+    extra = mask.sum(axis=1) - k
+    for row in np.flatnonzero(extra):
+        ties = np.flatnonzero(cosines[row] == kth[row])
+        mask[row, ties[-extra[row] :]] = False
     return mask
 
 
