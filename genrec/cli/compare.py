@@ -81,13 +81,13 @@ class Comparison(Pipeline):
             for stage in self._stages_before_lm():
                 if stage.folder in ("catalog", "split", "vectors/text"):
                     self._bring_up_to_date(stage)
-            if any(self._reads_users(name) for name in self.comparison.lines):
-                needs = ("catalog", "split", "vectors/text")
-                self._bring_up_to_date(Stage("vectors/users", {}, needs, self._users))
+            users = Stage("vectors/users", {}, ("catalog", "split", "vectors/text"), self._users)
             done: list[Cell] = []
             for seed in self.comparison.seeds:
                 cells = self._cells(seed)
                 for cell in cells:
+                    if self._reads_users(cell.name):
+                        self._bring_up_to_date(users)
                     self._bring_up_to_date(self._stage(cell))
                 done += cells
                 self._bring_up_to_date(self._report_of(done))
