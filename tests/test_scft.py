@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -37,6 +40,7 @@ from training.lm_base import scratch_tokenizer
 from training.scft import ScftConfig, _batch_rows, fit_scft, main, read_config
 from training.view_encoder import ViewEncoder
 
+CONFIGS = Path(__file__).parent.parent / "configs" / "accelerate"
 PROMPT = "The item has following attributes:\n"
 
 
@@ -282,6 +286,20 @@ def test_the_command_reads_its_file(
     path.write_text("items: a\nspeed: 9\n")
     with pytest.raises(SystemExit, match=r"training.scft: .*scft.yaml: not a configuration of this stage .*speed"):
         main()
+
+
+@pytest.mark.slow
+def test_two_processes_tune_one_encoder(config: ScftConfig, tmp_path: Path) -> None:
+    path = tmp_path / "scft.yaml"
+    path.write_text(yaml.safe_dump(asdict(config)))
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "multi_cpu.yaml")]
+    command += ["--main_process_port", "0", "-m", "training.scft", "--config", str(path)]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert [json.loads(line)["step"] for line in ended.stderr.splitlines() if line.startswith("{")] == [0, 2, 4, 6]
+    check_folder(Path(config.output), hashes=True)
+    assert make_encoder(f"hf:{config.output}").encode(["soap"]).shape == (1, 16)
 
 
 @pytest.mark.parametrize("text", ["- a", "{", "items: a", "items: a\noutput: b\nsteps: many"])
