@@ -33,6 +33,8 @@ from semtok.folders import to_json, write_atomic
 PADDING = -1  # stands after the end of a shorter sequence
 MASK = -2  # stands for an item that is asked for (BERT4Rec)
 
+_TOGETHER = 128  # histories that are read at once
+
 Scores = NDArray[np.float32]
 Scorer = Callable[[Sequences], Scores]
 
@@ -165,15 +167,24 @@ class SequentialModel(nn.Module):
         @torch.inference_mode()
         def score(histories: Sequences) -> Scores:
             recent = histories.last(self.config.max_items)
-            rows, lengths = padded_rows(recent), torch.from_numpy(recent.lengths)
-            inputs, places = self.backbone.question(rows, lengths)
-            with evaluating(self):
-                hidden = self(inputs, read)[torch.arange(len(rows)), places]
-            scores: Scores = ((hidden @ rank.T) * (lengths > 0)[:, None]).numpy()
+            hidden = torch.zeros(len(recent), rank.shape[1])
+            by_length = np.argsort(recent.lengths, kind="stable")  # so that little of what is read is padding
+            for start in range(0, len(recent), _TOGETHER):
+                part = by_length[start : start + _TOGETHER]
+                hidden[part] = self._answers(recent.take(part), read)
+            scores: Scores = (hidden @ rank.T).numpy()
+            scores[recent.lengths == 0] = 0.0
             scores[:, ~known] = -np.inf
             return scores
 
         return score
+
+    def _answers(self, histories: Sequences, read: Tensor) -> Tensor:
+        """The hidden states [B, D] that are compared with items."""
+        inputs, places = self.backbone.question(padded_rows(histories), torch.from_numpy(histories.lengths))
+        with evaluating(self):
+            states: Tensor = self(inputs, read)[torch.arange(len(inputs)), places]
+        return states
 
     def score(self, histories: Sequences) -> Scores:
         """Scores float32 [B, N] of the next item; an empty history scores every item 0."""
