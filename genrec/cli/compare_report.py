@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from genrec.baselines import ContentKnn, ItemKnn, Markov
 from genrec.cases import Cases, Split
+from genrec.cli.compare_config import PLAIN
 from genrec.cli.compare_plots import plot_comparison
 from genrec.evaluation import HISTORY_GROUPS, METRICS, rank, slices
 from genrec.metrics import paired_interval, rank_of_target
@@ -29,7 +30,6 @@ from semtok.catalog import Catalog
 from semtok.folders import to_json, write_atomic
 from semtok.vectors import ItemVectors, unit_rows
 
-PLAIN = "plain"
 KS = (5, 10, 20)
 FREQUENCY_GROUPS = {"1-4": (1, 4), "5-9": (5, 9), "10-19": (10, 19), "20-49": (20, 49), "50+": (50, None)}
 MINUS_PLAIN = "recall_minus_plain"
