@@ -5,9 +5,11 @@ A linear map P takes code vectors to the width of the LM. It is fitted so that a
 describe it, and the rows of the new tokens start from what it gives:
 
     L = 1/2 (InfoNCE(P z_i, w_i) + InfoNCE(w_i, P z_i)),   z_i = sum_l c_{l, k_l(i)}
-    E_new[l, k] = mean(E) + s_l P c_{l, k}
+    E_new[l] = mean(E) + s_l even(C_l P)
 
-with w_i the mean embedding of the item's words, less mean(E), and s_l such that a level's rows have the spread of E.
+with w_i the mean embedding of the item's words, less mean(E), C_l the code vectors of a level, centred, s_l such that
+its rows have the spread of E, and even(U S V^T) = U V^T: the rows nearest to C_l P whose directions weigh the same.
+Without it a few directions carry all, codes start nearly alike, and fine-tuning takes longer than from random rows.
 
 Shapes: N items, M rows of a batch, L levels, V_l codes on level l, W width of the codebooks, H hidden width.
 """
@@ -59,7 +61,15 @@ class CodeProjection(nn.Module):
     @torch.no_grad()
     def rows(self, embeddings: Tensor) -> list[Tensor]:
         """First embeddings [V_l, H] of each level's tokens beside the LM's own [., H]."""
-        return [spread_like(embeddings, book @ self.weight) for book in self.books]
+        return [spread_like(embeddings, even(book @ self.weight)) for book in self.books]
+
+
+def even(rows: Tensor) -> Tensor:
+    """U V^T for rows [V, H] = U S V^T: the same directions, all of one length; those of length 0 stay out."""
+    left, sizes, right = torch.linalg.svd(rows, full_matrices=False)
+    kept = sizes > 1e-5 * sizes.max()
+    evened: Tensor = left[:, kept] @ right[kept]
+    return evened
 
 
 def spread_like(embeddings: Tensor, rows: Tensor) -> Tensor:

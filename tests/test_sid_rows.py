@@ -12,7 +12,7 @@ from torch import Tensor
 from genrec.cases import Cases, Split
 from genrec.sequences import Sequences
 from semtok.catalog import Catalog
-from semtok.code_alignment import CodeProjection, spread_like
+from semtok.code_alignment import CodeProjection, even, spread_like
 from semtok.errors import InputError
 from semtok.losses import symmetric_contrast
 from semtok.semantic_ids import SemanticIds
@@ -85,6 +85,20 @@ def test_aligned_codes_find_the_words_of_their_items() -> None:
 
     assert found(CodeProjection(BOOKS, 16, seed=0)) < 0.4
     assert found(fit_projection(CodeProjection(BOOKS, 16, seed=0), CODES, words, seed=0)) > 0.9
+
+
+def test_rows_are_evened_without_being_turned() -> None:
+    rows = torch.tensor(BOOKS[0] - BOOKS[0].mean(axis=0)) @ torch.randn(
+        8, 16, generator=torch.Generator().manual_seed(3)
+    )
+    evened = even(rows)
+    sizes = torch.linalg.svdvals(evened)
+    torch.testing.assert_close(sizes, torch.tensor([1.0, 1, 1, 1, 1, 0]), rtol=0, atol=1e-4)  # six centred rows
+    nearest = (evened * rows).sum()
+    for seed in range(20):  # no other rows of such sizes lie nearer
+        turn = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(seed)))[0]
+        assert (evened @ turn * rows).sum() < nearest
+    torch.testing.assert_close(even(3 * rows), evened, rtol=1e-3, atol=1e-4)
 
 
 def test_item_words_are_mean_embeddings() -> None:

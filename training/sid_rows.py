@@ -40,7 +40,10 @@ def codebook_rows(embeddings: Tensor, codebooks: Sequence[Floats], sizes: Sequen
         sizes: V_l for L levels.
     """
     words = embeddings.detach().float()
-    rows = [CodeProjection([book], words.shape[1], seed + level).rows(words)[0] for level, book in enumerate(codebooks)]
+    rows = []
+    for level, book in enumerate(codebooks):
+        projection = CodeProjection([book], words.shape[1], seed + level)
+        rows.append(spread_like(words, projection.books[0] @ projection.weight.detach()))
     return _stacked(embeddings, rows + _drawn(words, sizes[len(codebooks) :], seed))
 
 
