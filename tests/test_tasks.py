@@ -10,12 +10,12 @@ import polars as pl
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from genrec.preferences import PreferenceConfig, PreferenceTemplate
 from genrec.sample_shop import make_sample_shop
 from genrec.sequences import Sequences
 from genrec.tasks import Tasks, TaskWeights, search_prompt
 from genrec.tasks.alignment import QueryToCodes
 from genrec.tasks.facets import CHEAP, DEAR, MIDDLE, Facets
-from genrec.tasks.following import summary
 from genrec.tasks.negatives import Negatives
 from genrec.tasks.templates import NO, YES
 from genrec.tasks.writer import PromptWriter
@@ -134,24 +134,14 @@ def test_items_without_facets_are_asked_for_by_words_of_their_title(
         assert [w for w in catalog.titles[0].split() if w in words] == words
 
 
-def test_preferences_are_the_most_frequent_facets() -> None:
-    facets = Facets(
-        (("Home", "Lamps"), ("Home", "Lamps"), ("Home", "Rugs"), ()),
-        ("Ada", "Bo", "Bo", ""),
-        (CHEAP, DEAR, DEAR, ""),
-    )
-    assert summary(np.array([0, 1, 2, 3]), facets) == "Likes Lamps, Rugs; by Bo, Ada; mostly premium"
-    assert summary(np.array([0]), facets) == "Likes Lamps; by Ada; mostly cheap"
-    assert summary(np.array([3]), facets) == ""
-
-
 def test_preference_rows_sum_up_the_history_shown(
     tasks: Any, catalog: Catalog, tokenizer: PreTrainedTokenizerBase, vocabulary: SidVocabulary
 ) -> None:
-    facets = Facets.of(catalog)
+    template = PreferenceTemplate(PreferenceConfig(most=3, titles=2, max_characters=240))
     for prompt, response in tasks(preference=1).rows(30, np.random.default_rng(0)):
-        shown = np.array(items_in(prompt, vocabulary))
-        assert tokenizer.decode(response) == f" {summary(shown, facets)}<|end|>"
+        shown = Sequences.from_lists([items_in(prompt, vocabulary)])
+        assert tokenizer.decode(response) == f" {template(catalog, shown)[0]}<|end|>"
+        assert "Likes " in tokenizer.decode(response)
 
 
 def test_price_words_are_thirds_within_a_kind() -> None:
@@ -277,6 +267,6 @@ def test_bad_weights_name_their_flag(
         TaskWeights(preference=-1.0)
     with pytest.raises(InputError, match=r"--lm\.text_share 0"):
         replace(NONE, would_take=0.0)
-    bare = Catalog(tuple(map(str, range(N))), ("x",) * N, pl.DataFrame(), np.zeros(N, dtype=bool))
+    bare = Catalog(tuple(map(str, range(N))), ("",) * N, pl.DataFrame(), np.zeros(N, dtype=bool))
     with pytest.raises(InputError, match=r"--lm\.tasks\.preference: the data hold nothing"):
         Tasks(bare, CODES, vocabulary, tokenizer, histories, replace(NONE, preference=1.0))

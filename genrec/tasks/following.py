@@ -6,19 +6,18 @@ The item that is asked for is any but the first of a training history; what come
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-
 import numpy as np
 from numpy.typing import NDArray
 
+from genrec.preferences import PreferenceConfig, PreferenceTemplate
 from genrec.sequences import Sequences
-from genrec.tasks.facets import Facets
 from genrec.tasks.templates import CODES_TO_TITLE, PREFERENCE, TITLES_TO_CODES
 from genrec.tasks.writer import PromptWriter, TaskRow, draw
+from semtok.catalog import Catalog
 
 Rows = NDArray[np.int32]
 _TITLES, _TITLE_TOKENS = 8, 16  # of a history in words: its last titles, and the tokens of one
+_SUMMARY = PreferenceConfig(most=3, titles=2, max_characters=240)
 
 
 class Histories:
@@ -68,33 +67,14 @@ class TitlesToCodes:
 
 
 class PreferenceSummary:
-    """From the codes of a history to a sentence on what its owner likes, written from the items' facets."""
+    """From the codes of a history to a sentence on what its owner likes, by the template of `genrec.preferences`."""
 
-    def __init__(self, writer: PromptWriter, histories: Histories, facets: Facets) -> None:
-        self._writer, self._histories, self._facets = writer, histories, facets
-        told = np.array([bool(k or b) for k, b in zip(facets.kinds, facets.brands, strict=True)])
-        holds = np.array([told[history].any() for history in histories.sequences], dtype=bool)
-        self.subjects = histories.subjects[holds[histories.subjects]]
+    def __init__(self, writer: PromptWriter, histories: Histories, catalog: Catalog) -> None:
+        self._writer, self._histories = writer, histories
+        self._texts = PreferenceTemplate(_SUMMARY)(catalog, histories.sequences.last(histories.max_items))
+        self.subjects = np.array([s for s in histories.subjects if self._texts[s]], dtype=np.int64)
 
     def row(self, subject: int, rng: np.random.Generator) -> TaskRow:
         rows = self._histories.sequences[subject][-self._histories.max_items :]
         prompt = self._writer.fill(draw(PREFERENCE, rng), history=self._writer.history(rows))
-        return TaskRow(prompt, self._writer.answer(self._writer.words(summary(rows, self._facets))))
-
-
-def summary(rows: Rows, facets: Facets, most: int = 3) -> str:
-    """What a history says of its owner: "Likes A, B; by X, Y; mostly cheap", the most frequent first."""
-    history = rows.tolist()
-    kinds = _frequent((facets.kinds[row][-1] for row in history if facets.kinds[row]), most)
-    brands = _frequent((facets.brands[row] for row in history if facets.brands[row]), most)
-    prices = _frequent((facets.prices[row] for row in history if facets.prices[row]), 1)
-    parts = [f"likes {', '.join(kinds)}"] if kinds else []
-    parts += [f"by {', '.join(brands)}"] if brands else []
-    parts += [f"mostly {prices[0]}"] if prices else []
-    text = "; ".join(parts)
-    return text[:1].upper() + text[1:]
-
-
-def _frequent(names: Iterable[str], most: int) -> list[str]:
-    """The most frequent names, of equal ones the one that comes first."""
-    return [name for name, _ in Counter(names).most_common(most)]
+        return TaskRow(prompt, self._writer.answer(self._writer.words(self._texts[subject])))

@@ -108,7 +108,7 @@ class Tasks:
             "query_to_codes": lambda: QueryToCodes(writer, catalog, facets),
             "codes_to_title": lambda: CodesToTitle(writer, cuts),
             "titles_to_codes": lambda: TitlesToCodes(writer, cuts),
-            "preference": lambda: PreferenceSummary(writer, cuts, facets),
+            "preference": lambda: PreferenceSummary(writer, cuts, catalog),
             "would_take": lambda: WouldTake(writer, cuts, negatives),
             "preferred_of_two": lambda: PreferredOfTwo(writer, cuts, negatives),
         }
