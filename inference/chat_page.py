@@ -67,8 +67,17 @@ def build_page(conversations: Mapping[str, Callable[[], Conversation]]) -> gr.Bl
         conversations: by the run's name, what makes a new conversation; every browser session makes its own.
     """
 
-    def begin() -> tuple[Any, ...]:
-        return _show(ChatSession({name: make() for name, make in conversations.items()}), None)
+    def begin() -> ChatSession:
+        return ChatSession({name: make() for name, make in conversations.items()})
+
+    def act(
+        session: ChatSession | None, drawn: tuple[str, ...] | None, event: gr.EventData
+    ) -> Iterator[tuple[Any, ...]]:
+        request = {str(name): str(value) for name, value in event._data.items()}
+        session = session or begin()  # a page that was open before the server started again
+        for _ in session.act(request):
+            yield (shown := _show(session, drawn))
+            drawn = shown[1]
 
     with gr.Blocks(title="genrec", analytics_enabled=False, fill_width=True) as page:
         state = gr.State(None)
@@ -88,17 +97,10 @@ def build_page(conversations: Mapping[str, Callable[[], Conversation]]) -> gr.Bl
             "show_progress": "hidden",
             "api_visibility": "private",
         }
-        page.load(begin, outputs=outputs, **options)
+        page.load(lambda: _show(begin(), None), outputs=outputs, **options)
         for place in (*regions, composer):
-            place.act(_act, inputs=[state, drawn], outputs=outputs, trigger_mode="multiple", **options)
+            place.act(act, inputs=[state, drawn], outputs=outputs, trigger_mode="multiple", **options)
     return page
-
-
-def _act(session: ChatSession, drawn: tuple[str, ...], event: gr.EventData) -> Iterator[tuple[Any, ...]]:
-    request = {str(name): str(value) for name, value in event._data.items()}
-    for _ in session.act(request):
-        yield (shown := _show(session, drawn))
-        drawn = shown[1]
 
 
 def _show(session: ChatSession, drawn: tuple[str, ...] | None) -> tuple[Any, ...]:

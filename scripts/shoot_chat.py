@@ -8,6 +8,7 @@ Needs the `chat` extra, Playwright, and a Chromium on the path (Debian's `chromi
 from __future__ import annotations
 
 import argparse
+import io
 import shutil
 import sys
 import threading
@@ -16,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import uvicorn
+from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from inference.chat_page import build_page, create_page_app
@@ -50,6 +52,11 @@ def talk(page: Page, address: str) -> None:
         say(page, text)
 
 
+def shoot(page: Page, path: Path) -> None:
+    """A picture in 96 colours, which a page of text does not miss and which make the file a third as large."""
+    Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(96).save(path, optimize=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
@@ -67,17 +74,18 @@ def main() -> None:
         talk(page, address)
         page.locator("button[data-act=dislike]").nth(3).click()
         page.wait_for_selector("#refused button[data-act=allow]")
-        page.locator("button[data-act=codes]").first.click()
-        page.wait_for_selector(".sid")
-        page.screenshot(path=options.out / "chat_desktop.png")
+        page.locator("button[data-act=codes]").nth(1).click()
+        page.locator('.sid [data-level="1"]').click()
+        page.wait_for_selector('.sid [data-level="2"][aria-pressed=false]')
+        shoot(page, options.out / "chat_desktop.png")
         page = browser.new_page(viewport={"width": 390, "height": 844})
         talk(page, address)
-        page.screenshot(path=options.out / "chat_phone.png")
+        shoot(page, options.out / "chat_phone.png")
         server.should_exit = True
         server, address = serve({options.run.name: options.run, options.compare.name: options.compare})
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         talk(page, address)
-        page.screenshot(path=options.out / "chat_compare.png")
+        shoot(page, options.out / "chat_compare.png")
         server.should_exit = True
         browser.close()
 
