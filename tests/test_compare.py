@@ -237,6 +237,8 @@ def test_the_first_level_that_tells_items_apart() -> None:
         (["{config}", "--aligners", "{a/b: {aligner: text}}"], "'a/b'"),
         (["{config}", "--aligners", "{text: {hidden: -1}}"], "hidden -1"),
         (["{config}", "--data.items", "gone.jsonl"], "gone.jsonl"),
+        (["{config}", "--training.epochs", "0"], "epochs 0 of a recommender's training"),
+        (["{config}", "--training.learning_rate", "0"], "learning_rate 0"),
         (["{config}", "--lrurec.width", "0"], "--lrurec.width 0"),
     ],
 )

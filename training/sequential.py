@@ -59,9 +59,9 @@ class SequentialTrainingConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "patience", "batch_positions", "valid_cases"):
             if getattr(self, name) < 1:
-                raise InputError(f"--collaborative.{name} {getattr(self, name)} must be at least 1")
+                raise InputError(f"{name} {getattr(self, name)} of a recommender's training must be at least 1")
         if self.learning_rate <= 0:
-            raise InputError(f"--collaborative.learning_rate {self.learning_rate} must be positive")
+            raise InputError(f"learning_rate {self.learning_rate} of a recommender's training must be positive")
 
 
 class Softmax:
