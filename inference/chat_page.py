@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read while gradio is imported
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # also for what no argument of ours reaches
 
 import gradio as gr
 import uvicorn

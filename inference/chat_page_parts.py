@@ -158,10 +158,13 @@ def _unfolded(item: Card, run: str, unfolded: Unfolded) -> str:
         for other in unfolded.neighbours
     )
     prefix = f"<code>{escape(''.join(codes[: unfolded.level]))}</code>"
-    said = f"{'Others' if neighbours else 'No other item'} under {prefix}"
+    said = f"<p>No other item under {prefix}</p>"
+    if neighbours:
+        listed = f'<ul class="neighbours" tabindex="0" aria-label="Neighbours">{neighbours}</ul>'
+        said = f"<p>Others under {prefix}</p>{listed}"
     score = "" if math.isnan(item.score) else f'<p class="note">score {item.score:.3f}</p>'
     return f"""<div class="more"><div class="sid" role="group" aria-label="Semantic ID">{"".join(spelled)}</div>
-<p>{said}</p><ul class="neighbours">{neighbours}</ul>{score}</div>"""
+{said}{score}</div>"""
 
 
 def person(session: ChatSession) -> str:
