@@ -26,6 +26,8 @@ from test_pipeline import SMALL, write_shop
 from genrec.cli.main import main
 from genrec.vocabulary import spell
 from inference import chat_page_parts as parts
+from inference.chat_config import ChatConfig
+from inference.chat_page import _named, serve_page
 from inference.chat_session import (
     ChatSession,
     ChoiceField,
@@ -479,11 +481,13 @@ def test_a_session_refuses_what_is_out_of_bounds(runs: tuple[Path, Path]) -> Non
     assert session.state.history == (item,)
 
 
+def test_runs_go_by_their_folders_names_where_those_differ() -> None:
+    assert _named([Path("a/run"), Path("b/other")]) == {"run": Path("a/run"), "other": Path("b/other")}
+    assert list(_named([Path("a/run"), Path("b/run")])) == ["a/run", "b/run"]
+
+
 @pytest.mark.slow
 def test_runs_with_other_items_are_not_compared(runs: tuple[Path, Path], tmp_path: Path) -> None:
-    from inference.chat_config import ChatConfig
-    from inference.chat_page import serve_page
-
     other = tmp_path / "run"
     shutil.copytree(runs[0], other)
     new = tmp_path / "new.jsonl"
