@@ -42,6 +42,7 @@ from training.checkpoint import load_checkpoint, save_checkpoint, write_tensors
 from training.joint_model import JointModel, Losses, ScoreSpace
 from training.lm_base import load_base, plain_generation_config, scratch_model, scratch_tokenizer
 from training.lm_data import Example, collate, history_examples, response_example
+from training.preference import PreferenceStageConfig
 from training.schedule import learning_rate_factor
 from training.sid_rows import SidInit, aligned_rows, codebook_rows, item_words, random_rows
 
@@ -79,6 +80,7 @@ class LmConfig:
         tasks: which text tasks they are.
         warmup_steps: first batches that train nothing but SID rows and dense head; for base models, which bring words
             that random rows would disturb. A scratch model has none of it.
+        preference: what follows fine-tuning, if anything: see `PreferenceStageConfig`.
         valid_cases: validation cases ranked after each epoch (drawn by seed where there are more).
         gradient_checkpointing: trade compute for memory.
         precision: mixed precision of accelerate: no, bf16 or fp16.
@@ -108,6 +110,7 @@ class LmConfig:
     text_share: float = 0.25
     tasks: TaskWeights = field(default_factory=TaskWeights)
     warmup_steps: int = 0
+    preference: PreferenceStageConfig = field(default_factory=PreferenceStageConfig)
     valid_cases: int = 2_000
     gradient_checkpointing: bool = False
     precision: Literal["no", "bf16", "fp16"] = "no"

@@ -149,6 +149,16 @@ class JointModel(nn.Module):
         n_codes = int((labelled & (level >= 0)).sum())
         return Losses(codes, text, dense, n_codes // len(self.level_rows), int(is_text.sum()))
 
+    def level_log_probs(self, hidden: Tensor, level: int) -> Tensor:
+        """Log-probabilities [..., V_l] of a level's codes after float32 hidden states [..., H], in the score space."""
+        output_rows = self.rows if self.output_rows is None else self.output_rows
+        logits = hidden @ output_rows[self.level_rows[level]].float().T
+        if self.score_space == "level":
+            return logits.log_softmax(-1)
+        words = self.lm.get_output_embeddings().weight[: self.first]
+        everything = torch.cat([words.float(), output_rows.float()])
+        return logits - (hidden @ everything.T).logsumexp(-1, keepdim=True)
+
     @torch.no_grad()
     def export(self) -> PreTrainedModel:
         """Write the SID rows into the LM's matrices, resized where they are too small, and return the LM."""

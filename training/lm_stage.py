@@ -30,6 +30,8 @@ from semtok.quantizers import load_quantizer
 from semtok.semantic_ids import SemanticIds
 from semtok.vectors import ItemVectors
 from training.finetune import LmConfig, LmInputs, Log, fit_lm, save_lm
+from training.preference import PreferenceStageConfig
+from training.preference_stage import prefer
 from training.validation import Validation
 
 NEEDS = ("catalog", "split", "vectors/collaborative", "vectors/item", "semtok")
@@ -74,6 +76,9 @@ def run_lm_stage(
         built = fit_lm(inputs, lm, scratch / "work", log, validation, progress=progress)
         if built is None:
             return
+        if lm.preference.method != "none":
+            prefer(built, inputs, lm, ranking, scratch / "work/preference", log, progress=progress)
+            (scratch / "work/preference/preference.json").rename(scratch / "preference.json")
         if None in (ranking.dense_share, ranking.near_share):
             chosen = validation(built)
             ranking = replace(ranking, dense_share=chosen["dense_share"], near_share=chosen["near_share"])
@@ -111,7 +116,8 @@ def main() -> None:
 def from_config(value: Mapping[str, Any]) -> tuple[Path, LmConfig, RankingConfig]:
     """Run folder and the stage's settings from a resolved configuration, seeds included."""
     try:
-        lm = LmConfig(**{**value["lm"], "tasks": TaskWeights(**value["lm"]["tasks"])})
+        parts = {"tasks": TaskWeights, "preference": PreferenceStageConfig}
+        lm = LmConfig(**{**value["lm"], **{name: kind(**value["lm"][name]) for name, kind in parts.items()}})
         return Path(value["run"]), replace(lm, seed=lm.seed + value["seed"]), RankingConfig(**value["ranking"])
     except (KeyError, TypeError) as error:
         raise InputError(f"not the resolved configuration of a run ({error})") from None

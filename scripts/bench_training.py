@@ -1,0 +1,247 @@
+"""All-position training against one example a prefix: the same model, loss and optimiser, at the same batch tokens.
+
+    python scripts/bench_training.py --data data/amazon18_scientific           # a few epochs of both for the recall
+    python scripts/bench_training.py --data data/amazon18_scientific --quick   # one epoch of both
+    python scripts/bench_training.py --data data/amazon14_beauty --quick --json FILE
+
+The folder holds `items.jsonl` and `interactions.csv`. A causal language model learns every item of a history in one
+pass; peers write one example an item, its whole prefix as prompt, and pay for the prompt every time. `token_ratio` is
+how many times the tokens that takes, so it bounds what all-position training can gain. Speeds are of one thread, in
+processor seconds, which other work on the machine stretches less; ratios are medians of interleaved pairs of rounds.
+Neither way trains the dense head here: it costs the same a target in both.
+
+Recall is the beam's, on validation cases, after equal epochs at equal targets a step: both ways then take about the
+same number of steps over the same targets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.flop_counter import FlopCounterMode
+
+from genrec.filters import ItemFilter
+from genrec.interactions import Interactions
+from genrec.metrics import rank_of_target, recall
+from genrec.ranking import Ranker, RankingConfig
+from genrec.sequences import Sequences
+from genrec.splits import leave_last_out
+from genrec.torch_scorer import TorchScorer
+from genrec.trie import CodeTrie
+from genrec.vocabulary import SidVocabulary
+from semtok.catalog import Catalog
+from semtok.encoders import make_encoder
+from semtok.folders import to_json, write_atomic
+from semtok.residual_kmeans import ResidualKMeansConfig
+from semtok.semantic_ids import assign_ids
+from semtok.vectors import ItemVectors
+from training.batching import batches
+from training.finetune import PAD, Built, LmConfig, LmInputs, build
+from training.lm_data import Example, collate, history_examples, response_example
+from training.quantizer import fit_quantizer
+from training.schedule import learning_rate_factor
+from training.sequential import sample_cases
+
+CASES = 2_000
+
+
+def read(folder: Path) -> LmInputs:
+    """A data folder with semantic IDs from its text alone."""
+    catalog = Catalog.from_file(folder / "items.jsonl")
+    split = leave_last_out(Interactions.from_file(folder / "interactions.csv", catalog))
+    encoder, texts = make_encoder("tfidf"), catalog.texts()
+    encoder.fit(texts)
+    vectors = ItemVectors(encoder.encode(texts), encoder.name)
+    quantizer = fit_quantizer(vectors.values, ResidualKMeansConfig(iterations=10), 0)
+    ids = assign_ids(quantizer, catalog.item_ids, vectors.values)
+    return LmInputs(catalog, ids, list(quantizer.codebooks), vectors, split, None)
+
+
+def codes_only(example: Example) -> Example:
+    """Without the dense head's targets."""
+    return replace(example, items=np.full_like(example.items, -1))
+
+
+def prefix_examples(
+    histories: Sequences, codes: NDArray[np.int32], vocabulary: SidVocabulary, max_items: int
+) -> list[Example]:
+    """The per-prefix way: for every item of every history, the items before it as prompt and its codes as response."""
+    prompts = [
+        (vocabulary.prompt(codes[history[max(0, place - max_items) : place]]), vocabulary.encode(codes[history[place]]))
+        for history in histories
+        for place in range(len(history))
+    ]
+    return [response_example(prompt, response.tolist()) for prompt, response in prompts]
+
+
+@dataclass
+class Way:
+    """A model in training one way."""
+
+    examples: list[Example]
+    built: Built
+    config: LmConfig
+
+    def __post_init__(self) -> None:
+        self.lengths = np.array([len(example) for example in self.examples])
+        self.optimizer = torch.optim.AdamW(self.built.model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01)
+
+    def targets_of(self, group: NDArray[np.int64]) -> int:
+        """Items that a batch teaches."""
+        levels = len(self.built.vocabulary.sizes)
+        return sum(int((self.examples[i].labels >= 0).sum()) for i in group) // levels
+
+    def step(self, group: NDArray[np.int64]) -> None:
+        """One optimiser step."""
+        losses = self.built.model(collate([self.examples[i] for i in group], PAD))
+        self.optimizer.zero_grad()
+        (losses.codes / max(1, losses.n_items)).backward()
+        torch.nn.utils.clip_grad_norm_(self.built.model.parameters(), 1.0)
+        self.optimizer.step()
+
+    def rate(self, groups: Sequence[NDArray[np.int64]]) -> tuple[float, float, float]:
+        """Targets and tokens a processor second over some steps, and the share of their padded positions."""
+        started = time.process_time()
+        for group in groups:
+            self.step(group)
+        seconds = time.process_time() - started
+        tokens = sum(int(self.lengths[group].sum()) for group in groups)
+        padded = sum(int(self.lengths[group].max()) * len(group) for group in groups)
+        return sum(map(self.targets_of, groups)) / seconds, tokens / seconds, 1 - tokens / padded
+
+    def train(self, epochs: int, batch_tokens: int) -> int:
+        """Whole epochs under the schedule of fine-tuning; returns the steps taken."""
+        self.built.model.train()
+        torch.manual_seed(0)
+        rng = np.random.default_rng(0)
+        plan = [group for _ in range(epochs) for group in batches(self.lengths, batch_tokens, rng)]
+        for step, group in enumerate(plan):
+            for settings in self.optimizer.param_groups:
+                settings["lr"] = 1e-3 * learning_rate_factor(step, len(plan), min(200, len(plan) // 20 + 1))
+            self.step(group)
+        return len(plan)
+
+
+def beam_recall(built: Built, inputs: LmInputs, config: LmConfig) -> float:
+    """Recall@10 of constrained decoding on validation cases, items of the history left out."""
+    cases = sample_cases(inputs.split.valid, CASES, 0)
+    trie = CodeTrie(inputs.semantic_ids.codes, inputs.semantic_ids.sizes)
+    built.model.eval()
+    scorer = TorchScorer(built.model.export(), built.vocabulary)
+    settings = RankingConfig(ranking="beam", max_items=config.max_items)
+    ranker = Ranker(scorer, trie, built.vocabulary, inputs.semantic_ids.codes, None, settings)
+    everything = ItemFilter(trie)
+    found = ranker.rank(cases.histories, k=10, filters=[everything.deny(h) for h in cases.histories])
+    rows = np.stack([np.pad(r, (0, 10 - len(r)), constant_values=-1) for r in found.rows])
+    return float(recall(rank_of_target(rows, cases.targets), 10).mean())
+
+
+def matmul_peak(tokens: int, width: int, wide: int, seconds: float = 0.3) -> float:
+    """Operations a processor second of the model's own widest product, [tokens, width] by [width, wide]; the best."""
+    a, b, out = torch.randn(tokens, width), torch.randn(width, wide), torch.empty(tokens, wide)
+    best, until = 0.0, time.process_time() + seconds
+    while time.process_time() < until:
+        started = time.process_time()
+        for _ in range(20):
+            torch.mm(a, b, out=out)
+        best = max(best, 20 * 2 * tokens * width * wide / (time.process_time() - started))
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with items.jsonl and interactions.csv")
+    parser.add_argument("--quick", action="store_true", help="one epoch of each for the recall")
+    parser.add_argument("--epochs", type=int, default=5, help="epochs of each for the recall")
+    parser.add_argument("--rounds", type=int, default=9, help="interleaved pairs of rounds for the speeds")
+    parser.add_argument("--max_items", type=int, default=50, help="the last items of a history that are read")
+    parser.add_argument("--json", type=Path, help="write figures and conditions here")
+    options = parser.parse_args()
+    epochs = 1 if options.quick else options.epochs
+    torch.set_num_threads(1)
+    inputs = read(options.data)
+    config = LmConfig(max_items=options.max_items, text_share=0.0, dense_weight=0.0)
+    codes = inputs.semantic_ids.codes
+
+    def fresh(way: str) -> Way:
+        built = build(inputs, config)
+        make = history_examples if way == "all" else prefix_examples
+        examples = make(inputs.split.train, codes, built.vocabulary, config.max_items)
+        return Way([codes_only(example) for example in examples], built, config)
+
+    ways = {"all": fresh("all"), "prefix": fresh("prefix")}
+    token_ratio = ways["prefix"].lengths.sum() / ways["all"].lengths.sum()
+    peak = 0.0
+    rates: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ways}
+    rng = np.random.default_rng(0)
+    plans = {name: batches(way.lengths, config.batch_tokens, rng) for name, way in ways.items()}
+    for name, way in ways.items():
+        way.rate(plans[name][:3])
+    each = 12
+    for begin in range(3, 3 + options.rounds * each, each):
+        for name, way in ways.items():
+            some = [plans[name][i % len(plans[name])] for i in range(begin, begin + each)]
+            rates[name].append(way.rate(some))
+        peak = max(peak, matmul_peak(config.batch_tokens, config.width, 2 * config.width))
+    group = plans["all"][0]
+    with FlopCounterMode(display=False) as counter:
+        ways["all"].step(group)
+    flops_per_token = counter.get_total_flops() / int(ways["all"].lengths[group].sum())
+    tokens_per_second = median(rate[1] for rate in rates["all"])
+
+    recalls, seconds, steps = {}, {}, {}
+    for name in ways:
+        way = fresh(name)
+        started = time.process_time()
+        steps[name] = way.train(epochs, round(config.batch_tokens * (token_ratio if name == "prefix" else 1)))
+        seconds[name] = time.process_time() - started
+        recalls[name] = beam_recall(way.built, inputs, config)
+    over = median(a[0] / b[0] for a, b in zip(rates["all"], rates["prefix"], strict=True))
+    figures = {
+        "all_position_over_per_prefix": over,
+        "token_ratio": float(token_ratio),
+        "share_of_token_ratio": over / float(token_ratio),
+        "targets_per_second_all_position": median(rate[0] for rate in rates["all"]),
+        "targets_per_second_per_prefix": median(rate[0] for rate in rates["prefix"]),
+        "recall_all_position": recalls["all"],
+        "recall_per_prefix": recalls["prefix"],
+        "training_seconds_all_position": seconds["all"],
+        "training_seconds_per_prefix": seconds["prefix"],
+        "padding_share": median(rate[2] for rate in rates["all"]),
+        "tokens_per_second": tokens_per_second,
+        "share_of_matmul_peak": tokens_per_second * flops_per_token / peak,
+    }
+    for name, value in figures.items():
+        print(f"{name:36} {value:12,.4f}")
+    if options.json:
+        conditions = {
+            "data": options.data.name,
+            "epochs": epochs,
+            "steps": steps,
+            "rounds": options.rounds,
+            "batches_a_round": each,
+            "spread": sorted(a[0] / b[0] for a, b in zip(rates["all"], rates["prefix"], strict=True)),
+            "cases": CASES,
+            "threads": 1,
+            "cores": os.cpu_count(),
+            "processor": platform.machine(),
+            "torch": torch.__version__,
+            "flops_per_token": flops_per_token,
+            "matmul_peak": peak,
+            "lm": asdict(config),
+        }
+        write_atomic(options.json, to_json({"figures": figures, "conditions": conditions}))
+
+
+if __name__ == "__main__":
+    main()
