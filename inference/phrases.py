@@ -47,7 +47,7 @@ ALLOW = _compiled(r"\b(?:allow|bring back|unhide)\b|\b(?:is|are) (?:fine|ok|okay
 ASK = _compiled(r"\b(?:looking for|look for|show|find|want|need|search|give|recommend|suggest)\b")
 JOINS = _compiled(r"\s*(?:but )?(?:in|with|for|which|that|more|made)\b")
 BY = frozenset({"by", "from", "brand"})
-AFTER_HEAD = _words("for with in from of without to by on at that which under over made and or")
+PREPOSITIONS = _words("for with in from of without to by on at that which under over made")
 # Words that wish for nothing by themselves
 FILLER = _words(
     "a about again all allow already also am an and another any anything are as at be been brand bring but buy by can "

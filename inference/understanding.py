@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 from inference import phrases
@@ -361,38 +362,42 @@ class _Reading:
         return named
 
     def _name_kinds(self, matches: Sequence[Match], folded: Sequence[str], text: str) -> None:
-        """The head of the phrase becomes a condition: "cream" in "oil free cream for the face"."""
-        groups: list[list[Match]] = []
-        for match in matches:
-            after = folded[match.end] if match.end < len(folded) else ""
-            kind = any(one.attribute in self.words.kinds for one in match.meanings)
-            starts = {other.start for other in matches}
-            ends_phrase = not after or after in phrases.FILLER or after in phrases.AFTER_HEAD or match.end in starts
-            introduced = match.start > 0 and folded[match.start - 1] in phrases.BY
-            if not kind or not ends_phrase or introduced or after == "free":
-                continue
-            between = folded[groups[-1][-1].end : match.start] if groups else []
-            if groups and between and set(between) <= {"and", "or"}:
-                groups[-1].append(match)
-            else:
-                groups.append([match])
-        if not groups:
+        """The heads of the phrase become a condition: "cream" in "oil free cream for the face".
+
+        Of alternatives each gives its head; one without ("a mug or something warm") leaves all of them to the wish.
+        """
+        kinds = [match for match in matches if self._is_head(match, matches, folded)]
+        if not kinds:
             return
-        first = groups[0][0].start
         stop = next(
-            (i for i in range(first, len(folded)) if folded[i] in phrases.AFTER_HEAD - {"and", "or"}), len(folded)
+            (at for at in range(kinds[0].start, len(folded)) if folded[at] in phrases.PREPOSITIONS), len(folded)
         )
-        head = [group for group in groups if group[0].start <= stop][-1]
-        attribute = next(one.attribute for one in head[0].meanings if one.attribute in self.words.kinds)
-        if attribute in self.asked_kinds and not phrases.ASK.search(text):
-            return  # "mascara, for sensitive eyes": the first clause has said what kind
+        bounds = [-1, *(at for at in range(stop) if folded[at] in ("and", "or")), stop]
+        heads: list[Match] = []
+        for begin, end in pairwise(bounds):
+            inside = [match for match in kinds if begin < match.start < end]
+            if inside:
+                heads.append(inside[-1])
+            elif heads:
+                return
+        attribute = next(one.attribute for one in heads[0].meanings if one.attribute in self.words.kinds)
         if attribute in self.asked_kinds:
+            if not phrases.ASK.search(text):
+                return  # "mascara, for sensitive eyes": the first clause has said what kind
             self.found.where.pop(attribute, None)
         self.asked_kinds.add(attribute)
-        for match in head:
+        for match in heads:
             for meaning in match.meanings:
                 if meaning.attribute == attribute:
                     self._want(meaning)
+
+    def _is_head(self, match: Match, matches: Sequence[Match], folded: Sequence[str]) -> bool:
+        """Whether a kind of thing is what a phrase is about: no noun of its own follows, as in "tea towels"."""
+        after = folded[match.end] if match.end < len(folded) else ""
+        ends = not after or after in phrases.FILLER or after in phrases.PREPOSITIONS
+        before_another = any(match.end == other.start for other in matches)
+        by = match.start > 0 and folded[match.start - 1] in phrases.BY
+        return any(one.attribute in self.words.kinds for one in match.meanings) and (ends or before_another) and not by
 
     def _want(self, meaning: Meaning) -> None:
         """Make a condition of values, but for those that stay refused."""
