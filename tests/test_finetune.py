@@ -10,19 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from accelerate.state import AcceleratorState
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from genrec.cli.config import load_config
 from genrec.interactions import Interactions
 from genrec.ranking import RankingConfig
 from genrec.sample_shop import make_sample_shop
 from genrec.splits import leave_last_out
+from genrec.tasks import TaskWeights
 from semtok.catalog import Catalog
 from semtok.errors import InputError
 from semtok.semantic_ids import SemanticIds
 from semtok.vectors import ItemVectors
 from training.finetune import Built, LmConfig, LmInputs, build, fit_lm, save_lm
 from training.lm_base import scratch_tokenizer
+from training.lm_stage import from_config
 from training.validation import Validation
 
 TINY = LmConfig(width=16, layers=1, heads=2, text_vocabulary=300, epochs=2, dense_width=8, valid_cases=30, max_items=6)
@@ -117,6 +122,52 @@ def test_an_interrupted_fit_ends_with_the_weights_of_an_undisturbed_one(inputs: 
     assert (tmp_path / "whole/training.json").read_bytes() == (tmp_path / "broken/training.json").read_bytes()
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_warm_up_trains_new_rows_and_leaves_the_rest_equal_to_the_bit(
+    inputs: LmInputs, tmp_path: Path, tied: bool
+) -> None:
+    base = base_folder(inputs, tmp_path / "base", tied=tied)
+    config = replace(TINY, base=str(base), dropout=0.0, epochs=1, batch_tokens=256, weight_decay=0.5)
+    start = build(inputs, config)
+    warm = fitted(inputs, replace(config, warmup_steps=10_000), tmp_path / "warm")
+    first = warm.vocabulary.history_token
+    before, after = (dict(one.model.lm.named_parameters()) for one in (start, warm))
+    for name, value in before.items():
+        old, new = (value[:first], after[name][:first]) if len(value) > first else (value, after[name])
+        assert torch.equal(old, new), name
+    assert not torch.equal(start.model.rows, warm.model.rows)
+    assert not torch.equal(start.model.head.query.weight, warm.model.head.query.weight)
+    save_lm(warm, tmp_path / "lm", {})
+    saved, words = (AutoModelForCausalLM.from_pretrained(folder) for folder in (tmp_path / "lm", base))
+    for read in ("get_input_embeddings", "get_output_embeddings"):
+        theirs = getattr(words, read)().weight
+        assert torch.equal(getattr(saved, read)().weight[: len(theirs)], theirs)
+    with safe_open(tmp_path / "warm/checkpoint.safetensors", "pt") as file:
+        with_state = {name.split(".")[1] for name in file.keys() if name.startswith("optimizer.")}  # noqa: SIM118
+    assert len(with_state) == sum(1 for _ in warm.model.head.parameters()) + (1 if tied else 2)
+    mixed = fitted(inputs, replace(config, warmup_steps=2), tmp_path / "mixed")
+    assert not torch.equal(dict(mixed.model.lm.named_parameters())["model.norm.weight"], before["model.norm.weight"])
+
+
+def test_a_scratch_model_has_no_warm_up(inputs: LmInputs, tmp_path: Path) -> None:
+    plain = fitted(inputs, replace(TINY, epochs=1), tmp_path / "plain")
+    asked = fitted(inputs, replace(TINY, epochs=1, warmup_steps=10_000), tmp_path / "asked")
+    for (name, a), (_, b) in zip(plain.model.state_dict().items(), asked.model.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_tasks_and_preference_stage_are_set_by_flags_and_read_back(tmp_path: Path) -> None:
+    for name in ("items.jsonl", "log.csv"):
+        (tmp_path / name).write_text("")
+    text = f"{{data: {{items: {tmp_path}/items.jsonl, interactions: {tmp_path}/log.csv}}, run: {tmp_path}/run}}"
+    (tmp_path / "config.yaml").write_text(text)
+    flags = ["--lm.tasks.query_to_codes", "0.5", "--lm.preference.method", "dpo", "--lm.warmup_steps", "7"]
+    config = load_config(tmp_path / "config.yaml", flags)
+    assert config.lm.tasks == TaskWeights(query_to_codes=0.5)
+    assert (config.lm.preference.method, config.lm.warmup_steps) == ("dpo", 7)
+    assert from_config(yaml.safe_load(config.to_yaml()))[1] == config.lm
+
+
 @pytest.mark.parametrize(
     "changed", [{"precision": "bf16"}, {"score_space": "vocabulary"}, {"gradient_accumulation": 2}]
 )
@@ -136,6 +187,7 @@ def test_other_ways_of_training_learn(inputs: LmInputs, tmp_path: Path, changed:
         ({"epochs": 0}, "--lm.epochs 0"),
         ({"text_vocabulary": 12}, "--lm.text_vocabulary"),
         ({"text_share": -1.0}, "--lm.text_share"),
+        ({"warmup_steps": -1}, "--lm.warmup_steps -1"),
     ],
 )
 def test_bad_settings_name_their_flag(changed: dict[str, Any], message: str) -> None:
