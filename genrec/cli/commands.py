@@ -152,6 +152,23 @@ def serve(arguments: Sequence[str]) -> None:
     serve_run(_parsed(ServeConfig, "serve", arguments, {"run": "RUN"}))
 
 
+def chat(arguments: Sequence[str]) -> None:
+    """`genrec chat RUN …`: in the terminal, or as a web page."""
+    from inference.chat_config import ChatConfig
+
+    config = _parsed(ChatConfig, "chat", arguments, {"run": "RUN"})
+    if config.web:
+        try:
+            from inference.chat_page import serve_page
+        except ModuleNotFoundError as error:
+            raise InputError(f"--web needs {error.name}: pip install 'genrec[chat]'") from None
+        serve_page(config)
+        return
+    from inference.chat_terminal import chat as talk
+
+    talk(config)
+
+
 def import_(arguments: Sequence[str]) -> None:
     """`genrec import FORMAT …`."""
     from genrec.importers import ImportConfig, run_import
