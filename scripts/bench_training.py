@@ -1,7 +1,7 @@
 """All-position training against one example a prefix: the same model, loss and optimiser, at the same batch tokens.
 
     python scripts/bench_training.py --data data/amazon18_scientific           # a few epochs of both for the recall
-    python scripts/bench_training.py --data data/amazon18_scientific --quick   # one epoch of both
+    python scripts/bench_training.py --data data/amazon18_scientific --quick   # one, over 2,000 histories
     python scripts/bench_training.py --data data/amazon14_beauty --quick --json FILE
 
 The folder holds `items.jsonl` and `interactions.csv`. A causal language model learns every item of a history in one
@@ -53,6 +53,7 @@ from training.schedule import learning_rate_factor
 from training.sequential import sample_cases
 
 CASES = 2_000
+QUICK_HISTORIES = 2_000
 
 
 def read(folder: Path) -> LmInputs:
@@ -161,7 +162,7 @@ def matmul_peak(tokens: int, width: int, wide: int, seconds: float = 0.3) -> flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with items.jsonl and interactions.csv")
-    parser.add_argument("--quick", action="store_true", help="one epoch of each for the recall")
+    parser.add_argument("--quick", action="store_true", help="for the recall: one epoch over 2,000 histories")
     parser.add_argument("--epochs", type=int, default=5, help="epochs of each for the recall")
     parser.add_argument("--rounds", type=int, default=9, help="interleaved pairs of rounds for the speeds")
     parser.add_argument("--max_items", type=int, default=50, help="the last items of a history that are read")
@@ -173,13 +174,14 @@ def main() -> None:
     config = LmConfig(max_items=options.max_items, text_share=0.0, dense_weight=0.0)
     codes = inputs.semantic_ids.codes
 
-    def fresh(way: str) -> Way:
+    def fresh(way: str, histories: Sequences) -> Way:
         built = build(inputs, config)
         make = history_examples if way == "all" else prefix_examples
-        examples = make(inputs.split.train, codes, built.vocabulary, config.max_items)
+        examples = make(histories, codes, built.vocabulary, config.max_items)
         return Way([codes_only(example) for example in examples], built, config)
 
-    ways = {"all": fresh("all"), "prefix": fresh("prefix")}
+    train = inputs.split.train
+    ways = {name: fresh(name, train) for name in ("all", "prefix")}
     token_ratio = ways["prefix"].lengths.sum() / ways["all"].lengths.sum()
     peak = 0.0
     rates: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ways}
@@ -199,9 +201,11 @@ def main() -> None:
     flops_per_token = counter.get_total_flops() / int(ways["all"].lengths[group].sum())
     tokens_per_second = median(rate[1] for rate in rates["all"])
 
+    if options.quick:
+        train = train.take(np.random.default_rng(0).permutation(len(train))[:QUICK_HISTORIES])
     recalls, seconds, steps = {}, {}, {}
     for name in ways:
-        way = fresh(name)
+        way = fresh(name, train)
         started = time.process_time()
         steps[name] = way.train(epochs, round(config.batch_tokens * (token_ratio if name == "prefix" else 1)))
         seconds[name] = time.process_time() - started
@@ -227,6 +231,7 @@ def main() -> None:
         conditions = {
             "data": options.data.name,
             "epochs": epochs,
+            "histories_of_recall": len(train),
             "steps": steps,
             "rounds": options.rounds,
             "batches_a_round": each,

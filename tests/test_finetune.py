@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from accelerate.state import AcceleratorState
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, DistributedType
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
@@ -193,6 +194,12 @@ def test_other_ways_of_training_learn(inputs: LmInputs, tmp_path: Path, changed:
 def test_bad_settings_name_their_flag(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         replace(TINY, **changed)
+
+
+def test_sharded_training_is_refused(inputs: LmInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Accelerator, "distributed_type", property(lambda self: DistributedType.FSDP))
+    with pytest.raises(InputError, match="sharded training of this stage is not supported"):
+        fitted(inputs, TINY, tmp_path / "w")
 
 
 def test_a_base_that_has_sid_tokens_is_refused(inputs: LmInputs, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import DistributedType, broadcast_object_list
 from numpy.typing import NDArray
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
@@ -270,6 +270,11 @@ def fit_lm(
         log_with=config.tracker,
         project_dir=workdir if config.tracker else None,
     )
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise InputError(
+            "sharded training of this stage is not supported: its checkpoint and validation need whole weights; launch "
+            "it with configs/accelerate/multi_gpu.yaml, and --lm.lora_rank or --lm.gradient_checkpointing to save memory"
+        )
     if config.tracker:
         accelerator.init_trackers("genrec")
     built = build(inputs, config)
