@@ -273,7 +273,7 @@ def fit_lm(
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise InputError(
             "sharded training of this stage is not supported: its checkpoint and validation need whole weights; launch "
-            "it with configs/accelerate/multi_gpu.yaml, and --lm.lora_rank or --lm.gradient_checkpointing to save memory"
+            "it with configs/accelerate/multi_gpu.yaml, and --lm.lora_rank or --lm.gradient_checkpointing for memory"
         )
     if config.tracker:
         accelerator.init_trackers("genrec")
