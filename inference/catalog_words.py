@@ -124,12 +124,13 @@ class CatalogWords:
         self.telling = frozenset(self._rows)
         texts = Counter(word for text in catalog.texts() for word in set(words_of(text)))
         self.vocabulary = frozenset(texts)
-        self._common = sorted(word for word, count in texts.items() if count > 1)
         self._meanings: dict[Phrase, list[Meaning]] = defaultdict(list)
         for name in self.kinds:
             self._add_kinds(name, catalog.attributes[name])
         for name in self.names:
             self._add_names(name, catalog.attributes[name])
+        spoken_words = {word for phrase in self._meanings for word in phrase}
+        self._common = sorted({word for word, count in texts.items() if count > 1} | spoken_words)
         self._longest = max(map(len, self._meanings), default=0)
         self.correct = lru_cache(maxsize=1024)(self._correct)
 

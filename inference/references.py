@@ -25,7 +25,7 @@ _ONE = _compiled(rf"(?:the|my|that) ({_ORDINAL}|last)(?: {_NOUN})?{_END}|({_ORDI
 _NUMBER = _compiled(r"(?:the )?(?:number|no\.?|nr\.?|item|card|option|#)\s*#?(\d{1,2})(?!\w|[.,]\d)")
 _BARE = _compiled(rf"(?<=why )({_ORDINAL}|last|#?\d{{1,2}})\s*\??$|(?<=not )({_ORDINAL}|\d{{1,2}})$")
 _ALL = _compiled(
-    r"(?:any |all |none |both )?of (?:these|them|those)|(?:all|both) (?:these|those)|(?:these|those)(?= ones?\b|$)"
+    r"(?:any |all |both )?of (?:these|them|those)|(?:all|both) (?:these|those)|(?:these|those)(?= ones?\b|$)"
 )
 _THIS = _compiled(r"(?:this|that|it)(?: one| item| card)?(?=\s*(?:$|[?!.]))")
 

@@ -26,6 +26,7 @@ from semtok.catalog import Catalog
 LONGEST = 1000  # characters of a turn that are read
 LONGEST_WISH = 240  # characters: a prompt of a few hundred tokens in any script
 SURE = 0.7  # share of the words' weight that a title must hold to be what "I have ..." means
+COVERED = 0.5  # share of a title's own weight that must be said, but where the verb says that it is a thing
 LIKE_SURE = 0.9  # the same for "I like ...", which as often speaks of a kind of thing
 
 Act = Literal["find", "more", "why", "reset"]
@@ -114,7 +115,8 @@ class _Reading:
             self.found.why = self.catalog.item_ids[rows[0]] if rows else None
         else:
             on_table = {self.catalog.row(item_id) for item_id in shown}
-            named = [one.row for one in self.words.find_titles(rest) if one.row in on_table and one.of_text > 0.5]
+            found = self.words.find_titles(_content(rest)) if _content(rest) else []
+            named = [one.row for one in found if one.row in on_table and one.of_text > 0.5]
             self.found.why = self.catalog.item_ids[named[0]] if named else shown[0]
 
     def _sentence(self, sentence: str) -> None:
@@ -208,11 +210,11 @@ class _Reading:
         return False
 
     def _named(self, text: str, *, strong: bool, sure: float) -> int | None:
-        named = " ".join(word for word in WORD.findall(text) if fold(word) not in phrases.FILLER)
+        named = _content(text)
         best = next(iter(self.words.find_titles(named)), None) if named else None
-        if best is None or best.of_text < sure or (best.of_title < 0.4 and not strong):
+        if best is None or best.of_text < sure or (best.of_title < COVERED and not strong):
             return None
-        if len(WORD.findall(named)) < 2 and best.of_title < 0.4:
+        if len(WORD.findall(named)) < 2 and best.of_title < COVERED:
             return None  # one word of a long title names a kind of thing
         return best.row
 
@@ -429,6 +431,11 @@ class _Reading:
         self.found.notes.append(f'looking for "{wish}"')
         if self.unknown:
             self.found.notes.append(f"words that are not in this catalogue: {', '.join(dict.fromkeys(self.unknown))}")
+
+
+def _content(text: str) -> str:
+    """The words of a text that say something."""
+    return " ".join(word for word in WORD.findall(text) if fold(word) not in phrases.FILLER)
 
 
 def merge_unwanted(
