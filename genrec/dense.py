@@ -2,7 +2,7 @@
 
 An item's vector is the sum of what is shared and what is its own: one vector a code, a linear map of the item's content
 vector, and a learned identity vector. An item that training never saw has no identity vector, so it is ranked by its
-codes and content alone.
+codes and content alone. Training drops identity vectors now and then, so that codes and content learn to stand alone.
 
     score(u, i) = (Q h_u) . ( sum_l C_l[code_il] + W x_i + seen_i id_i )
 
@@ -31,6 +31,7 @@ class DenseHead(nn.Module):
         sizes: codes a level.
         content: float [N, W] item vectors, frozen.
         seen: bool [N], items that occur in training.
+        identity_dropout: share of the items whose identity vectors are absent from a training step.
     """
 
     codes: Tensor
@@ -38,9 +39,17 @@ class DenseHead(nn.Module):
     seen: Tensor
 
     def __init__(
-        self, hidden_width: int, width: int, codes: Tensor, sizes: Sequence[int], content: Tensor, seen: Tensor
+        self,
+        hidden_width: int,
+        width: int,
+        codes: Tensor,
+        sizes: Sequence[int],
+        content: Tensor,
+        seen: Tensor,
+        identity_dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.identity_dropout = identity_dropout
         self.query = nn.Linear(hidden_width, width, bias=False)
         self.code_vectors = nn.ParameterList(nn.Parameter(torch.empty(size, width)) for size in sizes)
         self.content_map = nn.Linear(content.shape[1], width, bias=False)
@@ -56,7 +65,10 @@ class DenseHead(nn.Module):
     def item_matrix(self, rows: Tensor | None = None) -> Tensor:
         """Item vectors [N, D], or those of the given catalogue rows."""
         take = slice(None) if rows is None else rows
-        vectors: Tensor = self.content_map(self.content[take]) + self.identity[take] * self.seen[take, None]
+        own = self.identity[take] * self.seen[take, None]
+        if self.training and self.identity_dropout:
+            own = own * (torch.rand(len(own), 1, device=own.device) >= self.identity_dropout)
+        vectors: Tensor = self.content_map(self.content[take]) + own
         for level, table in enumerate(self.code_vectors):
             vectors = vectors + table[self.codes[take, level]]
         return vectors

@@ -58,6 +58,11 @@ class Neighbours:
         transitions.sum_duplicates()
         return cls(transitions, ItemKnn.fit(train, n_items, decay=_DECAY).similarity, counts)
 
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Items that somebody has taken, bool [N]: of the others there is nothing to count."""
+        return self.counts > 0
+
     def extended(self, n_items: int) -> Neighbours:
         """The same counts for a catalogue that has grown to `n_items` by items that nobody has taken."""
         more = n_items - len(self.counts)

@@ -4,7 +4,8 @@
     rerank   the same candidates, ordered by the dense head
     dense    the dense head over every allowed item
     joined   (1 - u) ((1 - w) log p_codes + w log p_dense) + u log p_neighbours over every allowed item; the codes of an
-             item that the beam did not meet count just below those of the beam's last one, which is an upper bound
+             item that the beam did not meet count just below those of the beam's last one, which is an upper bound, and
+             of an item that nobody has taken the neighbours say what the model says
 
 Shapes: B users, K beams, k items asked for, N items, H hidden width, M items that the beam met.
 """
@@ -79,7 +80,7 @@ class Voices:
         met: [B, M] rows of the items that the beam met, best first; -1 after the last.
         codes: [B, M] log-probabilities of their codes.
         dense: [B, N] log-probabilities of the dense head; -inf where a filter forbids.
-        near: [B, N] log-probabilities of the neighbours, or None where there are no counts.
+        near: [B, N] log-probabilities of the neighbours, NaN for items without counts; None where nothing was counted.
     """
 
     met: Tensor
@@ -101,7 +102,7 @@ class Voices:
         codes = below.repeat(1, n + 1).scatter_(1, place, self.codes)[:, :n]
         score = (1 - dense_share) * codes + dense_share * self.dense.masked_fill(forbidden, 0.0)
         if self.near is not None and near_share:
-            score = (1 - near_share) * score + near_share * self.near
+            score = (1 - near_share) * score + near_share * torch.where(self.near.isnan(), score, self.near)
         return score.masked_fill(forbidden, -torch.inf)
 
 
@@ -240,7 +241,10 @@ class Ranker:
         """What beam, dense head and neighbours say after each prompt and its history."""
         beams = beams or self.config.beams
         result = beam_search(self.scorer, self.trie, prompts, beams=beams, k=max(k, beams), filters=filters)
-        near = None if self.neighbours is None else torch.from_numpy(self.neighbours.log_probability(histories))
+        near = None
+        if self.neighbours is not None:
+            near = torch.from_numpy(self.neighbours.log_probability(histories))
+            near[:, ~torch.from_numpy(self.neighbours.known)] = torch.nan
         dense = self._dense(result.hidden, filters)
         return Voices(torch.from_numpy(result.rows).long(), torch.from_numpy(result.scores), dense, near)
 

@@ -140,6 +140,18 @@ def test_an_item_vector_is_codes_plus_content_plus_identity_if_seen() -> None:
     torch.testing.assert_close(head(hidden), (hidden @ head.query.weight.T) @ matrix.T)
 
 
+def test_identity_vectors_are_dropped_in_training_only() -> None:
+    codes, content = torch.zeros(2000, 2, dtype=torch.long), torch.zeros(2000, 5)
+    head = DenseHead(6, 4, codes, SIZES, content, torch.ones(2000, dtype=torch.bool), identity_dropout=0.3)
+    with torch.no_grad():
+        for vectors in head.code_vectors:
+            vectors.zero_()
+    torch.manual_seed(0)
+    absent = (head.item_matrix() == 0).all(dim=1)
+    assert 0.25 < float(absent.float().mean()) < 0.35
+    assert not (head.eval().item_matrix() == 0).all(dim=1).any()
+
+
 def test_a_saved_head_serves_a_grown_catalogue_and_refuses_another(tmp_path: Path) -> None:
     head = _head()
     head.save(tmp_path / "dense.safetensors")

@@ -75,16 +75,18 @@ def test_each_ranking_is_its_formula(ranker: Ranker, ranking: Ranking, filtered:
     prompts = [ranker.vocabulary.prompt(ranker.codes[history]) for history in HISTORIES]
     voices = ranker.voices(prompts, HISTORIES, k=5, filters=filters)
     codes, dense, near = everything(ranker)
+    assert ranker.neighbours is not None
     for b, rows in enumerate(found.rows):
         met = [row for row in voices.met[b].tolist() if row >= 0]
         np.testing.assert_allclose(voices.codes[b, : len(met)], codes[b, met], atol=1e-4)
         assert allowed[b, met].all()
         bound = np.where(np.isin(np.arange(N), met), codes[b], codes[b, met].min())
+        model = 0.3 * bound + 0.7 * dense[b]
         score = {
             "beam": codes[b],
             "rerank": dense[b],
             "dense": dense[b],
-            "joined": 0.6 * (0.3 * bound + 0.7 * dense[b]) + 0.4 * near[b],
+            "joined": 0.6 * model + 0.4 * np.where(ranker.neighbours.known, near[b], model),
         }[ranking]
         among = met if ranking in ("beam", "rerank") else np.flatnonzero(allowed[b]).tolist()
         assert rows.tolist() == sorted(among, key=lambda i, score=score: -score[i])[:5]  # type: ignore[misc]
@@ -97,7 +99,12 @@ def test_many_shares_from_one_search(ranker: Ranker) -> None:
         alone = ranker.rank(HISTORIES, k=BEAMS, ranking=ranking)  # type: ignore[arg-type]
         assert lists[share].tolist() == [rows.tolist() for rows in alone.rows]
     near = everything(ranker)[2]
-    assert lists[0.0, 1.0].tolist() == np.argsort(-near, axis=1, kind="stable")[:, :BEAMS].tolist()
+    assert ranker.neighbours is not None
+    counted = [[row for row in rows if ranker.neighbours.known[row]] for rows in lists[0.0, 1.0].tolist()]
+    assert counted == [
+        [row for row in np.argsort(-scores, kind="stable") if ranker.neighbours.known[row]][: len(rows)]
+        for scores, rows in zip(near, counted, strict=True)
+    ]
 
 
 def test_lists_do_not_depend_on_the_batch(ranker: Ranker) -> None:

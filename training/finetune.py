@@ -76,6 +76,8 @@ class LmConfig:
         weight_decay: AdamW's.
         dense_width: width of the dense item head.
         dense_weight: weight of its loss.
+        identity_dropout: share of items whose identity vectors are absent from a step, so that codes and content learn
+            to rank items that nobody has taken.
         text_share: text-task rows for each item and epoch.
         tasks: which text tasks they are.
         warmup_steps: first batches that train nothing but SID rows and dense head; for base models, which bring words
@@ -107,6 +109,7 @@ class LmConfig:
     weight_decay: float = 0.01
     dense_width: int = 128
     dense_weight: float = 1.0
+    identity_dropout: float = 0.2
     text_share: float = 0.25
     tasks: TaskWeights = field(default_factory=TaskWeights)
     warmup_steps: int = 0
@@ -136,6 +139,8 @@ class LmConfig:
             raise InputError(f"--lm.dropout {self.dropout} is not in [0, 1)")
         if self.sid_init not in get_args(SidInit):
             raise InputError(f"--lm.sid_init {self.sid_init!r}: choose one of {', '.join(get_args(SidInit))}")
+        if not 0 <= self.identity_dropout < 1:
+            raise InputError(f"--lm.identity_dropout {self.identity_dropout} is not in [0, 1)")
         if self.text_share < 0 or self.dense_weight < 0:
             raise InputError("--lm.text_share and --lm.dense_weight must not be negative")
         if self.warmup_steps < 0:
@@ -221,6 +226,7 @@ def build(inputs: LmInputs, config: LmConfig) -> Built:
         sizes,
         torch.from_numpy(inputs.item_vectors.values),
         torch.from_numpy(seen),
+        config.identity_dropout,
     )
     if inputs.identity is not None and inputs.identity.shape[1] == config.dense_width:
         with torch.no_grad():
