@@ -28,6 +28,7 @@ from inference import chat_page_parts as parts
 from inference.chat_config import ChatConfig
 from inference.chat_session import ChatSession
 from inference.conversation import Conversation
+from inference.model_prose import prose_for
 from inference.recommender import Recommender
 from semtok.errors import InputError
 
@@ -44,13 +45,18 @@ def serve_page(config: ChatConfig) -> None:
     Raises:
         InputError: a run cannot be opened, or the two runs do not have the same items.
     """
-    runs = [config.run] if config.compare is None else [config.run, config.compare]
-    recommenders = {name: Recommender.from_pretrained(run, device=config.device) for name, run in _named(runs).items()}
+    runs = _named([config.run] if config.compare is None else [config.run, config.compare])
+    recommenders = {name: Recommender.from_pretrained(run, device=config.device) for name, run in runs.items()}
     first, *others = recommenders.values()
     for other in others:
         if set(other.catalog.item_ids) != set(first.catalog.item_ids):
             raise InputError(f"--compare: {config.compare} and {config.run} do not have the same items")
-    page = build_page({name: partial(Conversation, one, k=config.k) for name, one in recommenders.items()})
+    makers = {}
+    for name, recommender in recommenders.items():
+        server = config.prose if recommender is first else None  # it runs the first run's model
+        prose = prose_for(runs[name], recommender, server=server)
+        makers[name] = partial(Conversation, recommender, k=config.k, prose=prose)
+    page = build_page(makers)
     uvicorn.run(create_page_app(page), host=config.host, port=config.port, access_log=False, server_header=False)
 
 
