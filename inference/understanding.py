@@ -350,7 +350,7 @@ class _Reading:
 
     def _name_brands(self, matches: Sequence[Match], folded: Sequence[str], raw: Sequence[str]) -> set[int]:
         """Make conditions of the brands that are named; the places of their words."""
-        named = set()
+        named: set[int] = set()
         for match in matches:
             for meaning in match.meanings:
                 if meaning.attribute not in self.words.names:
