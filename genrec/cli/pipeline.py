@@ -334,7 +334,8 @@ class Pipeline:
         for name, shares in alone.items():
             lists[f"genrec {name}" + (" (default)" if name == settings.ranking else "")] = joined[shares]
         rows = evaluate(lists, cases, split.train, n_items)
-        rows += compare(lists, cases, reference="Markov") + compare(lists, cases, reference="SASRec")
+        for reference in ("Markov", "ItemKnn", "SASRec", "SASRec + neighbours"):
+            rows += compare(lists, cases, reference=reference)
         notes = [
             f"Split {split.name}: {len(cases):,} test cases over {n_items:,} items; the whole catalogue is ranked.",
             "Fitted on training items only; epochs and the shares of dense head and neighbours in the joined ranking "
