@@ -56,4 +56,4 @@ class PreferredOfTwo:
 
 def _served(histories: Histories, negatives: Negatives) -> NDArray[np.int64]:
     """Histories whose owner has not had every item."""
-    return np.array([s for s in histories.subjects if negatives.can_serve(histories.sequences[s])], dtype=np.int64)
+    return np.array([s for s in histories.subjects if negatives.can_serve(histories.sequences[int(s)])], dtype=np.int64)
