@@ -14,12 +14,13 @@ from pathlib import Path
 
 import polars as pl
 
+from genrec.cases import Split
 from genrec.cli.config import load_config
 from genrec.cli.pipeline import Pipeline
 from genrec.evaluation import ORACLE, evaluate, format_table, rank
 from genrec.sample_shop import make_sample_shop
 from semtok.catalog import Catalog
-from semtok.folders import read_json, write_atomic
+from semtok.folders import read_json
 
 
 def main() -> None:
@@ -35,18 +36,12 @@ def main() -> None:
     shop, data = make_sample_shop(options.seed), options.run.with_name(f"{options.run.name}-data")
     data.mkdir(parents=True, exist_ok=True)
     shop.write(data)
-    smallest = (
-        f"data:\n  items: {data / 'items.jsonl'}\n  interactions: {data / 'interactions.csv'}\nrun: {options.run}\n"
-    )
-    write_atomic(data / "config.yaml", smallest)
     config = load_config(Path("configs/demo.yaml"), [
         f"--data.items={data / 'items.jsonl'}", f"--data.interactions={data / 'interactions.csv'}",
         f"--run={options.run}", f"--seed={options.seed}",
     ])  # fmt: skip
     pipeline = Pipeline(config)
     pipeline.fit()
-    from genrec.cases import Split
-
     split = Split.load(options.run / "split")
     best = {ORACLE: rank(shop.oracle_scores, split.test.histories, exclude_seen=True)}
     rows = read_json(options.run / "report/metrics.json") + evaluate(best, split.test, split.train, len(shop.items))

@@ -97,7 +97,7 @@ class LmConfig:
     text_vocabulary: int = 4096
     dropout: float = 0.2
     lora_rank: int = 0
-    sid_init: SidInit = "codebook"
+    sid_init: SidInit = "random"
     score_space: ScoreSpace = "level"
     max_items: int = 20
     epochs: int = 20
