@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 bench_decode = importlib.import_module("bench_decode")
 
 TINY = bench_decode.Cell(tokens=13, beams=4, batch=4, items=300, text_tokens=50, users=4, hf_users=4)
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """The benchmark sets the number of threads, which is nobody else's business."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
