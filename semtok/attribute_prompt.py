@@ -28,7 +28,7 @@ def item_attributes(catalog: Catalog) -> list[list[Attribute]]:
     Values are cut to 100 characters, lists joined by commas, and semicolons, which separate attributes, become full
     stops. As in `Catalog.texts`, numbers and identifiers are left out.
     """
-    columns = catalog._text_columns
+    columns = catalog.text_columns
     rows = catalog.attributes.select(columns).iter_rows() if columns else (() for _ in catalog.titles)
     return [
         [(name, value) for name, value in zip(("name", *columns), map(_plain, (title, *row)), strict=True) if value]

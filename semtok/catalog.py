@@ -118,7 +118,7 @@ class Catalog:
 
     def text(self, row: int) -> str:
         """What an encoder reads of an item: "title. brand: X. categories: A, B." (see `texts`)."""
-        return self._describe(self.titles[row], self.attributes.row(row, named=True) if self._text_columns else {})
+        return self._describe(self.titles[row], self.attributes.row(row, named=True) if self.text_columns else {})
 
     def texts(self) -> list[str]:
         """The text of every item: title, then each attribute that is text or a list of texts, in column order.
@@ -126,13 +126,14 @@ class Catalog:
         Numbers and columns of identifiers (no spaces, more than 50 values, most of them different) tell an encoder
         nothing and are left out.
         """
-        if not self._text_columns:
+        if not self.text_columns:
             return [self._describe(title, {}) for title in self.titles]
-        rows = self.attributes.select(self._text_columns).iter_rows(named=True)
+        rows = self.attributes.select(self.text_columns).iter_rows(named=True)
         return [self._describe(title, values) for title, values in zip(self.titles, rows, strict=True)]
 
     @cached_property
-    def _text_columns(self) -> list[str]:
+    def text_columns(self) -> list[str]:
+        """Attributes whose values are words; columns of identifiers are left out."""
         columns = [column for column in self.attributes.get_columns() if _is_text(column)]
         left_out = [column.name for column in columns if _is_identifier(column)]
         if left_out:
@@ -141,7 +142,7 @@ class Catalog:
 
     def _describe(self, title: str, values: dict[str, Any]) -> str:
         parts = [title.strip()]
-        for name in self._text_columns:
+        for name in self.text_columns:
             value = values[name]
             words = ", ".join(v for v in value if v) if isinstance(value, list) else (value or "")
             if words.strip():

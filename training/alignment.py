@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from genrec.sequences import Sequences
 from genrec.sequential import Backbone, ColdItems, SequentialModel
+from genrec.sequential.lightgcn import who_took_what
 from genrec.splits import Split
 from semtok.aligners import AlignerInputs, ItemTable, make_table
 from semtok.vectors import ItemVectors, unit_rows
@@ -39,10 +39,7 @@ def aligner_inputs(
         user_text: [U, D_t].
     """
     n_items, values = len(text), train.values
-    owners = np.repeat(np.arange(len(train)), train.lengths)
-    taken = csr_array((np.ones(len(values), dtype=np.float32), (owners, values)), shape=(len(train), n_items))
-    taken.sum_duplicates()
-    taken.data[:] = 1
+    taken = who_took_what(train, n_items)
     counts = np.bincount(values, minlength=n_items).astype(np.int64)
     return AlignerInputs(text.values, collaborative.values, counts, taken, user_text)
 

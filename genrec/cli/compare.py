@@ -27,7 +27,7 @@ from genrec.cases import Split
 from genrec.cli.compare_config import LIGHTGCN, PLAIN, CompareConfig
 from genrec.cli.compare_report import Result, table, write_comparison
 from genrec.cli.config import FitConfig
-from genrec.cli.pipeline import Pipeline, Stage, _bar, _locked
+from genrec.cli.pipeline import Pipeline, Stage, locked, progress_bar
 from genrec.evaluation import rank
 from genrec.preferences import preference_vectors
 from genrec.sequential import BACKBONES, ColdItems, LightGcn, SequentialModel
@@ -76,7 +76,7 @@ class Comparison(Pipeline):
             InputError: bad input, or another process works on the run.
         """
         self.run.mkdir(parents=True, exist_ok=True)
-        with _locked(self.run):
+        with locked(self.run):
             write_atomic(self.run / "config.yaml", self.comparison.to_yaml())
             for stage in self._stages_before_lm():
                 if stage.folder in ("catalog", "split", "vectors/text"):
@@ -146,7 +146,7 @@ class Comparison(Pipeline):
         work.mkdir(exist_ok=True)
         config = replace(self.comparison.training, seed=cell.seed)
         fit: Callable[..., Any] = fit_lightgcn if cell.backbone == LIGHTGCN else fit_sequential
-        with _bar(cell.folder, "epoch") as progress:
+        with progress_bar(cell.folder, "epoch") as progress:
             model = fit(
                 self._model_maker(cell, split, text),
                 split,

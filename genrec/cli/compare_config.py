@@ -16,15 +16,15 @@ so one aligner may stand in the table several times.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser  # type: ignore[attr-defined]
+from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
 
-from genrec.cli.config import DataConfig, TextConfig
+from genrec.cli.config import DataConfig, TextConfig, plain, values_of
 from genrec.sequential import (
     BACKBONES,
     Bert4RecConfig,
@@ -120,7 +120,7 @@ class CompareConfig:
 
     def to_yaml(self) -> str:
         """The whole configuration as YAML."""
-        text: str = yaml.safe_dump(_plain(asdict(self)), sort_keys=False, allow_unicode=True)
+        text: str = yaml.safe_dump(plain(asdict(self)), sort_keys=False, allow_unicode=True)
         return text
 
 
@@ -140,20 +140,4 @@ def load_compare_config(path: Path, overrides: Sequence[str] = ()) -> CompareCon
     Raises:
         InputError: one line that names the file or the flag.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such configuration file")
-    parser = compare_parser()
-    try:
-        parsed = parser.parse_args(["--config", str(path), *overrides])
-        values: Mapping[str, Any] = parser.instantiate(parsed)
-    except ArgumentError as error:
-        raise InputError(f"{path}: {' '.join(str(error).split())}") from None
-    return CompareConfig(**{name: value for name, value in values.items() if name != "config"})
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    return value
+    return CompareConfig(**values_of(compare_parser(), path, overrides))

@@ -197,7 +197,7 @@ class FitConfig:
 
     def to_yaml(self) -> str:
         """The whole configuration as YAML."""
-        text: str = yaml.safe_dump(_plain(asdict(self)), sort_keys=False, allow_unicode=True)
+        text: str = yaml.safe_dump(plain(asdict(self)), sort_keys=False, allow_unicode=True)
         return text
 
 
@@ -215,20 +215,28 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> FitConfig:
     Raises:
         InputError: one line that names the file or the flag.
     """
+    return FitConfig(**values_of(fit_parser(), path, overrides))
+
+
+def values_of(parser: ArgumentParser, path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """The sections that a YAML file and overrides give, built by the parser's classes.
+
+    Raises:
+        InputError: one line that names the file or the flag.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such configuration file")
-    parser = fit_parser()
     try:
-        parsed = parser.parse_args(["--config", str(path), *overrides])
-        values = parser.instantiate(parsed)
+        values = parser.instantiate(parser.parse_args(["--config", str(path), *overrides]))
     except ArgumentError as error:
         raise InputError(f"{path}: {' '.join(str(error).split())}") from None
-    return FitConfig(**{name: value for name, value in values.items() if name != "config"})
+    return {name: value for name, value in values.items() if name != "config"}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Tuples as lists, for YAML."""
     if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
+        return {key: plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [plain(one) for one in value]
     return value

@@ -101,7 +101,7 @@ class Pipeline:
             InputError: bad input, or another process works on the run.
         """
         self.run.mkdir(parents=True, exist_ok=True)
-        with _locked(self.run):
+        with locked(self.run):
             text = self.config.to_yaml()
             if not (self.run / "config.yaml").is_file() or (self.run / "config.yaml").read_text() != text:
                 write_atomic(self.run / "config.yaml", text)
@@ -217,7 +217,7 @@ class Pipeline:
         config = replace(self.config.collaborative, seed=self.config.collaborative.seed + self.config.seed)
         work = folder / "work"
         work.mkdir(exist_ok=True)
-        with _bar("collaborative vectors", "epoch") as progress:
+        with progress_bar("collaborative vectors", "epoch") as progress:
             model = fit_sequential(
                 lambda: SasRec(n_items, self.config.sasrec),
                 split,
@@ -248,7 +248,7 @@ class Pipeline:
         inputs = load_inputs(self.run)
         work = folder / "work"
         work.mkdir(exist_ok=True)
-        with _bar("aligned item vectors", "epoch") as progress:
+        with progress_bar("aligned item vectors", "epoch") as progress:
             model = fit_aligner(
                 aligner.name,
                 aligner.options,
@@ -288,7 +288,7 @@ class Pipeline:
         if _is_current(self.run / "lm", stage_inputs(self.run, lm, ranking)):
             return
         started = perf_counter()
-        with _bar("language model", "step") as progress:
+        with progress_bar("language model", "step") as progress:
             run_lm_stage(self.run, lm, ranking, self._note, progress)
         self._note({"stage": "lm", "event": "done", "seconds": perf_counter() - started})
 
@@ -322,7 +322,7 @@ class Pipeline:
         best: Shares = (share, settings.near_share or 0.0)
         shared = recommender.filters()
         filters = [shared.deny(history) if exclude_seen else shared for history in cases.histories]
-        with _bar("ranking the test cases", "case") as progress:
+        with progress_bar("ranking the test cases", "case") as progress:
             joined = recommender.ranker.joined_lists(
                 cases.histories,
                 shares=list(dict.fromkeys([(0.0, 0.0), (1.0, 0.0), (share, 0.0), best])),
@@ -397,7 +397,7 @@ def _is_current(folder: Path, inputs: Mapping[str, Any]) -> bool:
 
 
 @contextmanager
-def _locked(run: Path) -> Iterator[None]:
+def locked(run: Path) -> Iterator[None]:
     """Only one process at a time works on a run; the lock goes with the process, however it ends."""
     with open(run / ".lock", "w") as lock:
         try:
@@ -420,7 +420,7 @@ def _counted(progress: Callable[[int, int], None], cases: Cases) -> Callable[[in
 
 
 @contextmanager
-def _bar(name: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(name: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar, on a terminal only; the function takes (done, total)."""
     with tqdm(desc=name, unit=unit, delay=2, disable=None) as bar:
 
