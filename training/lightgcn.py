@@ -51,7 +51,7 @@ def fit_lightgcn(
     softmax = Softmax(np.bincount(edges.col, minlength=model.n_items), negatives, cold)
     cases = sample_cases(split.valid, config.valid_cases, config.seed)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
+        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True
     )
 
     def train_epoch(epoch: int) -> float:

@@ -128,7 +128,7 @@ def fit_sequential(
     softmax = Softmax(np.bincount(split.train.values, minlength=model.n_items), negatives, cold)
     cases = sample_cases(split.valid, config.valid_cases, config.seed)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
+        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True
     )
     fit_epochs(
         model,
