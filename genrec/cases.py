@@ -5,7 +5,7 @@ Shapes: C cases, U' training sequences.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,17 @@ class Cases:
 
     def __len__(self) -> int:
         return len(self.case_ids)
+
+    def take(self, index: NDArray[np.int64]) -> Cases:
+        """Some of the cases, in the order of `index`."""
+        return Cases(
+            tuple(self.case_ids[i] for i in index),
+            tuple(self.user_ids[i] for i in index),
+            self.histories.take(index),
+            self.targets[index],
+            None if self.same_day is None else self.same_day[index],
+            self.cold[index],
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,9 +124,19 @@ class Split:
 
         Each event counts once (see `merge_rows`); cold items stay out. Users who appear only in validation come last.
         """
+        return self._merged()[1]
+
+    def refit(self) -> Split:
+        """The split whose training histories have the validation items too, and whose validation has no case."""
+        users, train = self._merged()
+        nobody = np.empty(0, dtype=np.int64)
+        test = replace(self.test, cold=~among(self.test.targets, train.values))
+        return replace(self, train=train, train_user_ids=users, valid=self.valid.take(nobody), test=test)
+
+    def _merged(self) -> tuple[tuple[str, ...], Sequences]:
         rows = without_items(with_targets(self.valid.histories, self.valid.targets), self.cold_items)
         width = int(self.valid.histories.lengths.max(initial=0))
-        return merge_rows(self.valid.user_ids, rows, width, start=(self.train_user_ids, self.train))[1]
+        return merge_rows(self.valid.user_ids, rows, width, start=(self.train_user_ids, self.train))
 
 
 def without_items(sequences: Sequences, items: NDArray[np.int32]) -> Sequences:
@@ -158,7 +179,7 @@ def _from_lists(lists: pl.Series) -> Sequences:
 
 
 def _stored_cases(path: Path, days_known: bool) -> Cases:
-    table = read_table(path, what="a split")
+    table = read_table(path, what="a split", may_be_empty=True)  # a refit has no validation cases
     same_day = table["same_day"].to_numpy().astype(np.bool_) if days_known else None
     return Cases(
         tuple(table["case_id"]),

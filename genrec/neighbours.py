@@ -123,31 +123,27 @@ class Neighbours:
         return cls(transitions, similarity, arrays["counts"])
 
 
-def best_mixture(
-    score: Callable[[Sequences], NDArray[np.float32]],
-    neighbours: Neighbours,
-    valid: Cases,
-    exclude_seen: bool,
-    n_cases: int = 2000,
-) -> Callable[[Sequences], NDArray[np.float32]]:
-    """A sequential model joined with the neighbours as our own model is, by the share that wins on validation.
+Score = Callable[[Sequences], NDArray[np.float32]]
 
-    Args:
-        score: logits [B, N] of the model.
-        n_cases: validation cases at most, the first ones.
-    """
 
-    def mixed(histories: Sequences, share: float) -> NDArray[np.float32]:
+def mixture(score: Score, neighbours: Neighbours, share: float) -> Score:
+    """A sequential model with logits [B, N], joined with the neighbours as our own model is."""
+
+    def mixed(histories: Sequences) -> NDArray[np.float32]:
         own = log_softmax(score(histories), axis=1)
-        mixture: NDArray[np.float32] = (1 - share) * own + share * neighbours.log_probability(histories)
-        return mixture.astype(np.float32)
+        both: NDArray[np.float32] = (1 - share) * own + share * neighbours.log_probability(histories)
+        return both.astype(np.float32)
 
+    return mixed
+
+
+def best_share(score: Score, neighbours: Neighbours, valid: Cases, exclude_seen: bool, n_cases: int = 2000) -> float:
+    """The neighbours' share of `mixture` that wins on the first `n_cases` validation cases."""
     histories = valid.histories.take(np.arange(min(n_cases, len(valid))))
     targets = valid.targets[: len(histories)]
 
     def hits(share: float) -> int:
-        lists = rank(lambda part: mixed(part, share), histories, exclude_seen=exclude_seen, k=10)
+        lists = rank(mixture(score, neighbours, share), histories, exclude_seen=exclude_seen, k=10)
         return int((lists == targets[:, None]).sum())
 
-    best = max(NEAR_SHARES, key=lambda share: (hits(share), -share))
-    return lambda part: mixed(part, best)
+    return max(NEAR_SHARES, key=lambda share: (hits(share), -share))

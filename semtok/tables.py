@@ -25,7 +25,9 @@ from semtok.errors import InputError
 _KINDS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 
 
-def read_table(path: Path, *, what: str, schema: Mapping[str, pl.DataType] | None = None) -> pl.DataFrame:
+def read_table(
+    path: Path, *, what: str, schema: Mapping[str, pl.DataType] | None = None, may_be_empty: bool = False
+) -> pl.DataFrame:
     """Read a whole table; the name decides the format, `.gz` behind it is unpacked.
 
     Args:
@@ -33,6 +35,7 @@ def read_table(path: Path, *, what: str, schema: Mapping[str, pl.DataType] | Non
         what: what the table holds, for messages ("items", "interactions").
         schema: of a JSONL file whose other columns are not wanted (review texts, say): columns and their types; a key
             that a row lacks is null.
+        may_be_empty: a table without rows is one.
 
     Raises:
         InputError: the file is missing, empty, truncated, not UTF-8 or broken; names the file and, where one is to
@@ -51,7 +54,7 @@ def read_table(path: Path, *, what: str, schema: Mapping[str, pl.DataType] | Non
     if kind == "csv":
         _check_header(table.columns, path)
         table = _without_blank_end(table)
-    if table.height == 0:
+    if table.height == 0 and not may_be_empty:
         raise InputError(f"{path}: no rows ({what})")
     return table
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from genrec.baselines import ItemKnn, Popularity
 from genrec.cases import Cases
-from genrec.neighbours import FLOOR, NEAR_BACK_OFF, NEXT_BACK_OFF, Neighbours, best_mixture
+from genrec.neighbours import FLOOR, NEAR_BACK_OFF, NEXT_BACK_OFF, Neighbours, best_share, mixture
 from genrec.sequences import Sequences
 from semtok.errors import InputError
 
@@ -90,6 +90,6 @@ def test_the_share_of_a_mixture_is_what_wins_on_validation() -> None:
             row[2 if history[-1] == 1 else 1] = 20
         return scores
 
-    kept = best_mixture(oracle, neighbours, valid, exclude_seen=True)(histories)
+    kept = mixture(oracle, neighbours, best_share(oracle, neighbours, valid, exclude_seen=True))(histories)
     np.testing.assert_allclose(np.exp(kept).max(axis=1), 1, atol=1e-4)  # nothing to gain: share 0
     assert popularity.score(histories).shape == kept.shape

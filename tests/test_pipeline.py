@@ -20,6 +20,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from genrec import Recommender
+from genrec.cases import Split
 from genrec.cli.main import main
 from genrec.sample_shop import make_sample_shop
 from semtok.errors import InputError
@@ -80,6 +81,34 @@ def test_the_same_seed_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:
     config = write_shop(tmp_path)
     assert main(["fit", str(config), *SMALL]) == 0
     assert contents(tmp_path / "run") == contents(run)
+
+
+def test_a_refit_learns_as_long_from_validation_items_too(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, again = str(run.parent / "my.yaml"), tmp_path / "again"
+    assert main(["fit", config, *SMALL, f"--run={again}", f"--refit={run}"]) == 0
+    before, after = Split.load(run / "split"), Split.load(again / "split")
+    assert len(after.train.values) == len(before.train.values) + len(before.valid)
+    assert len(after.valid) == 0
+    np.testing.assert_array_equal(after.test.targets, before.test.targets)
+    for stage, name in (("vectors/collaborative", "valid_recall@10"), ("lm", "selection")):
+        recalls = [row[name] for row in read_json(run / stage / "training.json")]
+        rows = read_json(again / stage / "training.json")
+        assert len(rows) == recalls.index(max(recalls)) + 1
+        assert not any(name in row for row in rows)
+    shares = [read_json(folder / "lm/genrec.json")["ranking"] for folder in (run, again)]
+    assert shares[0] == shares[1]
+    assert "and validation items" in (again / "report/report.html").read_text()
+    capsys.readouterr()
+    for flags, message in (
+        ([f"--refit={tmp_path / 'nothing'}"], "not a finished run"),
+        ([f"--refit={run}", "--lm.epochs=1"], "its lm settings are others"),
+        ([f"--refit={again}"], "is a refit itself"),
+    ):
+        assert main(["fit", config, *SMALL, f"--run={tmp_path / 'other'}", *flags]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 def test_the_report_has_baselines_and_every_ranking(run: Path) -> None:

@@ -72,6 +72,7 @@ def fit_aligner(
     *,
     exclude_seen: bool = True,
     progress: Progress = lambda done, total: None,
+    stop_after: int | None = None,
 ) -> SequentialModel:
     """An aligner's table and a backbone, trained together; the epoch with the best validation recall wins.
 
@@ -80,6 +81,7 @@ def fit_aligner(
         config: the aligner's.
         make_backbone: builds the untrained backbone; called under the seed.
         workdir: holds the checkpoint of an interrupted fit; gets `training.json`.
+        stop_after: see `fit_sequential`.
     """
 
     def make_model() -> SequentialModel:
@@ -96,6 +98,7 @@ def fit_aligner(
         cold=cold_items(inputs),
         stage="aligner",
         progress=progress,
+        stop_after=stop_after,
     )
 
 

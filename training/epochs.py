@@ -33,6 +33,7 @@ def fit_epochs(
     stage: str,
     log: Log,
     progress: Progress,
+    stop_after: int | None = None,
 ) -> None:
     """Train until the validation recall has not risen for `patience` epochs; leave the best epoch's weights in `model`.
 
@@ -44,28 +45,31 @@ def fit_epochs(
         stage: what the rows of the log are about.
         log: gets one row an epoch.
         progress: told (epochs done, epochs at most).
+        stop_after: train exactly so many epochs, validate none and keep the last: a refit, which has nothing left to
+            validate on.
     """
     start: dict[str, Any] = {"epoch": 0, "best": -1.0, "best_epoch": -1, "rows": []}
     state = load_checkpoint(workdir, {"model": model}, optimizer) or start
-    for epoch in range(state["epoch"], epochs):
-        if epoch - state["best_epoch"] > patience and state["best_epoch"] >= 0:
+    for epoch in range(state["epoch"], stop_after or epochs):
+        if stop_after is None and epoch - state["best_epoch"] > patience and state["best_epoch"] >= 0:
             break
         started = perf_counter()
         loss = train_epoch(epoch)
         trained = perf_counter()
-        recall = valid_recall()
-        row = {"stage": stage, "epoch": epoch, "loss": loss, "valid_recall@10": recall}
+        row = {"stage": stage, "epoch": epoch, "loss": loss}
+        if stop_after is None:
+            row["valid_recall@10"] = valid_recall()
         log(row | {"seconds": trained - started, "valid_seconds": perf_counter() - trained})
         state["rows"].append(row)
-        if recall > state["best"]:
+        if stop_after is not None or row["valid_recall@10"] > state["best"]:
             write_tensors(workdir / f"best-{epoch}.safetensors", model.state_dict())
-            state |= {"best": recall, "best_epoch": epoch}
+            state |= {"best": row.get("valid_recall@10"), "best_epoch": epoch}
         state["epoch"] = epoch + 1
         save_checkpoint(workdir, {"model": model}, optimizer, state)
         for stale in workdir.glob("best-*.safetensors"):
             if stale.name != f"best-{state['best_epoch']}.safetensors":
                 stale.unlink()
-        progress(epoch + 1, epochs)
+        progress(epoch + 1, stop_after or epochs)
     write_atomic(workdir / "training.json", to_json(state["rows"]))
     model.load_state_dict(load_file(workdir / f"best-{state['best_epoch']}.safetensors"))
     model.eval()

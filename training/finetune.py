@@ -257,6 +257,7 @@ def fit_lm(
     validate: Validate,
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    stop_after: int | None = None,
 ) -> Built | None:
     """Fine-tune; under `accelerate launch` every process calls this.
 
@@ -266,6 +267,7 @@ def fit_lm(
         log: gets one row an epoch.
         validate: called on the main process after each epoch; its `selection` chooses the epoch.
         progress: told (steps done, steps at most).
+        stop_after: train exactly so many epochs of the schedule, validate none and keep the last (a refit).
 
     Returns:
         The model with the weights of the best epoch, in evaluation mode, on the main process; None on the others.
@@ -315,8 +317,8 @@ def fit_lm(
         config.tasks,
         max_items=config.max_items,
     )
-    for epoch in range(state["epoch"], config.epochs):
-        if state["best_epoch"] >= 0 and epoch - state["best_epoch"] > config.patience:
+    for epoch in range(state["epoch"], stop_after or config.epochs):
+        if stop_after is None and state["best_epoch"] >= 0 and epoch - state["best_epoch"] > config.patience:
             break
         started = perf_counter()
         torch.manual_seed(config.seed * 100_003 + epoch)
@@ -330,15 +332,15 @@ def fit_lm(
         trained_at = perf_counter()
         if accelerator.is_main_process:
             model.eval()
-            figures = dict(validate(built))
+            figures = dict(validate(built)) if stop_after is None else {}
             row = {"stage": "lm", "epoch": epoch, **losses, **figures}
             log(row | {"seconds": trained_at - started, "valid_seconds": perf_counter() - trained_at})
             state["rows"].append(row)
             if config.tracker:
                 accelerator.log({**losses, **figures}, step=epoch)
-            if figures["selection"] > state["best"]:
+            if stop_after is not None or figures["selection"] > state["best"]:
                 write_tensors(workdir / f"best-{epoch}.safetensors", _weights(model))
-                state |= {"best": figures["selection"], "best_epoch": epoch}
+                state |= {"best": figures.get("selection"), "best_epoch": epoch}
             state["epoch"] = epoch + 1
             save_checkpoint(workdir, {"model": model}, optimizer, state)
             for stale in workdir.glob("best-*.safetensors"):

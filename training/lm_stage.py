@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from accelerate import PartialState
@@ -32,15 +32,34 @@ from semtok.vectors import ItemVectors
 from training.finetune import LmConfig, LmInputs, Log, fit_lm, save_lm
 from training.preference import PreferenceStageConfig
 from training.preference_stage import prefer
+from training.refit import chosen_epochs, chosen_shares
 from training.validation import Validation
 
 NEEDS = ("catalog", "split", "vectors/collaborative", "vectors/item", "semtok")
 
 
-def stage_inputs(run: Path, lm: LmConfig, ranking: RankingConfig) -> dict[str, Any]:
-    """What decides the stage's bytes: configuration, and the files of the stages before it."""
-    needs = {name: hash_value(check_folder(run / name)["files"]) for name in NEEDS}
-    return {"stage": "lm", "config": {"lm": asdict(lm), "ranking": asdict(ranking)}, "needs": needs}
+class LmStage(NamedTuple):
+    """The stage's settings.
+
+    Attributes:
+        run: the run's folder.
+        lm: seeds included.
+        ranking: of a refit, with the shares that were chosen before.
+        stop_after: epochs of a refit; None: the epoch is chosen on validation.
+    """
+
+    run: Path
+    lm: LmConfig
+    ranking: RankingConfig
+    stop_after: int | None = None
+
+    def inputs(self) -> dict[str, Any]:
+        """What decides the stage's bytes: configuration, and the files of the stages before it."""
+        needs = {name: hash_value(check_folder(self.run / name)["files"]) for name in NEEDS}
+        config: dict[str, Any] = {"lm": asdict(self.lm), "ranking": asdict(self.ranking)}
+        if self.stop_after is not None:
+            config["stop_after"] = self.stop_after
+        return {"stage": "lm", "config": config, "needs": needs}
 
 
 def load_inputs(run: Path) -> LmInputs:
@@ -57,23 +76,22 @@ def load_inputs(run: Path) -> LmInputs:
     )
 
 
-def run_lm_stage(
-    run: Path, lm: LmConfig, ranking: RankingConfig, log: Log, progress: Callable[[int, int], None]
-) -> None:
+def run_lm_stage(stage: LmStage, log: Log, progress: Callable[[int, int], None]) -> None:
     """Fine-tune and write `RUN/lm`; an interrupted attempt goes on from its last epoch."""
     # Unlike `Accelerator`, `PartialState` does not read by itself that the launcher asked for CPUs.
     main_process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).is_main_process
+    run, lm, ranking, stop_after = stage
     inputs = load_inputs(run)
     target = run / "lm"
     with contextlib.ExitStack() as stack:
         scratch = target.with_name(".lm.new")
         if main_process:
-            scratch = stack.enter_context(new_folder(target, stage_inputs(run, lm, ranking), resume=True))
+            scratch = stack.enter_context(new_folder(target, stage.inputs(), resume=True))
             (scratch / "work").mkdir(exist_ok=True)
         PartialState().wait_for_everyone()
         ranking = replace(ranking, max_items=lm.max_items)
         validation = Validation(inputs, ranking, lm.score_space, lm.valid_cases, lm.seed)
-        built = fit_lm(inputs, lm, scratch / "work", log, validation, progress=progress)
+        built = fit_lm(inputs, lm, scratch / "work", log, validation, progress=progress, stop_after=stop_after)
         if built is None:
             return
         if lm.preference.method != "none":
@@ -97,15 +115,15 @@ def main() -> None:
         if not path.is_file():
             raise InputError(f"{path}: no such file")
         value: Mapping[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-        run, lm, ranking = from_config(value)
-        finish_rename(run / "lm")
-        log_file = run / "log.jsonl"
+        stage = from_config(value)
+        finish_rename(stage.run / "lm")
+        log_file = stage.run / "log.jsonl"
 
         def log(row: Mapping[str, Any]) -> None:
             with open(log_file, "a", encoding="utf-8") as out:
                 out.write(json.dumps(dict(row)) + "\n")
 
-        run_lm_stage(run, lm, ranking, log, lambda done, total: None)
+        run_lm_stage(stage, log, lambda done, total: None)
         PartialState().wait_for_everyone()  # the main process still chooses and saves when the others are done
         if PartialState().num_processes > 1:
             os._exit(0)  # gloo's threads can keep an interpreter from ending; everything is written
@@ -113,11 +131,18 @@ def main() -> None:
         sys.exit(f"training.finetune: {error}")
 
 
-def from_config(value: Mapping[str, Any]) -> tuple[Path, LmConfig, RankingConfig]:
-    """Run folder and the stage's settings from a resolved configuration, seeds included."""
+def from_config(value: Mapping[str, Any]) -> LmStage:
+    """The stage's settings from the resolved configuration of a run."""
     try:
         parts = {"tasks": TaskWeights, "preference": PreferenceStageConfig}
         lm = LmConfig(**{**value["lm"], **{name: kind(**value["lm"][name]) for name, kind in parts.items()}})
-        return Path(value["run"]), replace(lm, seed=lm.seed + value["seed"]), RankingConfig(**value["ranking"])
+        lm, ranking = replace(lm, seed=lm.seed + value["seed"]), RankingConfig(**value["ranking"])
+        if value.get("refit") is None:
+            return LmStage(Path(value["run"]), lm, ranking)
+        if lm.preference.method != "none":
+            raise InputError("--refit: the preference stage chooses on validation, of which a refit has none")
+        dense_share, near_share = chosen_shares(Path(value["refit"]))
+        ranking = replace(ranking, dense_share=dense_share, near_share=near_share)
+        return LmStage(Path(value["run"]), lm, ranking, chosen_epochs(Path(value["refit"]) / "lm"))
     except (KeyError, TypeError) as error:
         raise InputError(f"not the resolved configuration of a run ({error})") from None

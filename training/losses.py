@@ -16,7 +16,7 @@ _CHUNK_LOGITS = 2 << 20
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Loss and both gradients in one pass over chunks of rows: three matrix products, one exponential, nothing recomputed.
+    """Loss and both gradients in one pass over chunks of rows: three matrix products, one exponential, nothing twice.
 
     With E = exp(logits - their maximum) and Z its row sums, d loss / d logits = E / Z - target: Z divides rows of width
     D after the products instead of rows of width C before them.

@@ -25,7 +25,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from genrec.beam import beam_search
-from genrec.cases import Cases
 from genrec.filters import ItemFilter
 from genrec.ranking import RankingConfig
 from genrec.tasks.following import Histories
@@ -202,20 +201,9 @@ def _halves(inputs: LmInputs, config: LmConfig, ranking: RankingConfig) -> tuple
     order = np.random.default_rng((config.seed, 11)).permutation(len(cases))
     parts = (np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :]))
     each = max(1, config.valid_cases // 2)
-    halves = [replace(inputs, split=replace(inputs.split, valid=_take(cases, part))) for part in parts]
+    halves = [replace(inputs, split=replace(inputs.split, valid=cases.take(part))) for part in parts]
     first, second = (Validation(half, ranking, config.score_space, each, config.seed) for half in halves)
     return first, second
-
-
-def _take(cases: Cases, part: NDArray[np.int64]) -> Cases:
-    return Cases(
-        tuple(cases.case_ids[i] for i in part),
-        tuple(cases.user_ids[i] for i in part),
-        cases.histories.take(part),
-        cases.targets[part],
-        None if cases.same_day is None else cases.same_day[part],
-        cases.cold[part],
-    )
 
 
 def _weights(model: JointModel, like: JointModel | None = None) -> Mapping[str, Tensor]:

@@ -105,6 +105,7 @@ def fit_sequential(
     cold: ColdItems | None = None,
     stage: str = "collaborative",
     progress: Progress = lambda done, total: None,
+    stop_after: int | None = None,
 ) -> Model:
     """Train on `split.train`, choose the epoch on `split.valid`.
 
@@ -118,6 +119,7 @@ def fit_sequential(
         cold: items without training events that are to be ranked by their words; they are no classes of the softmax.
         stage: what the log's rows are about.
         progress: told (epochs done, epochs at most).
+        stop_after: train exactly so many epochs of the schedule and validate none (a refit).
 
     Returns:
         The model with the weights of the best epoch, in evaluation mode.
@@ -141,6 +143,7 @@ def fit_sequential(
         stage=stage,
         log=log,
         progress=progress,
+        stop_after=stop_after,
     )
     return model
 
@@ -150,14 +153,7 @@ def sample_cases(cases: Cases, n: int, seed: int) -> Cases:
     if len(cases) <= n:
         return cases
     chosen = np.sort(np.random.default_rng(seed).permutation(len(cases))[:n])
-    return Cases(
-        tuple(cases.case_ids[i] for i in chosen),
-        tuple(cases.user_ids[i] for i in chosen),
-        cases.histories.take(chosen),
-        cases.targets[chosen],
-        None if cases.same_day is None else cases.same_day[chosen],
-        cases.cold[chosen],
-    )
+    return cases.take(chosen)
 
 
 def validation_recall(

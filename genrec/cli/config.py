@@ -176,6 +176,8 @@ class FitConfig:
         ranking: how lists are made; `dense_share` null takes what wins on validation.
         topk: the lists that are written at the end.
         seed: of everything random.
+        refit: a finished run of the same settings, whose epochs and shares are taken; the validation items are then
+            learned from too, as before going to production.
     """
 
     run: str
@@ -190,6 +192,7 @@ class FitConfig:
     ranking: RankingConfig = field(default_factory=RankingConfig)
     topk: TopKConfig = field(default_factory=TopKConfig)
     seed: int = 0
+    refit: str | None = None
 
     def __post_init__(self) -> None:
         if not self.run:

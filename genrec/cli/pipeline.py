@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import yaml
 from tqdm import tqdm
 
 from genrec.baselines import BASELINES, ContentKnn, Random
@@ -29,7 +30,7 @@ from genrec.cases import Cases, Split
 from genrec.cli.config import FitConfig
 from genrec.evaluation import KS, Row, compare, evaluate, rank
 from genrec.interactions import Interactions
-from genrec.neighbours import Neighbours, best_mixture
+from genrec.neighbours import Neighbours, best_share, mixture
 from genrec.preferences import preference_vectors
 from genrec.ranking import Shares
 from genrec.report import write_report
@@ -61,8 +62,9 @@ from semtok.semantic_ids import assign_ids
 from semtok.vectors import ItemVectors, unit_rows
 from training.alignment import aligned_vectors, fit_aligner, load_inputs
 from training.letter import Behaviour
-from training.lm_stage import from_config, run_lm_stage, stage_inputs
+from training.lm_stage import from_config, run_lm_stage
 from training.quantizer import fit_quantizer
+from training.refit import check_same_settings, chosen_epochs
 from training.sequential import fit_sequential
 
 _log = logging.getLogger(__name__)
@@ -90,6 +92,7 @@ class Pipeline:
 
     def __init__(self, config: FitConfig) -> None:
         self.config, self.run = config, Path(config.run)
+        self.chooser = None if config.refit is None else Path(config.refit)
 
     def fit(self, *, lists: bool = True) -> None:
         """Run every stage that is out of date.
@@ -100,6 +103,8 @@ class Pipeline:
         Raises:
             InputError: bad input, or another process works on the run.
         """
+        if self.chooser is not None:
+            check_same_settings(self.chooser, yaml.safe_load(self.config.to_yaml()))
         self.run.mkdir(parents=True, exist_ok=True)
         with locked(self.run):
             text = self.config.to_yaml()
@@ -121,6 +126,9 @@ class Pipeline:
             parts = sorted(Path(c.data.splits).glob("*.csv"))
             data["splits"] = {part.name: hash_file(part) for part in parts}
         collaborative = {"sasrec": asdict(c.sasrec), "collaborative": asdict(c.collaborative), "seed": c.seed}
+        if self.chooser is not None:
+            data["refit"] = True
+            collaborative["stop_after"] = self._stop_after("vectors/collaborative")
         semtok = {**asdict(c.semtok), "seed": c.seed}
         users, sides = [], ["split", "vectors/text", "vectors/collaborative"]
         if c.aligner.name in ALIGNERS and ALIGNERS[c.aligner.name].reads_users:
@@ -142,7 +150,12 @@ class Pipeline:
         if c.aligner.name == "fusion":
             return asdict(c.fusion)
         parts = {"options": c.aligner.options, "training": c.aligner.training, "sasrec": c.sasrec}
-        return {"name": c.aligner.name, "seed": c.seed} | {name: asdict(part) for name, part in parts.items()}
+        facts = {"name": c.aligner.name, "seed": c.seed} | {name: asdict(part) for name, part in parts.items()}
+        return facts if self.chooser is None else facts | {"stop_after": self._stop_after("vectors/item")}
+
+    def _stop_after(self, folder: str) -> int | None:
+        """Epochs that a refit trains a stage for."""
+        return None if self.chooser is None else chosen_epochs(self.chooser / folder)
 
     def _report_stage(self) -> Stage:
         needs = ("catalog", "split", "vectors/text", "vectors/collaborative", "vectors/item", "semtok", "lm")
@@ -190,7 +203,7 @@ class Pipeline:
             )
         else:
             split = leave_last_out(log, cold_share=data.cold_share, seed=seed)
-        split.save(folder)
+        (split if self.chooser is None else split.refit()).save(folder)
         owners = np.repeat(np.arange(len(log.histories)), log.histories.lengths)
         pairs = pl.DataFrame({"user": owners, "item": log.histories.values})
         exclude_seen = not pairs.is_duplicated().any() if data.exclude_seen is None else data.exclude_seen
@@ -226,6 +239,7 @@ class Pipeline:
                 self._note,
                 exclude_seen=read_json(self.run / "split/data.json")["exclude_seen"],
                 progress=progress,
+                stop_after=self._stop_after("vectors/collaborative"),
             )
         model.save(folder)
         vectors = model.item_vectors.detach().numpy().copy()
@@ -260,6 +274,7 @@ class Pipeline:
                 self._note,
                 exclude_seen=read_json(self.run / "split/data.json")["exclude_seen"],
                 progress=progress,
+                stop_after=self._stop_after("vectors/item"),
             )
         save_table(model.items, folder)
         source = f"{aligner.name}({text.source}, {collaborative.source})"
@@ -283,13 +298,13 @@ class Pipeline:
         write_atomic(folder / "quality.json", to_json(quality.to_json()))
 
     def _lm(self) -> None:
-        _, lm, ranking = from_config(asdict(self.config))
+        stage = from_config(asdict(self.config))
         finish_rename(self.run / "lm")
-        if _is_current(self.run / "lm", stage_inputs(self.run, lm, ranking)):
+        if _is_current(self.run / "lm", stage.inputs()):
             return
         started = perf_counter()
         with progress_bar("language model", "step") as progress:
-            run_lm_stage(self.run, lm, ranking, self._note, progress)
+            run_lm_stage(stage, self._note, progress)
         self._note({"stage": "lm", "event": "done", "seconds": perf_counter() - started})
 
     def _report(self, folder: Path) -> None:
@@ -315,7 +330,7 @@ class Pipeline:
         lists["Random"] = rank(Random(n_items).score, cases.histories, exclude_seen=exclude_seen)
         sasrec = SasRec.load(self.run / "vectors/collaborative")
         lists["SASRec"] = rank(sasrec.score, cases.histories, exclude_seen=exclude_seen)
-        with_neighbours = best_mixture(sasrec.score, Neighbours.fit(split.train, n_items), split.valid, exclude_seen)
+        with_neighbours = mixture(sasrec.score, Neighbours.fit(split.train, n_items), self._best_share(n_items))
         lists["SASRec + neighbours"] = rank(with_neighbours, cases.histories, exclude_seen=exclude_seen)
         settings = recommender.ranker.config
         share = 0.5 if settings.dense_share is None else settings.dense_share
@@ -338,13 +353,21 @@ class Pipeline:
             rows += compare(lists, cases, reference=reference)
         notes = [
             f"Split {split.name}: {len(cases):,} test cases over {n_items:,} items; the whole catalogue is ranked.",
-            "Fitted on training items only; epochs and the shares of dense head and neighbours in the joined ranking "
-            f"{best} were chosen on validation; the test split was read once.",
+            f"Fitted on training items {'only' if self.chooser is None else 'and validation items'}; epochs and the "
+            f"shares of dense head and neighbours in the joined ranking {best} were chosen on validation"
+            f"{'' if self.chooser is None else ' by the run before'}; the test split was read once.",
             "Items of the history are left out of every list."
             if exclude_seen
             else "Items of the history may be listed.",
         ]
         return rows, notes
+
+    def _best_share(self, n_items: int) -> float:
+        """The neighbours' share beside SASRec that wins on validation, of a refit: that won before it."""
+        run = self.chooser or self.run
+        split, sasrec = Split.load(run / "split"), SasRec.load(run / "vectors/collaborative")
+        exclude_seen = read_json(run / "split/data.json")["exclude_seen"]
+        return best_share(sasrec.score, Neighbours.fit(split.train, n_items), split.valid, exclude_seen)
 
     def _topk(self) -> None:
         recommender = Recommender.from_pretrained(self.run)

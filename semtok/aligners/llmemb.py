@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from semtok.aligners.base import AlignerInputs, ItemTable
+from semtok.aligners.simple import start_small
 from semtok.errors import InputError
 from semtok.losses import soft_target_contrast
 from semtok.principal_axes import principal_axes
@@ -74,16 +75,19 @@ class LlmEmbTable(ItemTable):
         self.n_items, self.width, self.config = len(inputs.text), width, config
         mean, axes = principal_axes(inputs.text, config.text_width if config.adapter else width)
         size = np.linalg.norm((inputs.text - mean) @ axes, axis=1)
-        axes = axes / np.sqrt(np.square(size).mean()).clip(1e-12)  # vectors of about unit length
+        # What an adapter reads has entries of about 1, or it would learn many times slower than the sequential model;
+        # what is ranked with as it is has a length of about 1.
+        wanted = axes.shape[1] ** 0.5 if config.adapter else 1.0
+        axes = axes * np.float32(wanted / np.sqrt(np.square(size).mean()).clip(1e-12))
         self.register_buffer("text_mean", torch.from_numpy(mean))
         self.register_buffer("text_axes", torch.from_numpy(axes))
         self.register_buffer("components", torch.from_numpy((inputs.text - mean) @ axes))
         if config.adapter:
             hidden = config.hidden_width or max(1, axes.shape[1] // 2)
-            layers = [nn.Linear(axes.shape[1], hidden), nn.Linear(hidden, width)]
-            for layer in layers:
-                nn.init.zeros_(layer.bias)  # on short vectors the usual bias would make all items start alike
-            self.adapter: nn.Module = nn.Sequential(*layers)
+            first, last = nn.Linear(axes.shape[1], hidden), nn.Linear(hidden, width)
+            self.adapter: nn.Module = nn.Sequential(first, last)
+            nn.init.zeros_(first.bias)
+            start_small(self.adapter, last, self.components)
         else:
             self.adapter = nn.ZeroPad1d((0, width - axes.shape[1]))
         behaviour = inputs.collaborative

@@ -119,18 +119,23 @@ class TextAdapter(nn.Module):
         self.register_buffer("scale", torch.tensor(float(scale)))
         layers: list[nn.Module] = [nn.Linear(text.shape[1], hidden), nn.GELU(), nn.Dropout(dropout)] if hidden else []
         last = nn.Linear(hidden or text.shape[1], width)
-        nn.init.zeros_(last.bias)
         self.layers = nn.Sequential(*layers, last)
-        with torch.no_grad():
-            self.eval()
-            last.weight *= _START / self(torch.from_numpy(text)).std().clamp(min=1e-12)
-            self.train()
+        start_small(self, last, torch.from_numpy(text))
 
     def forward(self, text: Tensor) -> Tensor:
         if text.shape[1] != len(self.mean):
             raise InputError(f"text vectors of width {text.shape[1]}, fitted on width {len(self.mean)}")
         vectors: Tensor = self.layers((text - self.mean) / self.scale)
         return vectors
+
+
+@torch.no_grad()
+def start_small(adapter: nn.Module, last: nn.Linear, inputs: Tensor) -> None:
+    """Scale an adapter's last layer so that what it makes of `inputs` is of the size of a plain model's ID vectors."""
+    nn.init.zeros_(last.bias)
+    adapter.eval()
+    last.weight *= _START / adapter(inputs).std().clamp(min=1e-12)
+    adapter.train()
 
 
 def _check_adapter(flag: str, hidden: int, dropout: float) -> None:

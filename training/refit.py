@@ -1,0 +1,56 @@
+"""What a run chose on validation, for a refit that learns from the validation items too and has nothing left to choose.
+
+genrec fit configs/beauty.yaml                                         # chooses epochs and shares
+genrec fit configs/beauty.yaml --run runs/refit --refit runs/beauty    # trains as long, on all but the test items
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from genrec.ranking import Shares
+from semtok.errors import InputError
+from semtok.folders import read_json
+
+_FREE = ("run", "refit", "topk")  # what a refit may set otherwise
+
+
+def check_same_settings(run: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a refit of other settings than the run's, whose choices would mean nothing.
+
+    Args:
+        config: the resolved configuration of the refit.
+
+    Raises:
+        InputError: no finished run, or the first section that differs.
+    """
+    if not (run / "report/metrics.json").is_file():
+        raise InputError(f"--refit {run}: not a finished run of genrec fit")
+    before: Mapping[str, Any] = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    for name in config:
+        if name not in _FREE and before.get(name) != config[name]:
+            raise InputError(f"--refit {run}: its {name} settings are others; give the refit the same configuration")
+    if before.get("refit") is not None:
+        raise InputError(f"--refit {run}: is a refit itself and chose nothing")
+
+
+def chosen_epochs(folder: Path) -> int:
+    """How many epochs the chosen weights of a trained stage had been trained for.
+
+    Raises:
+        InputError: the stage has no log of its training.
+    """
+    rows = read_json(folder / "training.json")
+    name = "selection" if "selection" in rows[0] else "valid_recall@10"
+    best = max(rows, key=lambda row: row[name])  # the first of equals, as in training
+    return int(best["epoch"]) + 1
+
+
+def chosen_shares(run: Path) -> Shares:
+    """The shares of the joined ranking that a run ended with."""
+    ranking = read_json(run / "lm/genrec.json")["ranking"]
+    return ranking["dense_share"], ranking["near_share"]
