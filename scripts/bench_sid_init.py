@@ -29,8 +29,9 @@ from genrec.cli.config import load_config
 from genrec.cli.pipeline import Pipeline
 from genrec.sample_shop import make_sample_shop
 from semtok.folders import to_json, write_atomic
-from training.finetune import PAD, Built, LmConfig, LmInputs, fit_lm
+from training.finetune import PAD, Built, LmInputs, fit_lm
 from training.lm_base import scratch_model, scratch_tokenizer
+from training.lm_config import LmConfig
 from training.lm_data import collate, response_example
 from training.lm_stage import load_inputs
 from training.sid_rows import SidInit

@@ -46,7 +46,8 @@ from semtok.residual_kmeans import ResidualKMeansConfig
 from semtok.semantic_ids import assign_ids
 from semtok.vectors import ItemVectors
 from training.batching import batches
-from training.finetune import PAD, Built, LmConfig, LmInputs, build
+from training.finetune import PAD, Built, LmInputs, build
+from training.lm_config import LmConfig
 from training.lm_data import Example, collate, history_examples, response_example
 from training.quantizer import fit_quantizer
 from training.schedule import learning_rate_factor

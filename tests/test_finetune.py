@@ -26,8 +26,9 @@ from semtok.catalog import Catalog
 from semtok.errors import InputError
 from semtok.semantic_ids import SemanticIds
 from semtok.vectors import ItemVectors
-from training.finetune import Built, LmConfig, LmInputs, build, fit_lm, save_lm
+from training.finetune import Built, LmInputs, build, fit_lm, save_lm
 from training.lm_base import scratch_tokenizer
+from training.lm_config import LmConfig
 from training.lm_stage import from_config
 from training.validation import Validation
 

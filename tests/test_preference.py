@@ -24,7 +24,8 @@ from semtok.catalog import Catalog
 from semtok.errors import InputError
 from semtok.semantic_ids import SemanticIds
 from semtok.vectors import ItemVectors
-from training.finetune import Built, LmConfig, LmInputs, build
+from training.finetune import Built, LmInputs, build
+from training.lm_config import LmConfig
 from training.preference import (
     PreferenceStageConfig,
     advantages,

@@ -17,8 +17,9 @@ from semtok.errors import InputError
 from semtok.losses import symmetric_contrast
 from semtok.semantic_ids import SemanticIds
 from semtok.vectors import ItemVectors
-from training.finetune import LmConfig, LmInputs, build
+from training.finetune import LmInputs, build
 from training.lm_base import scratch_tokenizer
+from training.lm_config import LmConfig
 from training.sid_rows import aligned_rows, codebook_rows, fit_projection, item_words, random_rows
 
 RNG = np.random.default_rng(0)

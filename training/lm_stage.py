@@ -29,7 +29,8 @@ from semtok.folders import check_folder, finish_rename, hash_value, new_folder, 
 from semtok.quantizers import load_quantizer
 from semtok.semantic_ids import SemanticIds
 from semtok.vectors import ItemVectors
-from training.finetune import LmConfig, LmInputs, Log, fit_lm, save_lm
+from training.finetune import LmInputs, Log, fit_lm, save_lm
+from training.lm_config import LmConfig
 from training.preference import PreferenceStageConfig
 from training.preference_stage import prefer
 from training.refit import chosen_epochs, chosen_shares

@@ -33,8 +33,9 @@ from genrec.trie import CodeTrie
 from semtok.errors import InputError
 from semtok.folders import to_json, write_atomic
 from training.checkpoint import load_checkpoint, save_checkpoint, write_tensors
-from training.finetune import Built, LmConfig, LmInputs, Log
+from training.finetune import Built, LmInputs, Log
 from training.joint_model import JointModel
+from training.lm_config import LmConfig
 from training.preference import advantages, code_log_probs, divergence, grpo, list_rewards, softmax_dpo
 from training.schedule import learning_rate_factor
 from training.validation import Validation

@@ -28,7 +28,7 @@ from semtok.errors import InputError
 from semtok.fusion import FusionConfig
 from semtok.residual_kmeans import ResidualKMeansConfig
 from semtok.rqvae import RqVaeConfig
-from training.finetune import LmConfig
+from training.lm_config import LmConfig
 from training.quantizer import QuantizerConfig
 from training.sequential import SequentialTrainingConfig
 
