@@ -2,7 +2,8 @@
 
     beam     the LM's own log-probability of an item's codes, for the items that beam search meets
     rerank   the same candidates, ordered by the dense head
-    dense    the dense head over every allowed item
+    dense    the dense head over every allowed item; with `views`, the mean of what it says after the whole history and
+             after its last few items (an ensemble over prompts)
     joined   (1 - u) ((1 - w) log p_codes + w log p_dense) + u log p_neighbours over every allowed item; the codes of an
              item that the beam did not meet count just below those of the beam's last one, which is an upper bound, and
              of an item that nobody has taken the neighbours say what the model says
@@ -46,6 +47,8 @@ class RankingConfig:
         dense_share: w of the joined ranking, in [0, 1]; None: `genrec fit` takes what wins on validation, others 0.5.
         near_share: u of the joined ranking, in [0, 1]; None: what wins on validation, others 0.
         max_items: the last items of a history that are read.
+        views: lengths of endings of the history that the dense head is asked about beside the whole, each one more
+            (short) prompt for every list.
         batch_tokens: padded prompt tokens of one batch.
     """
 
@@ -54,6 +57,7 @@ class RankingConfig:
     dense_share: float | None = None
     near_share: float | None = None
     max_items: int = 20
+    views: tuple[int, ...] = ()
     batch_tokens: int = 8192
 
     def __post_init__(self) -> None:
@@ -66,6 +70,8 @@ class RankingConfig:
         for name in ("beams", "max_items", "batch_tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name} {getattr(self, name)} must be at least 1")
+        if any(not 1 <= view < self.max_items for view in self.views):
+            raise InputError(f"--views {list(self.views)}: lengths from 1 to below --max_items {self.max_items}")
 
 
 Shares = tuple[float, float]
@@ -218,7 +224,7 @@ class Ranker:
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Rows and scores [B, up to k] of one batch; -1 and -inf pad."""
         if ranking == "dense":
-            return _numpy(*_top(self._dense(self.scorer.start(prompts).hidden, filters), k))
+            return _numpy(*_top(self._dense(self.scorer.start(prompts).hidden, histories, filters), k))
         if ranking == "beam":
             result = beam_search(self.scorer, self.trie, prompts, beams=beams, k=k, filters=filters)
             return result.rows, result.scores
@@ -245,20 +251,32 @@ class Ranker:
         if self.neighbours is not None:
             near = torch.from_numpy(self.neighbours.log_probability(histories))
             near[:, ~torch.from_numpy(self.neighbours.known)] = torch.nan
-        dense = self._dense(result.hidden, filters)
+        dense = self._dense(result.hidden, histories, filters)
         return Voices(torch.from_numpy(result.rows).long(), torch.from_numpy(result.scores), dense, near)
 
-    def _dense(self, hidden: Tensor | None, filters: list[ItemFilter] | None) -> Tensor:
-        """Log-probabilities of the dense head [B, N] over all items; -inf where a filter forbids."""
+    def _dense(self, hidden: Tensor | None, histories: Sequences, filters: list[ItemFilter] | None) -> Tensor:
+        """Log-probabilities of the dense head [B, N] over all items, mean over the views; -inf where a filter forbids.
+
+        Args:
+            hidden: [B, H] after the whole of what is read of the histories.
+        """
+        views = [self._log_probability(hidden)]
+        for view in self.config.views:
+            prompts = [self.vocabulary.prompt(self.codes[history]) for history in histories.last(view)]
+            views.append(self._log_probability(self.scorer.start(prompts).hidden))
+        scores = torch.stack(views).mean(dim=0) if len(views) > 1 else views[0]
+        if filters is not None:
+            for row, one in zip(scores, filters, strict=True):
+                one.apply_to_scores(row)
+        return scores
+
+    def _log_probability(self, hidden: Tensor | None) -> Tensor:
         if hidden is None or self.head is None:
             raise InputError("this engine gives no hidden states, which the dense head needs; use --ranking beam")
         with torch.inference_mode():
             if self._item_vectors is None:
                 self._item_vectors = self.head.item_matrix().T.contiguous()
             scores: Tensor = (self.head.query(hidden.float()) @ self._item_vectors).log_softmax(dim=1).cpu()
-        if filters is not None:
-            for row, one in zip(scores, filters, strict=True):
-                one.apply_to_scores(row)
         return scores
 
     def _reasons(self, rows: NDArray[np.int32], k: int, filters: Sequence[ItemFilter] | None) -> tuple[str | None, ...]:

@@ -92,6 +92,22 @@ def test_each_ranking_is_its_formula(ranker: Ranker, ranking: Ranking, filtered:
         assert rows.tolist() == sorted(among, key=lambda i, score=score: -score[i])[:5]  # type: ignore[misc]
 
 
+def test_views_are_averaged(ranker: Ranker) -> None:
+    assert ranker.head is not None
+    config = replace(ranker.config, views=(2, 1))
+    parts = (ranker.scorer, ranker.trie, ranker.vocabulary, ranker.codes, ranker.head)
+    found = Ranker(*parts, config, ranker.neighbours).rank(HISTORIES, k=N, ranking="dense")
+    expected = np.zeros((len(HISTORIES), N))
+    for last in (config.max_items, 2, 1):
+        prompts = [ranker.vocabulary.prompt(ranker.codes[history]) for history in HISTORIES.last(last)]
+        with torch.inference_mode():
+            expected += ranker.head(ranker.scorer.start(prompts).hidden).log_softmax(1).numpy() / 3
+    for rows, scores in zip(found.rows, expected, strict=True):
+        assert rows.tolist() == np.argsort(-scores).tolist()
+    with pytest.raises(InputError, match="--views"):
+        RankingConfig(max_items=5, views=(5,))
+
+
 def test_many_shares_from_one_search(ranker: Ranker) -> None:
     shares = [(0.0, 0.0), (1.0, 0.0), (0.7, 0.4), (0.0, 1.0)]
     lists = ranker.joined_lists(HISTORIES, shares=shares, k=BEAMS)
