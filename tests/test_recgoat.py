@@ -194,11 +194,13 @@ def test_a_cold_item_has_its_words_alone() -> None:
     torch.testing.assert_close(model(), before)
 
 
-def test_a_new_item_hears_itself_and_the_nearest_words() -> None:
+@pytest.mark.parametrize("borrowed_from", [0, 4])
+def test_a_new_item_hears_itself_and_the_nearest_words(borrowed_from: int) -> None:
     inputs = world()
-    model = table(SMALL, inputs)
+    model = table(replace(SMALL, cold_neighbours=borrowed_from), inputs)
     model().sum().backward()
     model.double().eval()
+    behaviour, known = model._sides().behaviour, torch.from_numpy(inputs.counts > 0)
     text = torch.from_numpy(0.9 * inputs.text[:2] + 0.1)
     x = model.text_in((torch.cat([model.text, text.double()]) - model.text_mean) / model.text_scale)
     cosines = F.normalize(text, dim=-1) @ F.normalize(torch.from_numpy(inputs.text), dim=-1).T
@@ -207,7 +209,9 @@ def test_a_new_item_hears_itself_and_the_nearest_words() -> None:
         one = Edges(csr_array((np.ones(4), (np.full(4, N + row), heard)), shape=(N + 2, N + 2)))
         words = dense_attention(model.item_attention, one, x)[N + row]
         moved = words @ (model.map.plan + model.map.residual)
-        torch.testing.assert_close(new, model.norm(model.share * moved))
+        nearest = cosines[row].masked_fill(~known, -1).argsort(descending=True)[:borrowed_from]
+        borrowed = behaviour[nearest].mean(dim=0) if borrowed_from else torch.zeros(WIDTH, dtype=torch.double)
+        torch.testing.assert_close(new, model.norm(model.share * moved + (1 - model.share) * borrowed))
     assert model.from_text(text[:0].double()).shape == (0, WIDTH)
     shuffled = table(replace(SMALL, item_graph="shuffled"), inputs).eval()
     assert not torch.allclose(shuffled.from_text(text), table(SMALL, inputs).eval().from_text(text), atol=1e-3)
