@@ -68,7 +68,7 @@ class DenseHead(nn.Module):
         own = self.identity[take] * self.seen[take, None]
         if self.training and self.identity_dropout:
             own = own * (torch.rand(len(own), 1, device=own.device) >= self.identity_dropout)
-        vectors: Tensor = self.content_map(self.content[take]) + own
+        vectors: Tensor = self.content_map(self.content[take].to(self.content_map.weight.dtype)) + own
         for level, table in enumerate(self.code_vectors):
             vectors = vectors + table[self.codes[take, level]]
         return vectors

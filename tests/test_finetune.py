@@ -197,9 +197,9 @@ def test_bad_settings_name_their_flag(changed: dict[str, Any], message: str) -> 
         replace(TINY, **changed)
 
 
-def test_sharded_training_is_refused(inputs: LmInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Accelerator, "distributed_type", property(lambda self: DistributedType.FSDP))
-    with pytest.raises(InputError, match="sharded training of this stage is not supported"):
+def test_deepspeed_is_refused(inputs: LmInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Accelerator, "distributed_type", property(lambda self: DistributedType.DEEPSPEED))
+    with pytest.raises(InputError, match=r"fsdp2\.yaml"):
         fitted(inputs, TINY, tmp_path / "w")
 
 

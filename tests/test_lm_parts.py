@@ -16,7 +16,7 @@ from genrec.sequences import Sequences
 from genrec.vocabulary import SidVocabulary, encode_text, spell
 from semtok.errors import InputError
 from training.batching import batches, windows
-from training.checkpoint import load_checkpoint, save_checkpoint
+from training.checkpoint import load_checkpoint, save_checkpoint, whole_state
 from training.lm_base import scratch_tokenizer
 from training.lm_data import IGNORE, collate, history_examples, response_example
 from training.losses import linear_cross_entropy
@@ -113,7 +113,7 @@ def test_checkpoint_brings_weights_optimiser_and_progress_back(tmp_path: Path) -
     model, optimizer = fresh()
     assert load_checkpoint(tmp_path, {"model": model}, optimizer) is None
     trained(3, model, optimizer)
-    save_checkpoint(tmp_path, {"model": model}, optimizer, {"epoch": 3})
+    save_checkpoint(tmp_path, {"model": model}, whole_state(optimizer), {"epoch": 3})
     again, again_optimizer = fresh()
     assert load_checkpoint(tmp_path, {"model": again}, again_optimizer) == {"epoch": 3}
     trained(5, model, optimizer)

@@ -273,17 +273,41 @@ def test_ray_workers_write_the_same_lists(run: Path, tmp_path: Path) -> None:
     assert contents(tmp_path / "local") == contents(tmp_path / "ray")
 
 
+def launched_lm_stage(
+    run: Path, copy: Path, configuration: str, *command: str, precision: str = "no", **variables: str
+) -> int:
+    """The LM stage of a copy of a run under accelerate, on two processes; its exit status."""
+    if not copy.exists():
+        shutil.copytree(run, copy)
+        shutil.rmtree(copy / "lm")
+        settings = (copy / "config.yaml").read_text().replace(f"run: {run}", f"run: {copy}")
+        settings = settings.replace("  precision: 'no'", f"  precision: '{precision}'")
+        (copy / "config.yaml").write_text(settings)
+    file = Path(__file__).parents[1] / f"configs/accelerate/{configuration}.yaml"
+    launcher = [str(Path(sys.executable).with_name("accelerate")), "launch", "--config_file", str(file)]
+    launcher += ["--num_processes", "2", "--mixed_precision", precision, "--main_process_port", "0"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **variables}
+    stage = [*launcher, *command, "--config", str(copy / "config.yaml")]
+    return subprocess.run(stage, env=environment, check=False, timeout=240).returncode
+
+
 @pytest.mark.slow
 def test_the_lm_stage_alone_on_two_processes(run: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "run"
-    shutil.copytree(run, copy)
-    shutil.rmtree(copy / "lm")
-    settings = (copy / "config.yaml").read_text().replace(f"run: {run}", f"run: {copy}")
-    (copy / "config.yaml").write_text(settings)
-    launcher = Path(sys.executable).with_name("accelerate")
-    configuration = Path(__file__).parents[1] / "configs/accelerate/multi_cpu.yaml"
-    command = [str(launcher), "launch", "--config_file", str(configuration), "-m", "training.finetune"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, "--config", str(copy / "config.yaml")], env=environment, check=True, timeout=240)
-    assert len(Recommender.from_pretrained(copy).recommend([[]], k=3).rows[0]) == 3
-    assert len(read_json(copy / "lm/training.json")) == 2
+    """Data parallel and fully sharded, undisturbed and killed between two epochs: one model."""
+    script = str(Path(__file__).with_name("accelerate_stage.py"))
+    stage = ("-m", "training.finetune")
+    assert launched_lm_stage(run, tmp_path / "parallel", "multi_cpu", *stage) == 0
+    assert launched_lm_stage(run, tmp_path / "sharded", "fsdp2", script) == 0
+    assert launched_lm_stage(run, tmp_path / "killed", "fsdp2", script, STOP_AFTER_CHECKPOINT="1") != 0
+    assert not (tmp_path / "killed/lm").exists()
+    assert launched_lm_stage(run, tmp_path / "killed", "fsdp2", script) == 0
+    assert launched_lm_stage(run, tmp_path / "half", "fsdp2", script, precision="bf16") == 0
+    assert contents(tmp_path / "killed/lm") == contents(tmp_path / "sharded/lm")
+    rows = [read_json(tmp_path / name / "lm/training.json") for name in ("parallel", "sharded", "half")]
+    for parallel, sharded, half in zip(*rows, strict=True):
+        for loss in ("code_loss", "dense_loss", "text_loss"):
+            assert sharded[loss] == pytest.approx(parallel[loss], rel=2e-3)
+            assert half[loss] == pytest.approx(parallel[loss], rel=2e-2)
+            assert half[loss] != sharded[loss]
+    for name in ("parallel", "sharded"):
+        assert len(Recommender.from_pretrained(tmp_path / name).recommend([[]], k=3).rows[0]) == 3

@@ -15,30 +15,55 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 CHECKPOINT = "checkpoint.safetensors"
 
 
+OptimizerState = Mapping[int, Mapping[str, torch.Tensor]]
+
+
+def whole_state(optimizer: Optimizer, *, keep: bool = True) -> OptimizerState:
+    """The optimiser's state by the parameters' places, copied to the CPU; that of sharded parameters is put together.
+
+    Args:
+        keep: where parameters are sharded, every process calls this; those that write nothing need not keep anything.
+    """
+    states: dict[int, dict[str, torch.Tensor]] = {}
+    for index, state in optimizer.state_dict()["state"].items():
+        for key, value in state.items():
+            whole = value.full_tensor() if isinstance(value, DTensor) else torch.as_tensor(value)
+            if keep:
+                states.setdefault(index, {})[key] = whole.detach().cpu().clone()
+    return states
+
+
 def save_checkpoint(
-    folder: Path, modules: Mapping[str, nn.Module], optimizer: Optimizer, progress: Mapping[str, Any]
+    folder: Path, modules: Mapping[str, nn.Module], optimizer: OptimizerState, progress: Mapping[str, Any]
 ) -> None:
     """Write weights, optimiser state and `progress` (JSON-able) to `checkpoint.safetensors`.
 
     Only parameters that train and buffers are stored: what is frozen comes from its own source again.
+
+    Args:
+        optimizer: of `whole_state`.
     """
     tensors = {
         f"{name}.{key}": value.detach().contiguous().clone()
         for name, module in modules.items()
         for key, value in _trained_state(module).items()
     }
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value).clone() for key, value in state.items()}
+    for index, state in optimizer.items():
+        tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
     write_tensors(folder / CHECKPOINT, tensors, {"progress": json.dumps(dict(progress), sort_keys=True)})
 
 
 def load_checkpoint(folder: Path, modules: Mapping[str, nn.Module], optimizer: Optimizer) -> dict[str, Any] | None:
-    """Put a checkpoint's state back and return its progress, or return None where there is no checkpoint."""
+    """Put a checkpoint's state back and return its progress, or return None where there is no checkpoint.
+
+    The optimiser's parameters may be sharded (every process then calls this), those of the modules may not.
+    """
     path = folder / CHECKPOINT
     if not path.is_file():
         return None
@@ -49,11 +74,12 @@ def load_checkpoint(folder: Path, modules: Mapping[str, nn.Module], optimizer: O
         with torch.no_grad():
             for key, value in _trained_state(module).items():
                 value.copy_(tensors[f"{name}.{key}"])
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     states: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
             _, index, field = key.split(".", 2)
-            states.setdefault(int(index), {})[field] = value
+            states.setdefault(int(index), {})[field] = _spread(value, like=parameters[int(index)])
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
     return progress
 
@@ -65,6 +91,13 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
     with open(scratch, "rb+") as written:
         os.fsync(written.fileno())
     os.replace(scratch, path)
+
+
+def _spread(tensor: torch.Tensor, *, like: torch.Tensor) -> torch.Tensor:
+    """Sharded as a parameter is, if it is and they have one shape."""
+    if not isinstance(like, DTensor) or tensor.shape != like.shape:
+        return tensor
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
 
 
 def _trained_state(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from semtok.folders import to_json, write_atomic
-from training.checkpoint import load_checkpoint, save_checkpoint, write_tensors
+from training.checkpoint import load_checkpoint, save_checkpoint, whole_state, write_tensors
 
 Log = Callable[[Mapping[str, Any]], None]
 Progress = Callable[[int, int], None]
@@ -65,7 +65,7 @@ def fit_epochs(
             write_tensors(workdir / f"best-{epoch}.safetensors", model.state_dict())
             state |= {"best": row.get("valid_recall@10"), "best_epoch": epoch}
         state["epoch"] = epoch + 1
-        save_checkpoint(workdir, {"model": model}, optimizer, state)
+        save_checkpoint(workdir, {"model": model}, whole_state(optimizer), state)
         for stale in workdir.glob("best-*.safetensors"):
             if stale.name != f"best-{state['best_epoch']}.safetensors":
                 stale.unlink()

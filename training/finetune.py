@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from genrec.dense import DenseHead
@@ -38,7 +39,7 @@ from semtok.folders import to_json, write_atomic
 from semtok.semantic_ids import SemanticIds
 from semtok.vectors import ItemVectors
 from training.batching import batches
-from training.checkpoint import load_checkpoint, save_checkpoint, write_tensors
+from training.checkpoint import load_checkpoint, save_checkpoint, whole_state, write_tensors
 from training.joint_model import JointModel, Losses
 from training.lm_base import load_base, plain_generation_config, scratch_model, scratch_tokenizer
 from training.lm_config import SCRATCH, LmConfig
@@ -170,15 +171,17 @@ def fit_lm(
         log_with=config.tracker,
         project_dir=workdir if config.tracker else None,
     )
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
         raise InputError(
-            "sharded training of this stage is not supported: its checkpoint and validation need whole weights; launch "
-            "it with configs/accelerate/multi_gpu.yaml, and --lm.lora_rank or --lm.gradient_checkpointing for memory"
+            "this stage does not run under DeepSpeed; configs/accelerate/fsdp2.yaml spreads weights, gradients and "
+            "optimiser states over the processes as ZeRO-3 would"
         )
+    sharded = accelerator.distributed_type == DistributedType.FSDP
     if config.tracker:
         accelerator.init_trackers("genrec")
+    # What is validated, stored and returned has whole weights; a sharded model is trained beside it.
     built = build(inputs, config)
-    model = built.model
+    model = build(inputs, config).model if sharded else built.model
     vocabulary_rows = {id(p) for p in [model.rows, model.output_rows, *model.head.parameters()] if p is not None}
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
@@ -192,13 +195,13 @@ def fit_lm(
     optimizer = torch.optim.AdamW(
         groups, lr=config.peak_learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True
     )
-    state = load_checkpoint(workdir, {"model": model}, optimizer) or {
-        "epoch": 0,
-        "best": -1.0,
-        "best_epoch": -1,
-        "rows": [],
-    }
     prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
+    start: dict[str, Any] = {"epoch": 0, "best": -1.0, "best_epoch": -1, "rows": []}
+    state = load_checkpoint(workdir, {"model": built.model}, prepared_optimizer) or start
+    if sharded:
+        set_model_state_dict(prepared, built.model.state_dict(), options=StateDictOptions(full_state_dict=True))
+        if accelerator.is_main_process:
+            built.model.to(accelerator.device)
     histories = history_examples(inputs.split.train, inputs.semantic_ids.codes, built.vocabulary, config.max_items)
     tasks = Tasks(
         inputs.catalog,
@@ -222,8 +225,12 @@ def fit_lm(
             prepared, prepared_optimizer, accelerator, examples, n_levels, config, epoch, rng, progress
         )
         trained_at = perf_counter()
+        optimizer_state = whole_state(prepared_optimizer, keep=accelerator.is_main_process)
+        whole = accelerator.get_state_dict(prepared) if sharded else None
         if accelerator.is_main_process:
-            model.eval()
+            if whole is not None:
+                built.model.load_state_dict(whole)
+            built.model.eval()
             figures = dict(validate(built)) if stop_after is None else {}
             row = {"stage": "lm", "epoch": epoch, **losses, **figures}
             log(row | {"seconds": trained_at - started, "valid_seconds": perf_counter() - trained_at})
@@ -231,10 +238,10 @@ def fit_lm(
             if config.tracker:
                 accelerator.log({**losses, **figures}, step=epoch)
             if stop_after is not None or figures["selection"] > state["best"]:
-                write_tensors(workdir / f"best-{epoch}.safetensors", _weights(model))
+                write_tensors(workdir / f"best-{epoch}.safetensors", _weights(built.model))
                 state |= {"best": figures.get("selection"), "best_epoch": epoch}
             state["epoch"] = epoch + 1
-            save_checkpoint(workdir, {"model": model}, optimizer, state)
+            save_checkpoint(workdir, {"model": built.model}, optimizer_state, state)
             for stale in workdir.glob("best-*.safetensors"):
                 if stale.name != f"best-{state['best_epoch']}.safetensors":
                     stale.unlink()
@@ -244,11 +251,11 @@ def fit_lm(
     write_atomic(workdir / "training.json", to_json(state["rows"]))
     best = load_file(workdir / f"best-{state['best_epoch']}.safetensors")
     with torch.no_grad():
-        for name, value in _weights(model).items():
+        for name, value in _weights(built.model).items():
             value.copy_(best[name])
     if config.tracker:
         accelerator.end_training()
-    model.eval()
+    built.model.eval()
     return built
 
 

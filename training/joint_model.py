@@ -69,6 +69,7 @@ class JointModel(nn.Module):
     ) -> None:
         super().__init__()
         self.lm, self.head, self.score_space, self.dropout = lm, head, score_space, dropout
+        self._no_split_modules = lm._no_split_modules  # the blocks that FSDP2 gathers one at a time
         ids = np.concatenate([[vocabulary.history_token], *vocabulary.token_ids])
         self.first = int(ids[0])
         if not np.array_equal(ids, np.arange(self.first, self.first + len(ids))):
@@ -142,7 +143,7 @@ class JointModel(nn.Module):
         text = linear_cross_entropy(hidden[is_text], words[: self.first], labels[is_text])
         starts = batch.items >= 0
         dense = linear_cross_entropy(
-            self.head.query(hidden[starts].float()),
+            self.head.query(hidden[starts].to(self.head.query.weight.dtype)),  # float32, or what FSDP2 computes in
             self.head.item_matrix(self.seen_rows),
             self.seen_index[batch.items[starts]],
         )

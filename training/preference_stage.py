@@ -32,7 +32,7 @@ from genrec.torch_scorer import TorchScorer
 from genrec.trie import CodeTrie
 from semtok.errors import InputError
 from semtok.folders import to_json, write_atomic
-from training.checkpoint import load_checkpoint, save_checkpoint, write_tensors
+from training.checkpoint import load_checkpoint, save_checkpoint, whole_state, write_tensors
 from training.finetune import Built, LmInputs, Log
 from training.joint_model import JointModel
 from training.lm_config import LmConfig
@@ -102,7 +102,7 @@ def prefer(
         state["rows"].append(row)
         state["step"] = step + 1
         if "chosen_on" in row:
-            save_checkpoint(workdir, {"model": built.model}, optimizer, state)
+            save_checkpoint(workdir, {"model": built.model}, whole_state(optimizer), state)
         progress(step + 1, settings.steps)
     best = load_file(workdir / BEST) if state["best_step"] else _weights(reference, like=built.model)
     with torch.no_grad():

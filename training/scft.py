@@ -44,7 +44,7 @@ from semtok.encoders.hf import HFEncoder
 from semtok.errors import InputError
 from semtok.folders import hash_file, new_folder, to_json, write_atomic
 from semtok.vectors import ItemVectors
-from training.checkpoint import load_checkpoint, save_checkpoint
+from training.checkpoint import load_checkpoint, save_checkpoint, whole_state
 from training.schedule import learning_rate_factor
 from training.view_encoder import LEAST_TEMPERATURE, Tunable, ViewEncoder, load_tunable
 
@@ -214,7 +214,7 @@ def _train(
         if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
             measure(step + 1)
             if accelerator.is_main_process:
-                save_checkpoint(workdir, {"model": model}, optimizer, state)
+                save_checkpoint(workdir, {"model": model}, whole_state(optimizer), state)
             accelerator.wait_for_everyone()
     result: list[dict[str, Any]] = state["rows"]
     return result
