@@ -119,24 +119,17 @@ class Split:
             raise InputError(f"{folder / FILE}: not a split of genrec ({error})") from None
         return cls(sequences, users, valid, test, name, np.asarray(cold_items, dtype=np.int32))
 
-    def train_and_valid(self) -> Sequences:
-        """Training histories continued by the validation cases, for a refit after every choice is made.
+    def refit(self) -> Split:
+        """The split once every choice is made: training histories continued by the validation cases, which are gone.
 
         Each event counts once (see `merge_rows`); cold items stay out. Users who appear only in validation come last.
         """
-        return self._merged()[1]
-
-    def refit(self) -> Split:
-        """The split whose training histories have the validation items too, and whose validation has no case."""
-        users, train = self._merged()
+        rows = without_items(with_targets(self.valid.histories, self.valid.targets), self.cold_items)
+        width = int(self.valid.histories.lengths.max(initial=0))
+        users, train = merge_rows(self.valid.user_ids, rows, width, start=(self.train_user_ids, self.train))
         nobody = np.empty(0, dtype=np.int64)
         test = replace(self.test, cold=~among(self.test.targets, train.values))
         return replace(self, train=train, train_user_ids=users, valid=self.valid.take(nobody), test=test)
-
-    def _merged(self) -> tuple[tuple[str, ...], Sequences]:
-        rows = without_items(with_targets(self.valid.histories, self.valid.targets), self.cold_items)
-        width = int(self.valid.histories.lengths.max(initial=0))
-        return merge_rows(self.valid.user_ids, rows, width, start=(self.train_user_ids, self.train))
 
 
 def without_items(sequences: Sequences, items: NDArray[np.int32]) -> Sequences:

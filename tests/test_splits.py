@@ -60,7 +60,7 @@ def test_leave_last_out_against_a_naive_loop(events: Events) -> None:
     days = {f"u{i}": [time // 4 for time, _ in user] for i, user in enumerate(events)}
     assert split.test.same_day is not None
     assert split.test.same_day.tolist() == [days[u][-1] == days[u][-2] for u in asked]
-    assert lists(split.train_and_valid()) == [items[u][:-1] if u in asked else items[u] for u in items]
+    assert lists(split.refit().train) == [items[u][:-1] if u in asked else items[u] for u in items]
 
 
 @given(logs, st.floats(0.05, 0.5), st.floats(0.05, 0.45))
@@ -91,7 +91,7 @@ def test_by_time_against_a_naive_loop(events: Events, valid_share: float, test_s
     # Refitted on, a user's sequence is all that came before the test, however many validation cases it had.
     refit = dict(train)
     refit.update({user: [*history, target] for user, history, target in expected["valid"]})
-    assert sorted(lists(split.train_and_valid())) == sorted(refit.values())
+    assert sorted(lists(split.refit().train)) == sorted(refit.values())
 
 
 @given(logs.filter(lambda events: any(len(user) > 2 for user in events)), st.floats(0, 0.9), st.integers(0, 5))
@@ -111,7 +111,7 @@ def test_cold_items_are_in_no_training_history(events: Events, share: float, see
         for target, flag in zip(split.test.targets.tolist(), split.test.cold.tolist(), strict=True)
         if target in cold
     )
-    assert not cold & set(split.train_and_valid().values.tolist())
+    assert not cold & set(split.refit().train.values.tolist())
 
 
 def test_cold_items_depend_on_the_seed_alone() -> None:
@@ -213,7 +213,7 @@ def test_given_files(tmp_path: Path) -> None:
     assert split.valid.case_ids == ("u", "w")
     assert split.test.case_ids == ("u/1", "u/2")
     assert split.test.same_day is None
-    assert lists(split.train_and_valid()) == [[0, 1, 2, 0], [2, 3], [4, 5]]
+    assert lists(split.refit().train) == [[0, 1, 2, 0], [2, 3], [4, 5]]
 
 
 def test_given_files_with_a_log_know_the_day(tmp_path: Path) -> None:
@@ -274,7 +274,7 @@ def test_leave_last_out_equals_the_published_split(name: str) -> None:
     assert lists(ours.train) == lists(published.train)
     assert facts(ours.valid) == facts(published.valid)
     assert facts(ours.test) == facts(published.test)
-    assert lists(ours.train_and_valid()) == lists(published.train_and_valid())
+    assert lists(ours.refit().train) == lists(published.refit().train)
 
 
 @pytest.mark.slow
