@@ -31,6 +31,8 @@ METRICS = {"recall": recall, "ndcg": ndcg, "mrr": mrr}
 HEAD_SHARE = 0.2
 HISTORY_GROUPS = {"history_1-4": (1, 4), "history_5-9": (5, 9), "history_10-19": (10, 19), "history_20+": (20, None)}
 ORACLE = "Oracle"  # the name of the best possible recommender, where a data set has one
+DEFAULT = " (default)"  # behind the name of the ranking that a run's lists are made by
+RANKS = "ranks.safetensors"  # in a report: where each model has each case's target
 MINUS = "_minus_"  # between the metric and the reference in the rows of `compare`
 _CHUNK_CELLS = 1 << 24  # scores held at once: 64 MiB
 

@@ -178,6 +178,59 @@ def test_inspect_and_evaluate(run: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "Markov" in capsys.readouterr().out
 
 
+def test_evaluate_over_seeds(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One table of two runs: means of their figures, and a paired difference that is the difference of the means."""
+    config = run.parent / "my.yaml"
+    again = tmp_path / "again"
+    assert main(["fit", str(config), *SMALL, f"--run={again}", "--seed=1"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(run), str(again)]) == 0
+    figures, differences, costs = (
+        {line.split(" | ")[0].strip("| "): line for line in part.splitlines()}
+        for part in capsys.readouterr().out.split("\n\n")
+    )
+    both = [read_json(one / "report/metrics.json") for one in (run, again)]
+
+    def mean(model: str) -> float:
+        wanted = {"slice": "all", "metric": "recall", "k": 10}
+        found = [
+            row["value"] for rows in both for row in rows if row["model"] == model and wanted.items() <= row.items()
+        ]
+        assert len(found) == 2
+        return float(np.mean(found))
+
+    assert f"| {mean('SASRec'):.4f} ±" in figures["SASRec"]
+    assert f"| {mean('genrec joined (default)'):.4f} ±" in figures["genrec joined"]
+    assert f"| {mean('genrec joined (default)') - mean('SASRec'):+.4f} [" in differences["SASRec"]
+    assert "genrec joined" not in differences
+    for stage in ("vectors/collaborative", "lm"):
+        seconds, peak = costs[stage].strip("| ").split(" | ")[1:]
+        assert float(seconds) >= 0
+        assert int(peak.replace(",", "")) > 100
+
+
+def test_evaluate_over_seeds_refuses_runs_that_do_not_belong_together(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = (run / "config.yaml").read_text()
+    assert "seed: 0\nrefit: null" in config
+    seed_1 = config.replace("seed: 0\nrefit", "seed: 1\nrefit")
+    others = {
+        "its seed 0 is that of": config,
+        "its lm settings are others": config.replace("seed: 0\nrefit", "seed: 1\nrefit").replace(
+            "epochs: 2", "epochs: 3"
+        ),
+        "a refit and a run that is none": seed_1.replace("refit: null", f"refit: {run}"),
+    }
+    for message, text in others.items():
+        (tmp_path / "config.yaml").write_text(text)
+        assert main(["evaluate", str(run), str(tmp_path)]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["evaluate", str(run), str(run)]) == 2
+    assert main(["evaluate", str(run), "nowhere"]) == 2
+    assert main(["evaluate"]) == 2
+
+
 def test_recommend_for_given_histories(run: Path, tmp_path: Path) -> None:
     items = Recommender.from_pretrained(run).catalog.item_ids
     users = tmp_path / "users.jsonl"

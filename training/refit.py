@@ -6,7 +6,7 @@ genrec fit configs/beauty.yaml --run runs/refit --refit runs/beauty    # trains 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,16 @@ def check_same_settings(run: Path, config: Mapping[str, Any]) -> None:
     if not (run / "report/metrics.json").is_file():
         raise InputError(f"--refit {run}: not a finished run of genrec fit")
     before: Mapping[str, Any] = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    for name in config:
-        if name not in _FREE and before.get(name) != config[name]:
-            raise InputError(f"--refit {run}: its {name} settings are others; give the refit the same configuration")
+    other = other_section(before, config, _FREE)
+    if other is not None:
+        raise InputError(f"--refit {run}: its {other} settings are others; give the refit the same configuration")
     if before.get("refit") is not None:
         raise InputError(f"--refit {run}: is a refit itself and chose nothing")
+
+
+def other_section(one: Mapping[str, Any], other: Mapping[str, Any], free: Collection[str]) -> str | None:
+    """The first section in which two resolved configurations differ, but for the free ones."""
+    return next((name for name in other if name not in free and one.get(name) != other[name]), None)
 
 
 def chosen_epochs(folder: Path) -> int:

@@ -54,13 +54,19 @@ def compare(arguments: Sequence[str]) -> None:
 
 
 def evaluate(arguments: Sequence[str]) -> None:
-    """`genrec evaluate RUN`: the metrics of the run's report, made again where it is out of date."""
-    run = _run(arguments, "evaluate")
+    """`genrec evaluate RUN [RUN ...]`: a run's report, made again where it is out of date; of several, one table."""
+    runs = [_run([one], "evaluate") for one in arguments] or [_run(arguments, "evaluate")]
     from genrec.cli.config import load_config
     from genrec.cli.pipeline import Pipeline
+    from genrec.cli.seeds import check_runs, table_over_seeds
 
-    Pipeline(load_config(run / "config.yaml", ["--run", str(run)])).fit(lists=False)
-    _print_report(run)
+    check_runs(runs)
+    for run in runs:
+        Pipeline(load_config(run / "config.yaml", ["--run", str(run)])).fit(lists=False)
+    if len(runs) == 1:
+        _print_report(runs[0])
+    else:
+        sys.stdout.write(table_over_seeds(runs))
 
 
 @dataclass(frozen=True)

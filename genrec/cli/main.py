@@ -14,7 +14,7 @@ COMMANDS = {
     "fit": "run every stage that is out of date: genrec fit CONFIG [--lm.epochs 10 ...]",
     "compare": "aligners x backbones x seeds, one table: genrec compare CONFIG [--seeds [0] ...]",
     "recommend": "write top-K lists: genrec recommend RUN [--users FILE] [--out FOLDER]",
-    "evaluate": "metrics against baselines: genrec evaluate RUN",
+    "evaluate": "metrics against baselines; of runs by several seeds, one table: genrec evaluate RUN...",
     "inspect": "an item's semantic ID and its neighbours: genrec inspect RUN ITEM...",
     "add-items": "give new items IDs without retraining: genrec add-items RUN FILE",
     "serve": "answer over HTTP: genrec serve RUN",

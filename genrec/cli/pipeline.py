@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import resource
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,13 +24,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 import yaml
+from safetensors.numpy import save
 from tqdm import tqdm
 
 from genrec.baselines import BASELINES, ContentKnn, Random
 from genrec.cases import Cases, Split
 from genrec.cli.config import FitConfig
-from genrec.evaluation import KS, Row, compare, evaluate, rank
+from genrec.evaluation import DEFAULT, KS, RANKS, Lists, Row, compare, evaluate, rank
 from genrec.interactions import Interactions
+from genrec.metrics import rank_of_target
 from genrec.neighbours import Neighbours, best_share, mixture
 from genrec.preferences import preference_vectors
 from genrec.ranking import Shares
@@ -159,7 +162,7 @@ class Pipeline:
 
     def _report_stage(self) -> Stage:
         needs = ("catalog", "split", "vectors/text", "vectors/collaborative", "vectors/item", "semtok", "lm")
-        return Stage("report", {"title": self.run.name}, needs, self._report)
+        return Stage("report", {"title": self.run.name, "ranks": True}, needs, self._report)
 
     def _bring_up_to_date(self, stage: Stage) -> None:
         target = self.run / stage.folder
@@ -170,7 +173,13 @@ class Pipeline:
         started = perf_counter()
         with new_folder(target, inputs, resume=True) as scratch:
             stage.make(scratch)
-        self._note({"stage": stage.folder, "event": "done", "seconds": perf_counter() - started})
+        self._note(self._done(stage.folder, started))
+
+    @staticmethod
+    def _done(stage: str, started: float) -> dict[str, Any]:
+        """The log's row of a finished stage; memory is the most that this process has had resident so far."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # Linux counts KiB
+        return {"stage": stage, "event": "done", "seconds": perf_counter() - started, "peak_mib": peak}
 
     def _note(self, row: Mapping[str, Any]) -> None:
         with open(self.run / "log.jsonl", "a", encoding="utf-8") as out:
@@ -305,19 +314,22 @@ class Pipeline:
         started = perf_counter()
         with progress_bar("language model", "step") as progress:
             run_lm_stage(stage, self._note, progress)
-        self._note({"stage": "lm", "event": "done", "seconds": perf_counter() - started})
+        self._note(self._done("lm", started))
 
     def _report(self, folder: Path) -> None:
-        rows, notes = self.evaluate()
+        rows, notes, lists = self.evaluate()
         logs = [self.run / part / "training.json" for part in ("vectors/collaborative", "vectors/item", "lm")]
         training = [row for log in logs if log.is_file() for row in read_json(log)]
         quality = read_json(self.run / "semtok/quality.json")
         write_report(
             folder, rows, training_log=training, quality=quality, title=f"Report of {self.run.name}", notes=notes
         )
+        targets = Split.load(self.run / "split").test.targets
+        ranks = {name: rank_of_target(ranked, targets).astype(np.uint8) for name, ranked in lists.items()}
+        write_atomic(folder / RANKS, save({name.removesuffix(DEFAULT): one for name, one in ranks.items()}))
 
-    def evaluate(self) -> tuple[list[Row], list[str]]:
-        """Metrics of the test split for baselines and every ranking of the run, and notes on the protocol."""
+    def evaluate(self) -> tuple[list[Row], list[str], Lists]:
+        """Metrics of the test split for baselines and every ranking of the run; notes on the protocol; the lists."""
         split, recommender = Split.load(self.run / "split"), Recommender.from_pretrained(self.run)
         exclude_seen = read_json(self.run / "split/data.json")["exclude_seen"]
         n_items, cases = len(recommender.catalog), split.test
@@ -347,7 +359,7 @@ class Pipeline:
             )
         alone = {"beam": (0.0, 0.0), "dense": (1.0, 0.0), "beam and dense": (share, 0.0), "joined": best}
         for name, shares in alone.items():
-            lists[f"genrec {name}" + (" (default)" if name == settings.ranking else "")] = joined[shares]
+            lists[f"genrec {name}" + (DEFAULT if name == settings.ranking else "")] = joined[shares]
         rows = evaluate(lists, cases, split.train, n_items)
         for reference in ("Markov", "ItemKnn", "SASRec", "SASRec + neighbours"):
             rows += compare(lists, cases, reference=reference)
@@ -360,7 +372,7 @@ class Pipeline:
             if exclude_seen
             else "Items of the history may be listed.",
         ]
-        return rows, notes
+        return rows, notes, lists
 
     def _best_share(self, n_items: int) -> float:
         """The neighbours' share beside SASRec that wins on validation, of a refit: that won before it."""

@@ -1,0 +1,138 @@
+"""One table over runs that differ in their seed alone: every figure's mean and spread, paired differences, cost.
+
+    genrec evaluate runs/mine runs/mine-1 runs/mine-2
+
+A spread is the standard deviation over runs. A difference is paired: each case's mean over the runs of the default
+ranking, minus that of another model, resampled over cases. It speaks of these test cases, the spread of the training.
+
+Shapes: B cases.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from safetensors.numpy import load_file
+
+from genrec.cases import Split
+from genrec.evaluation import COLUMNS, DEFAULT, METRICS, RANKS, slices
+from genrec.metrics import Values, paired_interval
+from semtok.catalog import Catalog
+from semtok.errors import InputError
+from semtok.folders import hash_file, read_json
+from training.refit import other_section
+
+_FREE = ("run", "refit", "topk", "seed")  # what runs of one table may have set otherwise
+_EPOCHS = {"vectors/collaborative": "collaborative", "vectors/item": "aligner", "lm": "lm"}  # their names in the log
+_DIFFERENCES = (("Recall@10", "all", "recall"), ("NDCG@10", "all", "ndcg"), ("tail", "tail", "recall"))
+
+
+def check_runs(runs: Sequence[Path]) -> None:
+    """Refuse runs that no table could speak of together.
+
+    Raises:
+        InputError: a run that is named twice, or has other settings than the first, or other test cases.
+    """
+    first = yaml.safe_load((runs[0] / "config.yaml").read_text(encoding="utf-8"))
+    seeds: dict[int, Path] = {}
+    for run in runs:
+        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        other = other_section(first, config, _FREE)
+        if other is not None:
+            raise InputError(f"{run}: its {other} settings are others than those of {runs[0]}")
+        if (config["refit"] is None) != (first["refit"] is None):
+            raise InputError(f"{run} and {runs[0]}: a refit and a run that is none")
+        if config["seed"] in seeds:
+            raise InputError(f"{run}: its seed {config['seed']} is that of {seeds[config['seed']]}")
+        seeds[config["seed"]] = run
+
+
+def table_over_seeds(runs: Sequence[Path]) -> str:
+    """Markdown: models × figures, the default's differences to every other model, seconds and memory of the stages.
+
+    Raises:
+        InputError: see `check_runs`; also where the test cases differ, as with cold items drawn by other seeds.
+    """
+    check_runs(runs)
+    for run in runs[1:]:
+        if hash_file(run / "split/test.parquet") != hash_file(runs[0] / "split/test.parquet"):
+            raise InputError(f"{run}: its test cases are others than those of {runs[0]}")
+    parts = [_figures(runs), _differences(runs), _costs(runs)]
+    return "\n".join(parts)
+
+
+def _figures(runs: Sequence[Path]) -> str:
+    values: dict[str, dict[tuple[str, str, int], list[float]]] = {}
+    for run in runs:
+        for row in read_json(run / "report/metrics.json"):
+            key = row["slice"], row["metric"], row["k"]
+            values.setdefault(row["model"].removesuffix(DEFAULT), {}).setdefault(key, []).append(row["value"])
+    columns = {name: key for name, key in COLUMNS.items() if any(key in figures for figures in values.values())}
+    lines = [[model, *(_spread(figures.get(key, [])) for key in columns.values())] for model, figures in values.items()]
+    return _markdown(["model", *columns], lines)
+
+
+def _differences(runs: Sequence[Path]) -> str:
+    split, n_items = Split.load(runs[0] / "split"), len(Catalog.load(runs[0] / "catalog"))
+    groups = slices(split.test, split.train, n_items)
+    ranks = [load_file(run / "report" / RANKS) for run in runs]
+    models = dict.fromkeys(row["model"] for row in read_json(runs[0] / "report/metrics.json"))
+    ours = next((one.removesuffix(DEFAULT) for one in models if one.endswith(DEFAULT)), "genrec joined")
+
+    def per_case(model: str, metric: str) -> Values:
+        mean: Values = np.mean([METRICS[metric](one[model].astype(np.int64), 10) for one in ranks], axis=0)
+        return mean
+
+    lines = []
+    for model in ranks[0]:
+        cells = []
+        for _, group, metric in _DIFFERENCES:
+            if group not in groups:
+                cells.append("")
+                continue
+            members = groups[group]
+            figure = paired_interval(per_case(ours, metric)[members], per_case(model, metric)[members])
+            cells.append(f"{figure.value:+.4f} [{figure.low:+.4f}, {figure.high:+.4f}]")
+        if model != ours:
+            lines.append([model, *cells])
+    return _markdown([f"{ours} minus", *(name for name, _, _ in _DIFFERENCES)], lines)
+
+
+def _costs(runs: Sequence[Path]) -> str:
+    """Of a stage with epochs the seconds of all its epochs, so that an interrupted one counts whole."""
+    seconds: dict[str, list[float]] = {}
+    peaks: dict[str, list[float]] = {}
+    for run in runs:
+        rows = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+        last: dict[str, Mapping[str, Any]] = {row["stage"]: row for row in rows if row.get("event") == "done"}
+        epochs: dict[str, dict[int, float]] = {}
+        for row in rows:
+            if "epoch" in row and "seconds" in row:
+                epochs.setdefault(row["stage"], {})[row["epoch"]] = row["seconds"] + row.get("valid_seconds", 0.0)
+        for stage, row in last.items():
+            trained = sum(epochs.get(_EPOCHS.get(stage, ""), {}).values())
+            seconds.setdefault(stage, []).append(max(row["seconds"], trained))
+            if "peak_mib" in row:
+                peaks.setdefault(stage, []).append(row["peak_mib"])
+    lines = [
+        [stage, f"{np.mean(values):,.0f}", f"{max(peaks[stage]):,.0f}" if stage in peaks else ""]
+        for stage, values in seconds.items()
+    ]
+    return _markdown(["stage", "seconds", "peak memory of the process so far, MiB"], lines)
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    spread = f" ±{np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.4f}{spread}"
+
+
+def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [headings, ["---"] * len(headings), *lines]
+    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
