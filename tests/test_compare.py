@@ -14,7 +14,7 @@ from genrec.cases import Cases
 from genrec.cli.compare import Comparison
 from genrec.cli.compare_config import CompareConfig, load_compare_config
 from genrec.cli.compare_plots import alignment, categories, following_pairs, uniformity
-from genrec.cli.compare_report import MINUS_PLAIN, Result, case_groups, table, write_comparison
+from genrec.cli.compare_report import MINUS, Result, case_groups, table, write_comparison
 from genrec.cli.main import main
 from genrec.sample_shop import make_sample_shop
 from genrec.sequences import Sequences
@@ -180,8 +180,8 @@ def test_figures_spreads_and_differences_by_hand(tmp_path: Path) -> None:
     assert figure(rows, "plain sasrec", "all")["value"] == pytest.approx(3 / 8)
     assert figure(rows, "plain sasrec", "all")["spread"] == pytest.approx(np.std([1 / 4, 2 / 4], ddof=1))
     assert figure(rows, "better sasrec", "warm_tail")["value"] == 1
-    assert figure(rows, "better sasrec", "all", MINUS_PLAIN)["value"] == pytest.approx(3 / 4 - 3 / 8)
-    difference = figure(rows, "better sasrec", "warm_tail", MINUS_PLAIN)
+    assert figure(rows, "better sasrec", "all", f"{MINUS}plain")["value"] == pytest.approx(3 / 4 - 3 / 8)
+    difference = figure(rows, "better sasrec", "warm_tail", f"{MINUS}plain")
     assert (difference["value"], difference["n"]) == (pytest.approx(3 / 4), 2)
     assert difference["low"] == pytest.approx(1 / 2)
     assert difference["high"] == pytest.approx(1)
@@ -191,6 +191,10 @@ def test_figures_spreads_and_differences_by_hand(tmp_path: Path) -> None:
     assert "0.7500 ±0.0000" in better
     assert "+0.7500 [+0.5000, +1.0000]" in better
     assert better.endswith("| 34 |")
+    write_comparison(tmp_path, results, split, catalog, vectors, exclude_seen=True, reference="better")
+    rows = read_json(tmp_path / "metrics.json")
+    assert figure(rows, "plain sasrec", "all", f"{MINUS}better")["value"] == pytest.approx(3 / 8 - 3 / 4)
+    assert "minus better, warm tail" in table(rows, {}).splitlines()[0]
 
 
 def test_alignment_and_uniformity_are_their_equations() -> None:
@@ -240,6 +244,7 @@ def test_the_first_level_that_tells_items_apart() -> None:
         (["{config}", "--training.epochs", "0"], "epochs 0 of a recommender's training"),
         (["{config}", "--training.learning_rate", "0"], "learning_rate 0"),
         (["{config}", "--lrurec.width", "0"], "--lrurec.width 0"),
+        (["{config}", "--reference", "nobody"], "--reference 'nobody'"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(

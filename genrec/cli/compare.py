@@ -193,7 +193,7 @@ class Comparison(Pipeline):
 
     def _report_of(self, cells: Sequence[Cell]) -> Stage:
         needs = ("catalog", "split", "vectors/text", *(cell.folder for cell in cells))
-        config = {"cells": [cell.folder for cell in cells]}
+        config = {"cells": [cell.folder for cell in cells], "reference": self.comparison.reference}
         return Stage("report", config, needs, lambda folder: self._write_report(cells, folder))
 
     def _write_report(self, cells: Sequence[Cell], folder: Path) -> None:
@@ -210,7 +210,8 @@ class Comparison(Pipeline):
         text = ItemVectors.load(self.run / "vectors/text/text.safetensors")
         exclude_seen = read_json(self.run / "split/data.json")["exclude_seen"]
         split, catalog = Split.load(self.run / "split"), Catalog.load(self.run / "catalog")
-        write_comparison(folder, results, split, catalog, text, exclude_seen=exclude_seen)
+        reference = self.comparison.reference
+        write_comparison(folder, results, split, catalog, text, exclude_seen=exclude_seen, reference=reference)
 
     def _costs(self, cells: Sequence[Cell]) -> dict[str, float]:
         """Seconds of training and validation of each line, mean over its seeds, by the log.

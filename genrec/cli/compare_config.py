@@ -37,7 +37,7 @@ from semtok.aligners import aligner_config
 from semtok.errors import InputError
 from training.sequential import SequentialTrainingConfig
 
-PLAIN = "plain"  # one free vector an item: what every other line is measured against
+PLAIN = "plain"  # one free vector an item: what every other line is measured against unless `reference` says otherwise
 LIGHTGCN = "lightgcn"
 
 
@@ -61,6 +61,7 @@ class CompareConfig:
         lrurec: shape of the backbone.
         lightgcn: shape of the model.
         split_seed: draws the cold items.
+        reference: the line that every other is measured against, by paired intervals.
     """
 
     run: str
@@ -78,6 +79,7 @@ class CompareConfig:
     lrurec: LruRecConfig = field(default_factory=LruRecConfig)
     lightgcn: LightGcnConfig = field(default_factory=LightGcnConfig)
     split_seed: int = 0
+    reference: str = PLAIN
 
     def __post_init__(self) -> None:
         if not self.run:
@@ -94,6 +96,8 @@ class CompareConfig:
             if not re.fullmatch(r"[A-Za-z0-9_.]+", name):
                 raise InputError(f"--aligners {name!r}: a name is of letters, digits, _ and .")
             self.aligner(name)
+        if self.reference not in self.lines:
+            raise InputError(f"--reference {self.reference!r}: choose one of the lines, {', '.join(self.lines)}")
 
     @property
     def lines(self) -> list[str]:

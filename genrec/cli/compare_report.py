@@ -2,8 +2,9 @@
 
 Slices are those of `genrec.evaluation` and the groups of targets by their training events. `tail` has cold targets in
 it, which a plain model cannot name at all; `warm_tail` has not. A figure is the mean over seeds of the mean over cases,
-its spread the standard deviation over seeds. A difference to the plain model of the same backbone is paired: each
-case's mean over the seeds that both have, minus the plain model's, resampled over cases.
+its spread the standard deviation over seeds. A difference to the reference (the plain model, unless another line is
+chosen) of the same backbone is paired: each case's mean over the seeds that both have, minus the reference's, resampled
+over cases.
 
 Shapes: B cases, K ranks, N items.
 """
@@ -32,7 +33,7 @@ from semtok.vectors import ItemVectors, unit_rows
 
 KS = (5, 10, 20)
 FREQUENCY_GROUPS = {"1-4": (1, 4), "5-9": (5, 9), "10-19": (10, 19), "20-49": (20, 49), "50+": (50, None)}
-MINUS_PLAIN = "recall_minus_plain"
+MINUS = "recall_minus_"  # before the reference's name in the rows of differences
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,19 @@ class Result:
 
 
 def write_comparison(
-    folder: Path, results: Sequence[Result], split: Split, catalog: Catalog, text: ItemVectors, *, exclude_seen: bool
+    folder: Path,
+    results: Sequence[Result],
+    split: Split,
+    catalog: Catalog,
+    text: ItemVectors,
+    *,
+    exclude_seen: bool,
+    reference: str = PLAIN,
 ) -> None:
     """Write `metrics.json` and the pictures, of vectors for the backbone with most lines, into an existing folder."""
     groups = case_groups(split.test, split.train, len(catalog))
     rows = [row for line in _lines(results) for row in _figures(line, split.test, groups)]
-    rows += _differences(results, split.test, groups)
+    rows += _differences(results, split.test, groups, reference)
     baselines = {
         "Markov": Markov.fit(split.train, len(catalog)).score,
         "ItemKnn": ItemKnn.fit(split.train, len(catalog)).score,
@@ -110,23 +118,24 @@ def _figures(line: Sequence[Result], cases: Cases, groups: Mapping[str, NDArray[
 
 
 def _differences(
-    results: Sequence[Result], cases: Cases, groups: Mapping[str, NDArray[np.bool_]], k: int = 10
+    results: Sequence[Result], cases: Cases, groups: Mapping[str, NDArray[np.bool_]], reference: str, k: int = 10
 ) -> list[dict[str, Any]]:
-    """Recall@k minus the plain model's, on every slice, with a paired interval."""
+    """Recall@k minus the reference's, on every slice, with a paired interval."""
     recall = METRICS["recall"]
     by_cell = {(r.name, r.backbone, r.seed): recall(rank_of_target(r.lists, cases.targets), k) for r in results}
     rows = []
     for line in _lines(results):
-        seeds = [one.seed for one in line if (PLAIN, one.backbone, one.seed) in by_cell]
-        if line[0].name == PLAIN or not seeds:
+        seeds = [one.seed for one in line if (reference, one.backbone, one.seed) in by_cell]
+        if line[0].name == reference or not seeds:
             continue
-        ours, plain = (
-            np.mean([by_cell[name, line[0].backbone, seed] for seed in seeds], axis=0) for name in (line[0].name, PLAIN)
+        ours, theirs = (
+            np.mean([by_cell[name, line[0].backbone, seed] for seed in seeds], axis=0)
+            for name in (line[0].name, reference)
         )
         for name, members in groups.items():
-            value, low, high, n = paired_interval(ours[members], plain[members])
+            value, low, high, n = paired_interval(ours[members], theirs[members])
             figure = {"value": value, "low": low, "high": high, "seeds": len(seeds)}
-            rows.append(_row(line[0], name, MINUS_PLAIN, k, n, **figure))
+            rows.append(_row(line[0], name, f"{MINUS}{reference}", k, n, **figure))
     return rows
 
 
@@ -144,10 +153,8 @@ _COLUMNS = {
     "warm tail": ("warm_tail", "recall"),
     **{name: (name, "recall") for name in FREQUENCY_GROUPS},
     "cold": ("cold", "recall"),
-    "minus plain": ("all", MINUS_PLAIN),
-    "minus plain, tail": ("tail", MINUS_PLAIN),
-    "minus plain, warm tail": ("warm_tail", MINUS_PLAIN),
 }
+_DIFFERENCES = {"": "all", ", tail": "tail", ", warm tail": "warm_tail"}
 
 
 def table(rows: Iterable[Mapping[str, Any]], seconds: Mapping[str, float]) -> str:
@@ -159,7 +166,11 @@ def table(rows: Iterable[Mapping[str, Any]], seconds: Mapping[str, float]) -> st
     """
     found = {(row["model"], row["slice"], row["metric"]): row for row in rows if row["k"] == 10}
     models = list(dict.fromkeys(model for model, _, _ in found))
-    columns = {title: key for title, key in _COLUMNS.items() if any((model, *key) in found for model in models)}
+    every = dict(_COLUMNS)
+    for metric in dict.fromkeys(metric for _, _, metric in found if metric.startswith(MINUS)):
+        title = f"minus {metric.removeprefix(MINUS)}"
+        every |= {f"{title}{where}": (slice_, metric) for where, slice_ in _DIFFERENCES.items()}
+    columns = {title: key for title, key in every.items() if any((model, *key) in found for model in models)}
     cases = {title: max(found[m, *key]["n"] for m in models if (m, *key) in found) for title, key in columns.items()}
     heads = [f"{title} ({cases[title]:,})" if key[1] == "recall" else title for title, key in columns.items()]
     lines = ["| model | seeds | " + " | ".join(heads) + " | seconds |", "|---" * (len(columns) + 3) + "|"]
