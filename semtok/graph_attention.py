@@ -56,7 +56,7 @@ class Edges(nn.Module):
             "back": numbered.data,
         }
         for name, array in arrays.items():
-            self.register_buffer(name, torch.from_numpy(array.astype(np.int64)), persistent=False)
+            self.register_buffer(name, torch.from_numpy(array.astype(np.int32)), persistent=False)
         self.register_buffer("weights", torch.from_numpy(graph.data.astype(np.float32)), persistent=False)
 
     def product(self, values: Tensor, heard: Tensor) -> Tensor:
