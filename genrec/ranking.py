@@ -1,12 +1,15 @@
-"""`Ranker`: histories in, ranked items out, by the codes' beam, the dense head, counted neighbours, or all of them.
+"""`Ranker`: histories in, ranked items out, by the codes' beam, the dense head, and what else a run can say of items.
 
     beam     the LM's own log-probability of an item's codes, for the items that beam search meets
     rerank   the same candidates, ordered by the dense head
     dense    the dense head over every allowed item; with `views`, the mean of what it says after the whole history and
              after its last few items (an ensemble over prompts)
-    joined   (1 - u) ((1 - w) log p_codes + w log p_dense) + u log p_neighbours over every allowed item; the codes of an
-             item that the beam did not meet count just below those of the beam's last one, which is an upper bound, and
-             of an item that nobody has taken the neighbours say what the model says
+    joined   (1 - u) ((1 - s) ((1 - w) log p_codes + w log p_dense) + s log p_sequence) + u log p_neighbours over every
+             allowed item; the codes of an item that the beam did not meet count just below those of the beam's last
+             one, which is an upper bound, and of an item that nobody has taken the neighbours say what the others say
+
+The sequence voice is the recommender that the run's aligner was trained with (`genrec.sequential.frozen`); without a
+trained aligner there is none. Neighbours are counts (`genrec.neighbours`).
 
 Shapes: B users, K beams, k items asked for, N items, H hidden width, M items that the beam met.
 """
@@ -15,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -29,6 +32,8 @@ from genrec.neighbours import Neighbours
 from genrec.recommendations import Recommendations
 from genrec.scorer import NextCodeScorer
 from genrec.sequences import Sequences
+from genrec.sequential import SequentialModel
+from genrec.sequential.frozen import log_probability
 from genrec.trie import CodeTrie
 from genrec.vocabulary import SidVocabulary
 from semtok.errors import InputError
@@ -46,6 +51,7 @@ class RankingConfig:
         beams: prefixes kept on each level.
         dense_share: w of the joined ranking, in [0, 1]; None: `genrec fit` takes what wins on validation, others 0.5.
         near_share: u of the joined ranking, in [0, 1]; None: what wins on validation, others 0.
+        sequence_share: s of the joined ranking, in [0, 1]; None: what wins on validation, others 0.
         max_items: the last items of a history that are read.
         views: lengths of endings of the history that the dense head is asked about beside the whole, each one more
             (short) prompt for every list.
@@ -56,6 +62,7 @@ class RankingConfig:
     beams: int = 20
     dense_share: float | None = None
     near_share: float | None = None
+    sequence_share: float | None = None
     max_items: int = 20
     views: tuple[int, ...] = ()
     batch_tokens: int = 8192
@@ -63,7 +70,7 @@ class RankingConfig:
     def __post_init__(self) -> None:
         if self.ranking not in get_args(Ranking):
             raise InputError(f"--ranking {self.ranking}: choose one of {', '.join(get_args(Ranking))}")
-        for name in ("dense_share", "near_share"):
+        for name in ("dense_share", "near_share", "sequence_share"):
             share = getattr(self, name)
             if share is not None and not 0 <= share <= 1:
                 raise InputError(f"--{name} {share} is not in [0, 1]")
@@ -73,9 +80,19 @@ class RankingConfig:
         if any(not 1 <= view < self.max_items for view in self.views):
             raise InputError(f"--views {list(self.views)}: lengths from 1 to below --max_items {self.max_items}")
 
+    @property
+    def shares(self) -> Shares:
+        """Of the joined ranking, with what stands for those that nobody chose."""
+        dense = 0.5 if self.dense_share is None else self.dense_share
+        return Shares(dense, self.near_share or 0.0, self.sequence_share or 0.0)
 
-Shares = tuple[float, float]
-"""(w, u) of the joined ranking."""
+
+class Shares(NamedTuple):
+    """Of the joined ranking: w, u and s."""
+
+    dense: float
+    near: float = 0.0
+    sequence: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -87,18 +104,21 @@ class Voices:
         codes: [B, M] log-probabilities of their codes.
         dense: [B, N] log-probabilities of the dense head; -inf where a filter forbids.
         near: [B, N] log-probabilities of the neighbours, NaN for items without counts; None where nothing was counted.
+        sequence: [B, N] log-probabilities of the aligner's recommender; None where there is none.
     """
 
     met: Tensor
     codes: Tensor
     dense: Tensor
     near: Tensor | None
+    sequence: Tensor | None = None
 
     def joined(self, shares: Shares) -> Tensor:
         """Scores [B, N] of the joined ranking, -inf where a filter forbids."""
-        dense_share, near_share = shares
-        if self.near is None and near_share:
+        if self.near is None and shares.near:
             raise InputError("this run has no counts of neighbours; use --ranking.near_share 0")
+        if self.sequence is None and shares.sequence:
+            raise InputError("this run has no recommender of a trained aligner; use --ranking.sequence_share 0")
         forbidden, alive = self.dense.isneginf(), self.met >= 0
         last = self.codes.masked_fill(~alive, torch.inf).amin(dim=1, keepdim=True)
         last = last.masked_fill(last.isinf(), 0.0)  # nothing was met: a constant, which is no matter
@@ -106,9 +126,11 @@ class Voices:
         n = self.dense.shape[1]
         place = self.met.masked_fill(~alive, n)  # a column for those that are nobody, cut off again
         codes = below.repeat(1, n + 1).scatter_(1, place, self.codes)[:, :n]
-        score = (1 - dense_share) * codes + dense_share * self.dense.masked_fill(forbidden, 0.0)
-        if self.near is not None and near_share:
-            score = (1 - near_share) * score + near_share * torch.where(self.near.isnan(), score, self.near)
+        score = (1 - shares.dense) * codes + shares.dense * self.dense.masked_fill(forbidden, 0.0)
+        if self.sequence is not None and shares.sequence:
+            score = (1 - shares.sequence) * score + shares.sequence * self.sequence
+        if self.near is not None and shares.near:
+            score = (1 - shares.near) * score + shares.near * torch.where(self.near.isnan(), score, self.near)
         return score.masked_fill(forbidden, -torch.inf)
 
 
@@ -122,6 +144,7 @@ class Ranker:
         head: the dense head, or None where only `beam` is wanted.
         config: defaults of every request.
         neighbours: counts for the joined ranking.
+        sequence: the recommender of the run's aligner, for the same.
     """
 
     def __init__(
@@ -133,9 +156,10 @@ class Ranker:
         head: DenseHead | None,
         config: RankingConfig,
         neighbours: Neighbours | None = None,
+        sequence: SequentialModel | None = None,
     ) -> None:
         self.scorer, self.trie, self.vocabulary, self.codes, self.config = scorer, trie, vocabulary, codes, config
-        self.head, self.neighbours = head, neighbours
+        self.head, self.neighbours, self.sequence = head, neighbours, sequence
         self._item_vectors: Tensor | None = None
 
     def rank(
@@ -176,7 +200,7 @@ class Ranker:
         for group in self._groups(prompts, ranking):
             chosen = None if filters is None else [filters[i] for i in group]
             batch = [prompts[i] for i in group]
-            found, values = self._rank_batch(batch, recent.take(group), k, ranking, beams, chosen)
+            found, values = self._rank_batch(batch, histories.take(group), k, ranking, beams, chosen)
             rows[group, : found.shape[1]], scores[group, : found.shape[1]] = found, values
             progress(len(group))
         return Recommendations.from_padded(names, rows, scores, self._reasons(rows, k, filters))
@@ -190,16 +214,16 @@ class Ranker:
         filters: Sequence[ItemFilter] | None = None,
         progress: Callable[[int], None] = lambda done: None,
     ) -> dict[Shares, NDArray[np.int32]]:
-        """Joined lists, int32 [B, k], for several shares (w, u) from one search.
+        """Joined lists, int32 [B, k], for several shares from one search.
 
-        (0, 0) orders as the beam does and (1, 0) as the dense head.
+        Shares(0) orders as the beam does, Shares(1) as the dense head and Shares(0, 0, 1) as the sequence voice.
         """
         recent = histories.last(self.config.max_items)
         prompts = [self.vocabulary.prompt(self.codes[history]) for history in recent]
         lists = {share: np.full((len(prompts), k), -1, dtype=np.int32) for share in shares}
         for group in self._groups(prompts, "joined"):
             chosen = None if filters is None else [filters[i] for i in group]
-            voices = self.voices([prompts[i] for i in group], recent.take(group), k=k, filters=chosen)
+            voices = self.voices([prompts[i] for i in group], histories.take(group), k=k, filters=chosen)
             for share in shares:
                 rows, _ = _numpy(*_top(voices.joined(share), k))
                 lists[share][group, : rows.shape[1]] = rows
@@ -232,8 +256,7 @@ class Ranker:
         if ranking == "rerank":
             of_met = voices.dense.gather(1, voices.met.clamp(min=0)).masked_fill(voices.met < 0, -torch.inf)
             return _numpy(*_take(voices.met, of_met, k))
-        dense_share = 0.5 if self.config.dense_share is None else self.config.dense_share
-        return _numpy(*_top(voices.joined((dense_share, self.config.near_share or 0.0)), k))
+        return _numpy(*_top(voices.joined(self.config.shares), k))
 
     def voices(
         self,
@@ -244,15 +267,16 @@ class Ranker:
         beams: int | None = None,
         filters: list[ItemFilter] | None = None,
     ) -> Voices:
-        """What beam, dense head and neighbours say after each prompt and its history."""
+        """What every voice says after each prompt and the whole history behind it."""
         beams = beams or self.config.beams
         result = beam_search(self.scorer, self.trie, prompts, beams=beams, k=max(k, beams), filters=filters)
         near = None
         if self.neighbours is not None:
-            near = torch.from_numpy(self.neighbours.log_probability(histories))
+            near = torch.from_numpy(self.neighbours.log_probability(histories.last(self.config.max_items)))
             near[:, ~torch.from_numpy(self.neighbours.known)] = torch.nan
+        sequence = None if self.sequence is None else torch.from_numpy(log_probability(self.sequence, histories))
         dense = self._dense(result.hidden, histories, filters)
-        return Voices(torch.from_numpy(result.rows).long(), torch.from_numpy(result.scores), dense, near)
+        return Voices(torch.from_numpy(result.rows).long(), torch.from_numpy(result.scores), dense, near, sequence)
 
     def _dense(self, hidden: Tensor | None, histories: Sequences, filters: list[ItemFilter] | None) -> Tensor:
         """Log-probabilities of the dense head [B, N] over all items, mean over the views; -inf where a filter forbids.

@@ -28,6 +28,7 @@ from genrec.ranking import Ranker, Ranking, RankingConfig
 from genrec.recommendations import Recommendations
 from genrec.scorer import NextCodeScorer
 from genrec.sequences import Sequences
+from genrec.sequential.frozen import load_frozen
 from genrec.tasks import search_prompt
 from genrec.torch_scorer import TorchScorer
 from genrec.trie import CodeTrie
@@ -105,7 +106,7 @@ class Recommender:
         trie = CodeTrie(ids.codes, ids.sizes)
         config = RankingConfig(**facts["ranking"])
         scorer: NextCodeScorer
-        head = neighbours = None
+        head = neighbours = sequence = None
         if engine == "vllm":
             from inference.vllm_engine import VllmScorer
 
@@ -122,7 +123,8 @@ class Recommender:
             head = DenseHead.load(lm / "heads/dense.safetensors", torch.from_numpy(ids.codes), ids.sizes, content)
             head = head.to(device)
             neighbours = Neighbours.load(lm / "heads/neighbours.safetensors").extended(len(catalog))
-        ranker = Ranker(scorer, trie, vocabulary, ids.codes, head, config, neighbours)
+            sequence = load_frozen(run / "vectors/item")
+        ranker = Ranker(scorer, trie, vocabulary, ids.codes, head, config, neighbours, sequence)
         run_id = hash_value({name: manifest["files"] for name, manifest in manifests.items()})[:16]
         return cls(catalog, ids, vectors, ranker, AutoTokenizer.from_pretrained(lm), run_id)
 

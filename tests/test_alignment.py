@@ -14,6 +14,8 @@ from genrec.cli.config import load_config
 from genrec.cli.pipeline import Pipeline
 from genrec.sample_shop import make_sample_shop
 from genrec.sequences import Sequences
+from genrec.sequential import SasRecBackbone, SasRecConfig, SequentialModel
+from genrec.sequential.frozen import extended, frozen, load_frozen, log_probability
 from semtok.aligners import load_table, make_table
 from semtok.errors import InputError
 from semtok.folders import check_folder, read_json
@@ -54,9 +56,9 @@ def test_cold_items_have_vectors_from_their_words() -> None:
     torch.manual_seed(0)
     table = make_table("faerec", inputs, 4).eval()
     vectors = aligned_vectors(table, inputs, "faerec").values
-    np.testing.assert_allclose(vectors[4:], vectors_from_text(table, text, "faerec").values[4:], atol=1e-6)
+    np.testing.assert_allclose(vectors[4:], unit_rows(vectors_from_text(table, text).numpy())[4:], atol=1e-6)
     np.testing.assert_allclose(vectors[:4], unit_rows(table().detach().numpy()[:4]), atol=1e-6)
-    assert np.abs(vectors[:4] - vectors_from_text(table, text, "faerec").values[:4]).max() > 0.01
+    assert np.abs(vectors[:4] - unit_rows(vectors_from_text(table, text).numpy())[:4]).max() > 0.01
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_stage_holds_the_table_its_vectors_and_its_log(run: Path) -> None:
     assert set(check_folder(run / "vectors/item", hashes=True)["files"]) == {
-        "aligner.json", "aligner.safetensors", "item.safetensors", "training.json",
+        "aligner.json", "aligner.safetensors", "item.safetensors", "sasrec.json", "sasrec.safetensors",
+        "training.json",
     }  # fmt: skip
     vectors, inputs = ItemVectors.load(run / "vectors/item/item.safetensors"), load_inputs(run)
     table = load_table(run / "vectors/item", inputs)
@@ -79,7 +82,8 @@ def test_the_stage_holds_the_table_its_vectors_and_its_log(run: Path) -> None:
 
 def test_the_same_seed_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:
     again = stages(tmp_path, "--aligner.name=faerec")
-    for file in ("vectors/item/aligner.safetensors", "vectors/item/item.safetensors", "semtok/semantic_ids.parquet"):
+    files = [f"vectors/item/{name}.safetensors" for name in ("aligner", "item", "sasrec")]
+    for file in (*files, "semtok/semantic_ids.parquet"):
         assert (again / file).read_bytes() == (run / file).read_bytes(), file
 
 
@@ -93,10 +97,49 @@ def test_new_items_are_placed_by_the_runs_own_aligner(run: Path, tmp_path: Path)
     np.testing.assert_array_equal(after.codes[:60], before.codes)
     text = ItemVectors.load(run / "vectors/text/text.safetensors")
     table = load_table(run / "vectors/item", load_inputs(run))
-    expected = vectors_from_text(table, ItemVectors(text.values[60:], text.source), "")
+    expected = vectors_from_text(table, ItemVectors(text.values[60:], text.source))
     np.testing.assert_allclose(
-        ItemVectors.load(run / "vectors/item/item.safetensors").values[60:], expected.values, atol=1e-6
+        ItemVectors.load(run / "vectors/item/item.safetensors").values[60:], unit_rows(expected.numpy()), atol=1e-6
     )
+    sequence = load_frozen(run / "vectors/item")
+    assert sequence is not None
+    np.testing.assert_allclose(sequence.item_vectors[60:], expected, atol=1e-6)
+
+
+def test_the_recommender_stays_as_it_was_trained(tmp_path: Path) -> None:
+    """What is saved scores as the trained model does; later items are read and ranked by the vectors they are given."""
+    rng = np.random.default_rng(0)
+    text = ItemVectors(rng.normal(size=(6, 5)).astype(np.float32), "words")
+    inputs = aligner_inputs(text, text, Sequences.from_lists([[0, 1, 2, 3]]))
+    cold, histories = cold_items(inputs), Sequences.from_lists([[0, 1], [], [5, 2, 4]])
+    torch.manual_seed(0)
+    shape = SasRecConfig(width=4, layers=1, heads=1, max_items=3)
+    model = SequentialModel(make_table("faerec", inputs, 4), SasRecBackbone(shape))
+    frozen(model, cold).save(tmp_path)
+    kept = load_frozen(tmp_path)
+    assert kept is not None
+    np.testing.assert_allclose(kept.score(histories), model.scorer(cold)(histories), atol=1e-6)
+    probability = np.exp(log_probability(kept, histories))
+    np.testing.assert_allclose(probability.sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(probability[1], 1 / 6, rtol=1e-5)
+    more = extended(kept, 5, kept.item_vectors[5:].repeat(2, 1))  # item 5 again, and once more
+    np.testing.assert_allclose(more.score(histories)[:, :6], kept.score(histories), atol=1e-6)
+    np.testing.assert_allclose(more.score(histories)[:, 6], kept.score(histories)[:, 5], atol=1e-6)
+    twin = more.score(Sequences.from_lists([[6, 2, 4]]))
+    np.testing.assert_allclose(twin, more.score(Sequences.from_lists([[5, 2, 4]])), atol=1e-6)
+
+
+def test_a_broken_recommender_is_named(tmp_path: Path) -> None:
+    assert load_frozen(tmp_path) is None
+    (tmp_path / "sasrec.json").write_text('{"n_items": 3, "colour": 1}')
+    with pytest.raises(InputError, match="not the shape of a SASRec"):
+        load_frozen(tmp_path)
+    (tmp_path / "sasrec.json").write_text('{"n_items": 3, "width": 4}')
+    with pytest.raises(InputError, match="no such file"):
+        load_frozen(tmp_path)
+    (tmp_path / "sasrec.safetensors").write_bytes(b"x" * 20)
+    with pytest.raises(InputError, match="not a safetensors file"):
+        load_frozen(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["text", "concatenation", "llmemb", "recgoat"])

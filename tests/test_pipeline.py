@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from genrec import Recommender
 from genrec.cases import Split
 from genrec.cli.main import main
 from genrec.sample_shop import make_sample_shop
+from genrec.sequences import Sequences
 from semtok.errors import InputError
 from semtok.folders import hash_file, read_json
+from training.validation import SEQUENCE_SHARES
 
 SMALL = [
     "--sasrec.width=16", "--collaborative.epochs=3", "--fusion.width=16", "--lm.epochs=2", "--lm.width=16",
@@ -118,6 +121,36 @@ def test_the_report_has_baselines_and_every_ranking(run: Path) -> None:
     assert {row["model"] for row in rows} == ours | baselines
     assert {"all", "head", "tail", "cold"} <= {row["slice"] for row in rows}
     assert "<html" in (run / "report/report.html").read_text()
+
+
+def test_the_recommender_of_a_trained_aligner_is_a_voice(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It stands in the table by itself, has a share, takes new items, and a refit keeps what was chosen."""
+    ours, options = tmp_path / "run", [*SMALL, "--aligner.name=faerec", "--aligner.training.epochs=2"]
+    config = str(run.parent / "my.yaml")
+    assert main(["fit", config, *options, f"--run={ours}"]) == 0
+    assert "SASRec, aligned + neighbours" in capsys.readouterr().out
+    share = read_json(ours / "lm/genrec.json")["ranking"]["sequence_share"]
+    assert share in SEQUENCE_SHARES
+    models = {row["model"] for row in read_json(ours / "report/metrics.json")}
+    assert "SASRec, aligned" in models
+    assert read_json(run / "lm/genrec.json")["ranking"]["sequence_share"] == 0
+    again = tmp_path / "again"
+    assert main(["fit", config, *options, f"--run={again}", f"--refit={ours}"]) == 0
+    assert read_json(again / "lm/genrec.json")["ranking"]["sequence_share"] == share
+    file = tmp_path / "new.jsonl"
+    file.write_text(json.dumps({"item_id": "new", "title": "Copper kettle"}) + "\n")
+    assert main(["add-items", str(ours), str(file)]) == 0
+    recommender = Recommender.from_pretrained(ours)
+    recommender.ranker.config = replace(recommender.ranker.config, sequence_share=1.0, near_share=0.0)
+    items = recommender.catalog.item_ids
+    found = recommender.recommend([[items[3], "new"], [items[3]]], k=61, exclude_seen=False)
+    assert sorted(found.rows[0].tolist()) == list(range(61))
+    sequence = recommender.ranker.sequence
+    assert sequence is not None
+    scores = sequence.score(Sequences.from_lists([[3, 60], [3]]))
+    assert [rows.tolist() for rows in found.rows] == np.argsort(-scores, axis=1, kind="stable").tolist()
 
 
 def test_the_lm_folder_opens_as_it_is(run: Path) -> None:

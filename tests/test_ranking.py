@@ -14,11 +14,14 @@ from genrec.beam import score_all
 from genrec.dense import DenseHead
 from genrec.filters import ItemFilter
 from genrec.neighbours import Neighbours
-from genrec.ranking import Ranker, Ranking, RankingConfig
+from genrec.ranking import Ranker, Ranking, RankingConfig, Shares
 from genrec.sequences import Sequences
+from genrec.sequential import SasRecBackbone, SasRecConfig, SequentialModel
+from genrec.sequential.frozen import log_probability
 from genrec.torch_scorer import TorchScorer
 from genrec.trie import CodeTrie
 from genrec.vocabulary import SidVocabulary
+from semtok.aligners.base import FrozenTable
 from semtok.errors import InputError
 
 SIZES, N = (4, 4, 4), 30
@@ -46,19 +49,23 @@ def ranker() -> Ranker:
             weights.normal_(0, 0.5)
     train = Sequences.from_lists([rng.integers(25, size=6).tolist() for _ in range(20)])
     scorer, trie = TorchScorer(model, vocabulary, score_space="level"), CodeTrie(codes, SIZES)
-    config = RankingConfig(beams=BEAMS, dense_share=0.7, near_share=0.4)
-    return Ranker(scorer, trie, vocabulary, codes, head, config, Neighbours.fit(train, N))
+    config = RankingConfig(beams=BEAMS, dense_share=0.7, near_share=0.4, sequence_share=0.2)
+    table = FrozenTable(torch.randn(N, 8), torch.randn(N, 8))
+    sequence = SequentialModel(table, SasRecBackbone(SasRecConfig(width=8, layers=1, max_items=10))).eval()
+    return Ranker(scorer, trie, vocabulary, codes, head, config, Neighbours.fit(train, N), sequence)
 
 
-def everything(ranker: Ranker) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Log-probabilities [B, N] of codes, dense head and neighbours."""
+def everything(ranker: Ranker) -> tuple[NDArray[np.float32], ...]:
+    """Log-probabilities [B, N] of codes, dense head, neighbours and sequence."""
     prompts = [ranker.vocabulary.prompt(ranker.codes[history]) for history in HISTORIES]
     assert ranker.head is not None
     assert ranker.neighbours is not None
+    assert ranker.sequence is not None
     with torch.inference_mode():
         codes = score_all(ranker.scorer, ranker.trie, prompts)
         dense = ranker.head(ranker.scorer.start(prompts).hidden).log_softmax(1).numpy()
-    return np.asarray(codes), dense, ranker.neighbours.log_probability(HISTORIES)
+    sequence = log_probability(ranker.sequence, HISTORIES)
+    return np.asarray(codes), dense, ranker.neighbours.log_probability(HISTORIES), sequence
 
 
 @pytest.mark.parametrize("ranking", ["beam", "rerank", "dense", "joined"])
@@ -74,14 +81,14 @@ def test_each_ranking_is_its_formula(ranker: Ranker, ranking: Ranking, filtered:
     found = ranker.rank(HISTORIES, k=5, ranking=ranking, filters=filters)
     prompts = [ranker.vocabulary.prompt(ranker.codes[history]) for history in HISTORIES]
     voices = ranker.voices(prompts, HISTORIES, k=5, filters=filters)
-    codes, dense, near = everything(ranker)
+    codes, dense, near, sequence = everything(ranker)
     assert ranker.neighbours is not None
     for b, rows in enumerate(found.rows):
         met = [row for row in voices.met[b].tolist() if row >= 0]
         np.testing.assert_allclose(voices.codes[b, : len(met)], codes[b, met], atol=1e-4)
         assert allowed[b, met].all()
         bound = np.where(np.isin(np.arange(N), met), codes[b], codes[b, met].min())
-        model = 0.3 * bound + 0.7 * dense[b]
+        model = 0.8 * (0.3 * bound + 0.7 * dense[b]) + 0.2 * sequence[b]
         score = {
             "beam": codes[b],
             "rerank": dense[b],
@@ -109,14 +116,15 @@ def test_views_are_averaged(ranker: Ranker) -> None:
 
 
 def test_many_shares_from_one_search(ranker: Ranker) -> None:
-    shares = [(0.0, 0.0), (1.0, 0.0), (0.7, 0.4), (0.0, 1.0)]
+    shares = [Shares(0.0), Shares(1.0), Shares(0.7, 0.4, 0.2), Shares(0.0, 1.0), Shares(0.0, 0.0, 1.0)]
     lists = ranker.joined_lists(HISTORIES, shares=shares, k=BEAMS)
-    for share, ranking in [((0.0, 0.0), "beam"), ((1.0, 0.0), "dense"), ((0.7, 0.4), "joined")]:
+    for share, ranking in zip(shares, ("beam", "dense", "joined"), strict=False):
         alone = ranker.rank(HISTORIES, k=BEAMS, ranking=ranking)  # type: ignore[arg-type]
         assert lists[share].tolist() == [rows.tolist() for rows in alone.rows]
-    near = everything(ranker)[2]
+    _, _, near, sequence = everything(ranker)
+    assert lists[shares[4]].tolist() == np.argsort(-sequence, axis=1, kind="stable")[:, :BEAMS].tolist()
     assert ranker.neighbours is not None
-    counted = [[row for row in rows if ranker.neighbours.known[row]] for rows in lists[0.0, 1.0].tolist()]
+    counted = [[row for row in rows if ranker.neighbours.known[row]] for rows in lists[shares[3]].tolist()]
     assert counted == [
         [row for row in np.argsort(-scores, kind="stable") if ranker.neighbours.known[row]][: len(rows)]
         for scores, rows in zip(near, counted, strict=True)
@@ -142,7 +150,9 @@ def test_what_is_missing_is_named(ranker: Ranker) -> None:
         Ranker(*parts, None, ranker.config).rank(HISTORIES, k=5)
     with pytest.raises(InputError, match="no counts of neighbours"):
         Ranker(*parts, ranker.head, ranker.config).rank(HISTORIES, k=5)
-    without = Ranker(*parts, ranker.head, replace(ranker.config, near_share=0.0))
+    with pytest.raises(InputError, match="no recommender of a trained aligner"):
+        Ranker(*parts, ranker.head, ranker.config, ranker.neighbours).rank(HISTORIES, k=5)
+    without = Ranker(*parts, ranker.head, replace(ranker.config, near_share=0.0, sequence_share=0.0))
     assert len(without.rank(HISTORIES, k=5).rows[0]) == 5
     with pytest.raises(InputError, match="k must be at least 1"):
         ranker.rank(HISTORIES, k=0)
@@ -150,7 +160,9 @@ def test_what_is_missing_is_named(ranker: Ranker) -> None:
         ranker.rank(HISTORIES, k=5, ranking="best")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("name", "value"), [("dense_share", 1.5), ("near_share", -0.1), ("beams", 0)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("dense_share", 1.5), ("near_share", -0.1), ("sequence_share", 2), ("beams", 0)]
+)
 def test_bad_configuration(name: str, value: float) -> None:
     with pytest.raises(InputError, match=f"--{name}"):
         RankingConfig(**{name: value})  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from genrec.sequences import Sequences
 from genrec.sequential import Backbone, ColdItems, SequentialModel
@@ -115,10 +116,10 @@ def aligned_vectors(table: ItemTable, inputs: AlignerInputs, source: str) -> Ite
 
 
 @torch.inference_mode()
-def vectors_from_text(table: ItemTable, text: ItemVectors, source: str) -> ItemVectors:
-    """Item vectors [M, D] of unit length for new items, from their words alone.
+def vectors_from_text(table: ItemTable, text: ItemVectors) -> Tensor:
+    """Vectors [M, D] of new items, from their words alone; not of unit length.
 
     Raises:
         InputError: the table knows no words, or the text vectors are of another width.
     """
-    return ItemVectors(unit_rows(table.from_text(torch.from_numpy(text.values)).numpy()), source)
+    return table.from_text(torch.from_numpy(text.values))

@@ -22,6 +22,7 @@ from accelerate.utils import parse_flag_from_env
 
 from genrec.cases import Split
 from genrec.ranking import RankingConfig
+from genrec.sequential.frozen import load_frozen
 from genrec.tasks import TaskWeights
 from semtok.catalog import Catalog
 from semtok.errors import InputError
@@ -33,7 +34,7 @@ from training.finetune import LmInputs, Log, fit_lm, save_lm
 from training.lm_config import LmConfig
 from training.preference import PreferenceStageConfig
 from training.preference_stage import prefer
-from training.refit import chosen_epochs, chosen_shares
+from training.refit import chosen_epochs, chosen_shares, with_shares
 from training.validation import Validation
 
 NEEDS = ("catalog", "split", "vectors/collaborative", "vectors/item", "semtok")
@@ -91,16 +92,16 @@ def run_lm_stage(stage: LmStage, log: Log, progress: Callable[[int, int], None])
             (scratch / "work").mkdir(exist_ok=True)
         PartialState().wait_for_everyone()
         ranking = replace(ranking, max_items=lm.max_items)
-        validation = Validation(inputs, ranking, lm.score_space, lm.valid_cases, lm.seed)
+        sequence = load_frozen(run / "vectors/item")
+        validation = Validation(inputs, ranking, lm.score_space, lm.valid_cases, lm.seed, sequence)
         built = fit_lm(inputs, lm, scratch / "work", log, validation, progress=progress, stop_after=stop_after)
         if built is None:
             return
         if lm.preference.method != "none":
             prefer(built, inputs, lm, ranking, scratch / "work/preference", log, progress=progress)
             (scratch / "work/preference/preference.json").rename(scratch / "preference.json")
-        if None in (ranking.dense_share, ranking.near_share):
-            chosen = validation(built)
-            ranking = replace(ranking, dense_share=chosen["dense_share"], near_share=chosen["near_share"])
+        if None in (ranking.dense_share, ranking.near_share, ranking.sequence_share):
+            ranking = with_shares(ranking, validation.choose(built))
         (scratch / "work/training.json").rename(scratch / "training.json")
         save_lm(built, scratch, {"score_space": lm.score_space, "ranking": asdict(ranking)})
         validation.neighbours.save(scratch / "heads/neighbours.safetensors")
@@ -142,8 +143,7 @@ def from_config(value: Mapping[str, Any]) -> LmStage:
             return LmStage(Path(value["run"]), lm, ranking)
         if lm.preference.method != "none":
             raise InputError("--refit: the preference stage chooses on validation, of which a refit has none")
-        dense_share, near_share = chosen_shares(Path(value["refit"]))
-        ranking = replace(ranking, dense_share=dense_share, near_share=near_share)
+        ranking = with_shares(ranking, chosen_shares(Path(value["refit"])))
         return LmStage(Path(value["run"]), lm, ranking, chosen_epochs(Path(value["refit"]) / "lm"))
     except (KeyError, TypeError) as error:
         raise InputError(f"not the resolved configuration of a run ({error})") from None

@@ -7,12 +7,13 @@ genrec fit configs/beauty.yaml --run runs/refit --refit runs/beauty    # trains 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from genrec.ranking import Shares
+from genrec.ranking import RankingConfig, Shares
 from semtok.errors import InputError
 from semtok.folders import read_json
 
@@ -58,4 +59,9 @@ def chosen_epochs(folder: Path) -> int:
 def chosen_shares(run: Path) -> Shares:
     """The shares of the joined ranking that a run ended with."""
     ranking = read_json(run / "lm/genrec.json")["ranking"]
-    return ranking["dense_share"], ranking["near_share"]
+    return Shares(ranking["dense_share"], ranking["near_share"], ranking["sequence_share"])
+
+
+def with_shares(ranking: RankingConfig, shares: Shares) -> RankingConfig:
+    """The same ranking with chosen shares."""
+    return replace(ranking, dense_share=shares.dense, near_share=shares.near, sequence_share=shares.sequence)

@@ -5,7 +5,7 @@ Shapes: B cases, M candidates.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 
 import numpy as np
@@ -16,6 +16,7 @@ from genrec.filters import ItemFilter
 from genrec.metrics import rank_of_target, recall
 from genrec.neighbours import NEAR_SHARES, Neighbours
 from genrec.ranking import Ranker, RankingConfig, Shares
+from genrec.sequential import SequentialModel
 from genrec.torch_scorer import TorchScorer
 from genrec.trie import CodeTrie
 from training.finetune import Built, LmInputs
@@ -23,6 +24,7 @@ from training.joint_model import ScoreSpace
 from training.sequential import sample_cases
 
 DENSE_SHARES = (0.0, 0.3, 0.5, 0.7, 1.0)
+SEQUENCE_SHARES = (0.0, 0.3, 0.5, 0.7, 1.0)
 
 
 class Validation:
@@ -32,46 +34,68 @@ class Validation:
         inputs: of the LM stage.
         config: beams and history length of the ranking.
         n_cases: cases at most, drawn by seed.
+        sequence: the recommender of the run's aligner, where it has one.
     """
 
     def __init__(
-        self, inputs: LmInputs, config: RankingConfig, score_space: ScoreSpace, n_cases: int, seed: int
+        self,
+        inputs: LmInputs,
+        config: RankingConfig,
+        score_space: ScoreSpace,
+        n_cases: int,
+        seed: int,
+        sequence: SequentialModel | None = None,
     ) -> None:
         self.cases: Cases = sample_cases(inputs.split.valid, n_cases, seed)
         self.codes, self.config, self.score_space = inputs.semantic_ids.codes, config, score_space
         self.dense_shares = DENSE_SHARES if config.dense_share is None else (config.dense_share,)
-        near = NEAR_SHARES if config.near_share is None else (config.near_share,)
-        self.shares: list[Shares] = list(product(self.dense_shares, near))
+        self.near_shares = NEAR_SHARES if config.near_share is None else (config.near_share,)
+        self.sequence = sequence
         self.neighbours = Neighbours.fit(inputs.split.train, len(inputs.catalog))
         self.trie = CodeTrie(inputs.semantic_ids.codes, inputs.semantic_ids.sizes)
         everything = ItemFilter(self.trie)
         self.filters = [everything.deny(h) for h in self.cases.histories] if inputs.exclude_seen else None
 
     def __call__(self, built: Built) -> dict[str, float]:
-        """Recall@10 by beam, by dense head, and by all voices with the shares that won.
+        """Recall@10 by beam, by dense head, by both, and with the neighbours, at the shares that win.
 
-        The epoch is chosen without the neighbours: beside them an unfinished model looks as good as a finished one.
+        The epoch is chosen by what the language model says: beside other voices an unfinished model looks as good as a
+        finished one.
         """
-        recalls = self.by_shares(built)
-        best = max(self.shares, key=lambda shares: (recalls[shares], -abs(shares[0] - 0.5), -shares[1]))
+        alone = [Shares(dense) for dense in self.dense_shares]
+        joined = [Shares(*pair) for pair in product(self.dense_shares, self.near_shares)]
+        recalls = self.by_shares(built, [Shares(0.0), Shares(1.0), *alone, *joined])
+        best = _best(joined, recalls)
         return {
-            "valid_beam_recall@10": recalls[0.0, 0.0],
-            "valid_dense_recall@10": recalls[1.0, 0.0],
+            "valid_beam_recall@10": recalls[Shares(0.0)],
+            "valid_dense_recall@10": recalls[Shares(1.0)],
             "valid_joined_recall@10": recalls[best],
-            "dense_share": best[0],
-            "near_share": best[1],
-            "selection": max(recalls[share, 0.0] for share in self.dense_shares),
+            "dense_share": best.dense,
+            "near_share": best.near,
+            "selection": max(recalls[shares] for shares in alone),
         }
 
-    def by_shares(self, built: Built, k: int = 10) -> Mapping[Shares, float]:
-        """Recall@k of the joined ranking by the shares of dense head and neighbours."""
+    def choose(self, built: Built) -> Shares:
+        """The shares of all voices that win."""
+        sequence = [0.0] if self.sequence is None else SEQUENCE_SHARES
+        if self.config.sequence_share is not None:
+            sequence = [self.config.sequence_share]
+        shares = [Shares(*three) for three in product(self.dense_shares, self.near_shares, sequence)]
+        return _best(shares, self.by_shares(built, shares))
+
+    def by_shares(self, built: Built, shares: Sequence[Shares], k: int = 10) -> Mapping[Shares, float]:
+        """Recall@k of the joined ranking by its shares."""
         scorer = TorchScorer(built.model.export(), built.vocabulary, score_space=self.score_space)
         head = built.model.head
-        ranker = Ranker(scorer, self.trie, built.vocabulary, self.codes, head, self.config, self.neighbours)
-        without = [(share, 0.0) for share in self.dense_shares]
-        asked = dict.fromkeys((*self.shares, *without, (0.0, 0.0), (1.0, 0.0)))
-        lists = ranker.joined_lists(self.cases.histories, shares=list(asked), k=k, filters=self.filters)
+        parts = (scorer, self.trie, built.vocabulary, self.codes, head, self.config, self.neighbours, self.sequence)
+        asked = list(dict.fromkeys(shares))
+        lists = Ranker(*parts).joined_lists(self.cases.histories, shares=asked, k=k, filters=self.filters)
         return {share: _recall(rows, self.cases.targets, k) for share, rows in lists.items()}
+
+
+def _best(shares: Sequence[Shares], recalls: Mapping[Shares, float]) -> Shares:
+    """Of equal ones that with less of the other voices, and codes and dense head most even."""
+    return max(shares, key=lambda one: (recalls[one], -one.sequence, -one.near, -abs(one.dense - 0.5)))
 
 
 def _recall(rows: NDArray[np.int32], targets: NDArray[np.int32], k: int) -> float:

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
+from genrec.sequential.frozen import extended, load_frozen
 from semtok.aligners import load_table
 from semtok.catalog import Catalog
 from semtok.encoders import load_encoder
@@ -22,7 +24,7 @@ from semtok.fusion import Fusion
 from semtok.quantizers import load_quantizer
 from semtok.semantic_ids import SemanticIds
 from semtok.semantic_ids import add_items as assign_new
-from semtok.vectors import ItemVectors
+from semtok.vectors import ItemVectors, unit_rows
 from training.alignment import load_inputs, vectors_from_text
 
 
@@ -46,7 +48,7 @@ def add(run: Path, file: Path) -> int:
     texts = [new.text(row) for row in range(len(new))]
     encoder, quantizer = load_encoder(run / "vectors/text"), load_quantizer(run / "semtok")
     said = ItemVectors(encoder.encode(texts), encoder.name)
-    fused = place(run, said)
+    fused, raw = place(run, said)
     n = len(old)  # what an interrupted attempt put behind the published rows is made again, to the same bytes
     published = SemanticIds.load(run / "semtok")
     published = SemanticIds(published.item_ids[:n], published.codes[:n], published.sizes)
@@ -59,6 +61,9 @@ def add(run: Path, file: Path) -> int:
         _behind(text_before, n, said).save(scratch / "text.safetensors")
     with _extended(run / "vectors/item", inputs) as scratch:
         _behind(item_before, n, fused).save(scratch / "item.safetensors")
+        sequence = load_frozen(scratch)
+        if sequence is not None and raw is not None:
+            extended(sequence, n, raw).save(scratch)
     with _extended(run / "semtok", inputs) as scratch:
         ids.save(scratch)
     with _extended(run / "catalog", inputs) as scratch:
@@ -66,14 +71,18 @@ def add(run: Path, file: Path) -> int:
     return len(new)
 
 
-def place(run: Path, text: ItemVectors) -> ItemVectors:
-    """Vectors of items that nobody has taken, from their words [M, D_t] alone, by the run's own aligner."""
+def place(run: Path, text: ItemVectors) -> tuple[ItemVectors, Tensor | None]:
+    """Vectors of items that nobody has taken, from their words [M, D_t] alone, by the run's own aligner.
+
+    Returns:
+        Those that are quantised; and those of a trained aligner's recommender, whose lengths count.
+    """
     folder = run / "vectors/item"
     facts = read_json(folder / "aligner.json")
     if not isinstance(facts, dict) or facts.get("name") == "fusion":
-        return Fusion.load(folder).transform(text)
-    table = load_table(folder, load_inputs(run))
-    return vectors_from_text(table, text, f"{facts['name']}({text.source})")
+        return Fusion.load(folder).transform(text), None
+    raw = vectors_from_text(load_table(folder, load_inputs(run)), text)
+    return ItemVectors(unit_rows(raw.numpy()), f"{facts['name']}({text.source})"), raw
 
 
 def _behind(old: ItemVectors, n: int, new: ItemVectors) -> ItemVectors:

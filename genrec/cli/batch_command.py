@@ -43,6 +43,7 @@ def run(config: RecommendConfig) -> dict[str, int]:
             "beams": config.beams or defaults.beams,
             "dense_share": defaults.dense_share,
             "near_share": defaults.near_share,
+            "sequence_share": defaults.sequence_share,
             "engine": config.engine,
             "exclude_seen": exclude_seen,
             "where": config.where,

@@ -37,7 +37,8 @@ from genrec.neighbours import Neighbours, best_share, mixture
 from genrec.preferences import preference_vectors
 from genrec.ranking import Shares
 from genrec.report import write_report
-from genrec.sequential import SasRec
+from genrec.sequential import SasRec, SequentialModel
+from genrec.sequential.frozen import frozen, load_frozen
 from genrec.sequential.sasrec import SasRecBackbone
 from genrec.splits import by_time, from_given, leave_last_out
 from inference.batch import JOB, BatchJob, run_batch
@@ -63,7 +64,7 @@ from semtok.quality import measure_quality
 from semtok.quality_plots import plot_quality
 from semtok.semantic_ids import assign_ids
 from semtok.vectors import ItemVectors, unit_rows
-from training.alignment import aligned_vectors, fit_aligner, load_inputs
+from training.alignment import aligned_vectors, cold_items, fit_aligner, load_inputs
 from training.letter import Behaviour
 from training.lm_stage import from_config, run_lm_stage
 from training.quantizer import fit_quantizer
@@ -286,6 +287,7 @@ class Pipeline:
                 stop_after=self._stop_after("vectors/item"),
             )
         save_table(model.items, folder)
+        frozen(model, cold_items(inputs)).save(folder)
         source = f"{aligner.name}({text.source}, {collaborative.source})"
         aligned_vectors(model.items, inputs, source).save(folder / "item.safetensors")
         (work / "training.json").rename(folder / "training.json")
@@ -340,33 +342,34 @@ class Pipeline:
         content = ContentKnn(unit_rows(text.values))
         lists["ContentKnn"] = rank(content.score, cases.histories, exclude_seen=exclude_seen)
         lists["Random"] = rank(Random(n_items).score, cases.histories, exclude_seen=exclude_seen)
-        sasrec = SasRec.load(self.run / "vectors/collaborative")
-        lists["SASRec"] = rank(sasrec.score, cases.histories, exclude_seen=exclude_seen)
-        with_neighbours = mixture(sasrec.score, Neighbours.fit(split.train, n_items), self._best_share(n_items))
-        lists["SASRec + neighbours"] = rank(with_neighbours, cases.histories, exclude_seen=exclude_seen)
+        neighbours, near_shares = Neighbours.fit(split.train, n_items), self._near_shares(n_items)
+        for name, model in _sequential_models(self.run).items():
+            lists[name] = rank(model.score, cases.histories, exclude_seen=exclude_seen)
+            with_neighbours = mixture(model.score, neighbours, near_shares[name])
+            lists[f"{name} + neighbours"] = rank(with_neighbours, cases.histories, exclude_seen=exclude_seen)
         settings = recommender.ranker.config
-        share = 0.5 if settings.dense_share is None else settings.dense_share
-        best: Shares = (share, settings.near_share or 0.0)
+        best = settings.shares
+        voices = {"beam": Shares(0.0), "dense": Shares(1.0), "beam and dense": Shares(best.dense), "joined": best}
         shared = recommender.filters()
         filters = [shared.deny(history) if exclude_seen else shared for history in cases.histories]
         with progress_bar("ranking the test cases", "case") as progress:
             joined = recommender.ranker.joined_lists(
                 cases.histories,
-                shares=list(dict.fromkeys([(0.0, 0.0), (1.0, 0.0), (share, 0.0), best])),
+                shares=list(dict.fromkeys(voices.values())),
                 k=max(KS),
                 filters=filters,
                 progress=_counted(progress, cases),
             )
-        alone = {"beam": (0.0, 0.0), "dense": (1.0, 0.0), "beam and dense": (share, 0.0), "joined": best}
-        for name, shares in alone.items():
+        for name, shares in voices.items():
             lists[f"genrec {name}" + (DEFAULT if name == settings.ranking else "")] = joined[shares]
         rows = evaluate(lists, cases, split.train, n_items)
-        for reference in ("Markov", "ItemKnn", "SASRec", "SASRec + neighbours"):
-            rows += compare(lists, cases, reference=reference)
+        for reference in lists:
+            if reference in ("Markov", "ItemKnn") or "SASRec" in reference:
+                rows += compare(lists, cases, reference=reference)
         notes = [
             f"Split {split.name}: {len(cases):,} test cases over {n_items:,} items; the whole catalogue is ranked.",
             f"Fitted on training items {'only' if self.chooser is None else 'and validation items'}; epochs and the "
-            f"shares of dense head and neighbours in the joined ranking {best} were chosen on validation"
+            f"shares of the voices in the joined ranking ({best}) were chosen on validation"
             f"{'' if self.chooser is None else ' by the run before'}; the test split was read once.",
             "Items of the history are left out of every list."
             if exclude_seen
@@ -374,12 +377,16 @@ class Pipeline:
         ]
         return rows, notes, lists
 
-    def _best_share(self, n_items: int) -> float:
-        """The neighbours' share beside SASRec that wins on validation, of a refit: that won before it."""
+    def _near_shares(self, n_items: int) -> dict[str, float]:
+        """The neighbours' share that wins on validation beside each sequential model, of a refit: that won before."""
         run = self.chooser or self.run
-        split, sasrec = Split.load(run / "split"), SasRec.load(run / "vectors/collaborative")
+        split = Split.load(run / "split")
+        neighbours = Neighbours.fit(split.train, n_items)
         exclude_seen = read_json(run / "split/data.json")["exclude_seen"]
-        return best_share(sasrec.score, Neighbours.fit(split.train, n_items), split.valid, exclude_seen)
+        return {
+            name: best_share(model.score, neighbours, split.valid, exclude_seen)
+            for name, model in _sequential_models(run).items()
+        }
 
     def _topk(self) -> None:
         recommender = Recommender.from_pretrained(self.run)
@@ -395,6 +402,7 @@ class Pipeline:
                 "beams": settings.beams,
                 "dense_share": settings.dense_share,
                 "near_share": settings.near_share,
+                "sequence_share": settings.sequence_share,
                 "exclude_seen": exclude_seen,
             },
         )
@@ -417,6 +425,13 @@ class Pipeline:
         collaborative = ItemVectors.load(self.run / "vectors/collaborative/collaborative.safetensors")
         counts = np.bincount(Split.load(self.run / "split").train.values, minlength=len(text))
         return text, collaborative, counts
+
+
+def _sequential_models(run: Path) -> dict[str, SequentialModel]:
+    """SASRec of ID vectors, and the one that the run's aligner was trained with, where there is one."""
+    aligned = load_frozen(run / "vectors/item")
+    models: dict[str, SequentialModel] = {"SASRec": SasRec.load(run / "vectors/collaborative")}
+    return models if aligned is None else models | {"SASRec, aligned": aligned}
 
 
 def _is_current(folder: Path, inputs: Mapping[str, Any]) -> bool:

@@ -33,6 +33,7 @@ __all__ = [
     "LightGcnConfig",
     "LruRecConfig",
     "SasRec",
+    "SasRecBackbone",
     "SasRecConfig",
     "SequentialModel",
 ]

@@ -107,3 +107,27 @@ class IdTable(ItemTable):
 
     def forward(self) -> Tensor:
         return self.items.weight
+
+
+class FrozenTable(ItemTable):
+    """Vectors as training left them: a trained table's, without what they were made of.
+
+    Args:
+        read: [N, D], what histories are read with.
+        rank: [N, D], what items are ranked with.
+    """
+
+    read: Tensor
+    rank: Tensor
+
+    def __init__(self, read: Tensor, rank: Tensor) -> None:
+        super().__init__()
+        self.n_items, self.width = read.shape
+        self.register_buffer("read", read)
+        self.register_buffer("rank", rank)
+
+    def forward(self) -> Tensor:
+        return self.read
+
+    def scores(self) -> Tensor:
+        return self.rank

@@ -1,0 +1,66 @@
+"""The recommender that an aligner was trained with, as it stays in a run: a backbone, and vectors that change no more.
+
+    frozen(model, cold).save(folder)
+    sequence = load_frozen(folder)              # None where the run's vectors were not trained
+    log_probability(sequence, histories)        # [B, N]
+
+The aligner's own parts (mapper, gate, graphs) are not needed to rank: items that nobody has taken have their vectors
+from text already, and items that are added later get theirs by `extended`.
+
+Shapes: B histories, N items, M new items, D width.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import log_softmax
+from torch import Tensor
+
+from genrec.sequences import Sequences
+from genrec.sequential.base import ColdItems, SequentialModel, read_tensors
+from genrec.sequential.sasrec import SasRecBackbone, SasRecConfig
+from semtok.aligners.base import FrozenTable
+from semtok.errors import InputError
+from semtok.folders import read_json
+
+
+def frozen(model: SequentialModel, cold: ColdItems) -> SequentialModel:
+    """The trained model with the vectors of this moment, those of `cold` items by their words."""
+    read, rank, _ = model.frozen_vectors(cold)
+    return SequentialModel(FrozenTable(read, rank), model.backbone).eval()
+
+
+def extended(model: SequentialModel, n: int, vectors: Tensor) -> SequentialModel:
+    """The same for the first n items of the catalogue and new ones behind them, of vectors [M, D] by their words."""
+    read, rank = (torch.cat([part[:n], vectors]) for part in (model.items(), model.items.scores()))
+    return SequentialModel(FrozenTable(read, rank), model.backbone).eval()
+
+
+def load_frozen(folder: Path) -> SequentialModel | None:
+    """Read what `save` of a frozen model wrote; None where there is none.
+
+    Raises:
+        InputError: a file is missing, truncated or foreign.
+    """
+    if not (folder / "sasrec.json").is_file():
+        return None
+    facts = read_json(folder / "sasrec.json")
+    try:
+        n_items = facts.pop("n_items")
+        config = SasRecConfig(**facts)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(f"{folder / 'sasrec.json'}: not the shape of a SASRec ({error})") from None
+    empty = torch.zeros(n_items, config.width)
+    model = SequentialModel(FrozenTable(empty, empty.clone()), SasRecBackbone(config))
+    model.load_tensors(read_tensors(folder / "sasrec.safetensors"), folder)
+    return model
+
+
+def log_probability(model: SequentialModel, histories: Sequences) -> NDArray[np.float32]:
+    """log p(next item), float32 [B, N]; after an empty history every item is as likely."""
+    result: NDArray[np.float32] = log_softmax(model.score(histories), axis=1)
+    return result
