@@ -132,7 +132,7 @@ def test_the_recommender_stays_as_it_was_trained(tmp_path: Path) -> None:
 def test_a_broken_recommender_is_named(tmp_path: Path) -> None:
     assert load_frozen(tmp_path) is None
     (tmp_path / "sasrec.json").write_text('{"n_items": 3, "colour": 1}')
-    with pytest.raises(InputError, match="not the shape of a SASRec"):
+    with pytest.raises(InputError, match="not the shape of sasrec"):
         load_frozen(tmp_path)
     (tmp_path / "sasrec.json").write_text('{"n_items": 3, "width": 4}')
     with pytest.raises(InputError, match="no such file"):

@@ -128,13 +128,14 @@ def test_the_recommender_of_a_trained_aligner_is_a_voice(
 ) -> None:
     """It stands in the table by itself, has a share, takes new items, and a refit keeps what was chosen."""
     ours, options = tmp_path / "run", [*SMALL, "--aligner.name=faerec", "--aligner.training.epochs=2"]
+    options += ["--aligner.backbone=lrurec", "--lrurec.width=16"]
     config = str(run.parent / "my.yaml")
     assert main(["fit", config, *options, f"--run={ours}"]) == 0
-    assert "SASRec, aligned + neighbours" in capsys.readouterr().out
+    assert "lrurec, aligned + neighbours" in capsys.readouterr().out
     share = read_json(ours / "lm/genrec.json")["ranking"]["sequence_share"]
     assert share in SEQUENCE_SHARES
     models = {row["model"] for row in read_json(ours / "report/metrics.json")}
-    assert "SASRec, aligned" in models
+    assert "lrurec, aligned" in models
     assert read_json(run / "lm/genrec.json")["ranking"]["sequence_share"] == 0
     again = tmp_path / "again"
     assert main(["fit", config, *options, f"--run={again}", f"--refit={ours}"]) == 0

@@ -14,7 +14,7 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser  # type: ignore[attr-defined]
 
 from genrec.ranking import RankingConfig
-from genrec.sequential import SasRecConfig
+from genrec.sequential import Gru4RecConfig, LruRecConfig, SasRecConfig
 from genrec.timestamps import TimeUnit
 from semtok.aligners import (
     ALIGNERS,
@@ -85,8 +85,9 @@ class AlignerConfig:
     """How words and behaviour become one vector.
 
     Attributes:
-        name: fusion (nothing is trained; see `fusion`), or an aligner that is trained together with a SASRec of the
-            shape of `sasrec`: text, concatenation, faerec, llmemb or recgoat.
+        name: fusion (nothing is trained; see `fusion`), or an aligner that is trained together with a recommender,
+            which then is a voice of the joined ranking: text, concatenation, faerec, llmemb or recgoat.
+        backbone: of that recommender: sasrec, gru4rec or lrurec, of the shape of its section.
         training: how the two are trained.
         text: options of words alone.
         concatenation: options of words beside an ID vector.
@@ -96,6 +97,7 @@ class AlignerConfig:
     """
 
     name: str = "fusion"
+    backbone: Literal["sasrec", "gru4rec", "lrurec"] = "sasrec"
     training: SequentialTrainingConfig = field(default_factory=SequentialTrainingConfig)
     text: TextTableConfig = field(default_factory=TextTableConfig)
     concatenation: ConcatenationConfig = field(default_factory=ConcatenationConfig)
@@ -167,7 +169,9 @@ class FitConfig:
         run: the folder that everything is written to.
         data: see `DataConfig`.
         text: see `TextConfig`.
-        sasrec: shape of the collaborative model.
+        sasrec: shape of the collaborative model, and of the aligner's where that is its backbone.
+        gru4rec: shape of the aligner's recommender where that is its backbone.
+        lrurec: shape of the aligner's recommender where that is its backbone.
         collaborative: its training.
         aligner: how text and behaviour become one vector.
         fusion: the aligner that needs no training.
@@ -184,6 +188,8 @@ class FitConfig:
     data: DataConfig
     text: TextConfig = field(default_factory=TextConfig)
     sasrec: SasRecConfig = field(default_factory=SasRecConfig)
+    gru4rec: Gru4RecConfig = field(default_factory=Gru4RecConfig)
+    lrurec: LruRecConfig = field(default_factory=LruRecConfig)
     collaborative: SequentialTrainingConfig = field(default_factory=SequentialTrainingConfig)
     aligner: AlignerConfig = field(default_factory=AlignerConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)

@@ -33,13 +33,12 @@ from genrec.cli.config import FitConfig
 from genrec.evaluation import DEFAULT, KS, RANKS, Lists, Row, compare, evaluate, rank
 from genrec.interactions import Interactions
 from genrec.metrics import rank_of_target
-from genrec.neighbours import Neighbours, best_share, mixture
+from genrec.neighbours import Neighbours, Score, best_share, mixture
 from genrec.preferences import preference_vectors
 from genrec.ranking import Shares
 from genrec.report import write_report
-from genrec.sequential import SasRec, SequentialModel
+from genrec.sequential import BACKBONES, SasRec, SequentialModel
 from genrec.sequential.frozen import frozen, load_frozen
-from genrec.sequential.sasrec import SasRecBackbone
 from genrec.splits import by_time, from_given, leave_last_out
 from inference.batch import JOB, BatchJob, run_batch
 from inference.recommender import Recommender
@@ -153,9 +152,13 @@ class Pipeline:
         c = self.config
         if c.aligner.name == "fusion":
             return asdict(c.fusion)
-        parts = {"options": c.aligner.options, "training": c.aligner.training, "sasrec": c.sasrec}
+        parts = {"options": c.aligner.options, "training": c.aligner.training, c.aligner.backbone: self._shape()}
         facts = {"name": c.aligner.name, "seed": c.seed} | {name: asdict(part) for name, part in parts.items()}
         return facts if self.chooser is None else facts | {"stop_after": self._stop_after("vectors/item")}
+
+    def _shape(self) -> Any:
+        """Of the aligner's recommender."""
+        return getattr(self.config, self.config.aligner.backbone)
 
     def _stop_after(self, folder: str) -> int | None:
         """Epochs that a refit trains a stage for."""
@@ -278,7 +281,7 @@ class Pipeline:
                 aligner.options,
                 inputs,
                 split,
-                lambda: SasRecBackbone(self.config.sasrec),
+                lambda: BACKBONES[aligner.backbone](self._shape()),
                 replace(aligner.training, seed=aligner.training.seed + self.config.seed),
                 work,
                 self._note,
@@ -343,10 +346,12 @@ class Pipeline:
         lists["ContentKnn"] = rank(content.score, cases.histories, exclude_seen=exclude_seen)
         lists["Random"] = rank(Random(n_items).score, cases.histories, exclude_seen=exclude_seen)
         neighbours, near_shares = Neighbours.fit(split.train, n_items), self._near_shares(n_items)
+        others: dict[str, Score] = {}
         for name, model in _sequential_models(self.run).items():
-            lists[name] = rank(model.score, cases.histories, exclude_seen=exclude_seen)
-            with_neighbours = mixture(model.score, neighbours, near_shares[name])
-            lists[f"{name} + neighbours"] = rank(with_neighbours, cases.histories, exclude_seen=exclude_seen)
+            others[name] = model.score
+            others[f"{name} + neighbours"] = mixture(model.score, neighbours, near_shares[name])
+        for name, score in others.items():
+            lists[name] = rank(score, cases.histories, exclude_seen=exclude_seen)
         settings = recommender.ranker.config
         best = settings.shares
         voices = {"beam": Shares(0.0), "dense": Shares(1.0), "beam and dense": Shares(best.dense), "joined": best}
@@ -363,9 +368,8 @@ class Pipeline:
         for name, shares in voices.items():
             lists[f"genrec {name}" + (DEFAULT if name == settings.ranking else "")] = joined[shares]
         rows = evaluate(lists, cases, split.train, n_items)
-        for reference in lists:
-            if reference in ("Markov", "ItemKnn") or "SASRec" in reference:
-                rows += compare(lists, cases, reference=reference)
+        for reference in ("Markov", "ItemKnn", *others):
+            rows += compare(lists, cases, reference=reference)
         notes = [
             f"Split {split.name}: {len(cases):,} test cases over {n_items:,} items; the whole catalogue is ranked.",
             f"Fitted on training items {'only' if self.chooser is None else 'and validation items'}; epochs and the "
@@ -431,7 +435,7 @@ def _sequential_models(run: Path) -> dict[str, SequentialModel]:
     """SASRec of ID vectors, and the one that the run's aligner was trained with, where there is one."""
     aligned = load_frozen(run / "vectors/item")
     models: dict[str, SequentialModel] = {"SASRec": SasRec.load(run / "vectors/collaborative")}
-    return models if aligned is None else models | {"SASRec, aligned": aligned}
+    return models if aligned is None else models | {f"{aligned.backbone.name}, aligned": aligned}
 
 
 def _is_current(folder: Path, inputs: Mapping[str, Any]) -> bool:

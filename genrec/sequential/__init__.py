@@ -5,9 +5,6 @@ A new backbone is one file here and one line in `BACKBONES`. LightGCN stands bes
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from genrec.sequential.base import Backbone, ColdItems, SequentialModel
 from genrec.sequential.bert4rec import Bert4RecBackbone, Bert4RecConfig
 from genrec.sequential.gru4rec import Gru4RecBackbone, Gru4RecConfig
@@ -15,13 +12,13 @@ from genrec.sequential.lightgcn import LightGcn, LightGcnConfig
 from genrec.sequential.lrurec import LruRecBackbone, LruRecConfig
 from genrec.sequential.sasrec import SasRec, SasRecBackbone, SasRecConfig
 
-BACKBONES: dict[str, Callable[[Any], Backbone]] = {
+BACKBONES: dict[str, type[Backbone]] = {
     "sasrec": SasRecBackbone,
     "gru4rec": Gru4RecBackbone,
     "bert4rec": Bert4RecBackbone,
     "lrurec": LruRecBackbone,
 }
-"""Each is built from its configuration."""
+"""Each is built from its `shape`."""
 
 __all__ = [
     "BACKBONES",

@@ -59,10 +59,12 @@ class Backbone(nn.Module):
 
     Attributes:
         name: its key in BACKBONES, its section in a configuration and the stem of its files.
+        shape: the class of its configuration.
         config: a frozen dataclass with `width` (D) and `max_items` (the last items of a history that are read).
     """
 
     name: ClassVar[str]
+    shape: ClassVar[type[Any]]
     config: Any
 
     def forward(self, x: Tensor, rows: Tensor) -> Tensor:

@@ -56,6 +56,7 @@ class Bert4RecBackbone(Backbone):
     """Learned positions and a learned vector for gaps; a GELU layer before items are compared (equation 7)."""
 
     name = "bert4rec"
+    shape = Bert4RecConfig
 
     def __init__(self, config: Bert4RecConfig) -> None:
         super().__init__()

@@ -21,8 +21,8 @@ from scipy.special import log_softmax
 from torch import Tensor
 
 from genrec.sequences import Sequences
+from genrec.sequential import BACKBONES
 from genrec.sequential.base import ColdItems, SequentialModel, read_tensors
-from genrec.sequential.sasrec import SasRecBackbone, SasRecConfig
 from semtok.aligners.base import FrozenTable
 from semtok.errors import InputError
 from semtok.folders import read_json
@@ -46,17 +46,18 @@ def load_frozen(folder: Path) -> SequentialModel | None:
     Raises:
         InputError: a file is missing, truncated or foreign.
     """
-    if not (folder / "sasrec.json").is_file():
+    name = next((name for name in BACKBONES if (folder / f"{name}.json").is_file()), None)
+    if name is None:
         return None
-    facts = read_json(folder / "sasrec.json")
+    kind, facts = BACKBONES[name], read_json(folder / f"{name}.json")
     try:
         n_items = facts.pop("n_items")
-        config = SasRecConfig(**facts)
+        config = kind.shape(**facts)
     except (AttributeError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / 'sasrec.json'}: not the shape of a SASRec ({error})") from None
+        raise InputError(f"{folder / name}.json: not the shape of {name} ({error})") from None
     empty = torch.zeros(n_items, config.width)
-    model = SequentialModel(FrozenTable(empty, empty.clone()), SasRecBackbone(config))
-    model.load_tensors(read_tensors(folder / "sasrec.safetensors"), folder)
+    model = SequentialModel(FrozenTable(empty, empty.clone()), kind(config))
+    model.load_tensors(read_tensors(folder / f"{name}.safetensors"), folder)
     return model
 
 

@@ -45,6 +45,7 @@ class Gru4RecBackbone(Backbone):
     """The recurrent layers and a linear layer back to the width of the items."""
 
     name = "gru4rec"
+    shape = Gru4RecConfig
 
     def __init__(self, config: Gru4RecConfig) -> None:
         super().__init__()

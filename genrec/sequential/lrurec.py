@@ -93,6 +93,7 @@ class LruRecBackbone(Backbone):
     """Norm and dropout of the item vectors, then the blocks."""
 
     name = "lrurec"
+    shape = LruRecConfig
 
     def __init__(self, config: LruRecConfig) -> None:
         super().__init__()

@@ -50,6 +50,7 @@ class SasRecBackbone(Backbone):
     """Learned positions, causal blocks, a last LayerNorm."""
 
     name = "sasrec"
+    shape = SasRecConfig
 
     def __init__(self, config: SasRecConfig) -> None:
         super().__init__()
