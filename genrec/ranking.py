@@ -274,7 +274,7 @@ class Ranker:
         if self.neighbours is not None:
             near = torch.from_numpy(self.neighbours.log_probability(histories.last(self.config.max_items)))
             near[:, ~torch.from_numpy(self.neighbours.known)] = torch.nan
-        sequence = None if self.sequence is None else torch.from_numpy(log_probability(self.sequence, histories))
+        sequence = None if self.sequence is None else log_probability(self.sequence, histories)
         dense = self._dense(result.hidden, histories, filters)
         return Voices(torch.from_numpy(result.rows).long(), torch.from_numpy(result.scores), dense, near, sequence)
 

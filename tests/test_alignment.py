@@ -119,7 +119,7 @@ def test_the_recommender_stays_as_it_was_trained(tmp_path: Path) -> None:
     kept = load_frozen(tmp_path)
     assert kept is not None
     np.testing.assert_allclose(kept.score(histories), model.scorer(cold)(histories), atol=1e-6)
-    probability = np.exp(log_probability(kept, histories))
+    probability = log_probability(kept, histories).exp().numpy()
     np.testing.assert_allclose(probability.sum(axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(probability[1], 1 / 6, rtol=1e-5)
     more = extended(kept, 5, kept.item_vectors[5:].repeat(2, 1))  # item 5 again, and once more

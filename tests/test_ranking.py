@@ -64,7 +64,7 @@ def everything(ranker: Ranker) -> tuple[NDArray[np.float32], ...]:
     with torch.inference_mode():
         codes = score_all(ranker.scorer, ranker.trie, prompts)
         dense = ranker.head(ranker.scorer.start(prompts).hidden).log_softmax(1).numpy()
-    sequence = log_probability(ranker.sequence, HISTORIES)
+    sequence = log_probability(ranker.sequence, HISTORIES).numpy()
     return np.asarray(codes), dense, ranker.neighbours.log_probability(HISTORIES), sequence
 
 

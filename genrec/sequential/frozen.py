@@ -14,10 +14,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.special import log_softmax
 from torch import Tensor
 
 from genrec.sequences import Sequences
@@ -61,7 +58,6 @@ def load_frozen(folder: Path) -> SequentialModel | None:
     return model
 
 
-def log_probability(model: SequentialModel, histories: Sequences) -> NDArray[np.float32]:
+def log_probability(model: SequentialModel, histories: Sequences) -> Tensor:
     """log p(next item), float32 [B, N]; after an empty history every item is as likely."""
-    result: NDArray[np.float32] = log_softmax(model.score(histories), axis=1)
-    return result
+    return torch.from_numpy(model.score(histories)).log_softmax(dim=1)
