@@ -36,7 +36,7 @@ from training.lm_data import collate, response_example
 from training.lm_stage import load_inputs
 from training.sid_rows import SidInit
 
-SHOP = ["--sasrec.width=64", "--collaborative.epochs=8", "--fusion.width=64"]
+SHOP = ["--sasrec.width=64", "--collaborative.epochs=8", "--aligner.name=fusion", "--fusion.width=64"]
 WIDTH = 64
 READING_EPOCHS = 6
 

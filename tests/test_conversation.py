@@ -23,7 +23,7 @@ from inference.recommender import Recommender
 from semtok.errors import InputError
 
 TINY = [
-    "--sasrec.width=16", "--collaborative.epochs=2", "--fusion.width=16", "--lm.epochs=1", "--lm.width=16",
+    "--sasrec.width=16", "--collaborative.epochs=2", "--aligner.training.epochs=2", "--lm.epochs=1", "--lm.width=16",
     "--lm.text_vocabulary=300", "--lm.dense_width=16", "--lm.valid_cases=50", "--topk.k=5",
 ]  # fmt: skip
 

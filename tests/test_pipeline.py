@@ -30,7 +30,7 @@ from semtok.folders import hash_file, read_json
 from training.validation import SEQUENCE_SHARES
 
 SMALL = [
-    "--sasrec.width=16", "--collaborative.epochs=3", "--fusion.width=16", "--lm.epochs=2", "--lm.width=16",
+    "--sasrec.width=16", "--collaborative.epochs=3", "--aligner.training.epochs=3", "--lm.epochs=2", "--lm.width=16",
     "--lm.text_vocabulary=300", "--lm.dense_width=16", "--lm.valid_cases=50", "--topk.k=5", "--topk.shard_size=40",
 ]  # fmt: skip
 
@@ -118,6 +118,7 @@ def test_the_report_has_baselines_and_every_ranking(run: Path) -> None:
     rows = read_json(run / "report/metrics.json")
     ours = {"genrec beam", "genrec dense", "genrec beam and dense", "genrec joined (default)"}
     baselines = {"Popularity", "Markov", "ItemKnn", "Random", "ContentKnn", "SASRec", "SASRec + neighbours"}
+    baselines |= {"sasrec, aligned", "sasrec, aligned + neighbours"}
     assert {row["model"] for row in rows} == ours | baselines
     assert {"all", "head", "tail", "cold"} <= {row["slice"] for row in rows}
     assert "<html" in (run / "report/report.html").read_text()
@@ -127,7 +128,7 @@ def test_the_recommender_of_a_trained_aligner_is_a_voice(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It stands in the table by itself, has a share, takes new items, and a refit keeps what was chosen."""
-    ours, options = tmp_path / "run", [*SMALL, "--aligner.name=faerec", "--aligner.training.epochs=2"]
+    ours, options = tmp_path / "run", list(SMALL)
     options += ["--aligner.backbone=lrurec", "--lrurec.width=16"]
     config = str(run.parent / "my.yaml")
     assert main(["fit", config, *options, f"--run={ours}"]) == 0
@@ -136,7 +137,6 @@ def test_the_recommender_of_a_trained_aligner_is_a_voice(
     assert share in SEQUENCE_SHARES
     models = {row["model"] for row in read_json(ours / "report/metrics.json")}
     assert "lrurec, aligned" in models
-    assert read_json(run / "lm/genrec.json")["ranking"]["sequence_share"] == 0
     again = tmp_path / "again"
     assert main(["fit", config, *options, f"--run={again}", f"--refit={ours}"]) == 0
     assert read_json(again / "lm/genrec.json")["ranking"]["sequence_share"] == share
@@ -152,6 +152,16 @@ def test_the_recommender_of_a_trained_aligner_is_a_voice(
     assert sequence is not None
     scores = sequence.score(Sequences.from_lists([[3, 60], [3]]))
     assert [rows.tolist() for rows in found.rows] == np.argsort(-scores, axis=1, kind="stable").tolist()
+
+
+def test_without_a_trained_aligner_there_is_no_such_voice(run: Path, tmp_path: Path) -> None:
+    options = [*SMALL, "--aligner.name=fusion", "--fusion.width=16", f"--run={tmp_path / 'run'}"]
+    assert main(["fit", str(run.parent / "my.yaml"), *options]) == 0
+    assert read_json(tmp_path / "run/lm/genrec.json")["ranking"]["sequence_share"] == 0
+    assert Recommender.from_pretrained(tmp_path / "run").ranker.sequence is None
+    models = {row["model"] for row in read_json(tmp_path / "run/report/metrics.json")}
+    assert "SASRec + neighbours" in models
+    assert not any("aligned" in model for model in models)
 
 
 def test_the_lm_folder_opens_as_it_is(run: Path) -> None:

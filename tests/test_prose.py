@@ -190,8 +190,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_sample_shop(0, users=100, items=60).write(folder)
     data = f"data:\n  items: {folder / 'items.jsonl'}\n  interactions: {folder / 'interactions.csv'}\n"
     (folder / "my.yaml").write_text(f"{data}run: {folder / 'run'}\n")
-    small = ["sasrec.width=16", "collaborative.epochs=1", "fusion.width=16", "lm.epochs=1", "lm.width=64", "lm.heads=2",
-             "lm.text_vocabulary=300", "lm.dense_width=16", "lm.valid_cases=20", "topk.k=5"]  # fmt: skip
+    small = ["sasrec.width=16", "collaborative.epochs=1", "aligner.training.epochs=1", "lm.epochs=1", "lm.width=64",
+             "lm.heads=2", "lm.text_vocabulary=300", "lm.dense_width=16", "lm.valid_cases=20", "topk.k=5"]  # fmt: skip
     assert main(["fit", str(folder / "my.yaml"), *(f"--{one}" for one in small)]) == 0
     return folder / "run"
 

@@ -96,7 +96,7 @@ class AlignerConfig:
         recgoat: options of RecGOAT.
     """
 
-    name: str = "fusion"
+    name: str = "faerec"
     backbone: Literal["sasrec", "gru4rec", "lrurec"] = "sasrec"
     training: SequentialTrainingConfig = field(default_factory=SequentialTrainingConfig)
     text: TextTableConfig = field(default_factory=TextTableConfig)
