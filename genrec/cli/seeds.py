@@ -55,10 +55,12 @@ def check_runs(runs: Sequence[Path]) -> None:
 def table_over_seeds(runs: Sequence[Path]) -> str:
     """Markdown: models × figures, the default's differences to every other model, seconds and memory of the stages.
 
+    Args:
+        runs: that `check_runs` let pass, with reports.
+
     Raises:
-        InputError: see `check_runs`; also where the test cases differ, as with cold items drawn by other seeds.
+        InputError: the test cases differ, as with cold items drawn by other seeds.
     """
-    check_runs(runs)
     for run in runs[1:]:
         if hash_file(run / "split/test.parquet") != hash_file(runs[0] / "split/test.parquet"):
             raise InputError(f"{run}: its test cases are others than those of {runs[0]}")
