@@ -188,7 +188,9 @@ class TestTrouble:
             is_problem(client.get("/v1/users/bob/recommendations"), 504, "timeout")
             is_problem(client.post("/v1/recommendations", json={"history": ["i1"]}), 504, "timeout")
             ring.gate.set()
-            assert ids(client.get("/v1/users/ann/recommendations?k=1")) == ["i5"]
+            # requests given up above are cleared first, for which a busy machine may take longer than the timeout
+            answers = (client.get("/v1/users/ann/recommendations?k=1") for _ in range(200))
+            assert ids(next(answer for answer in answers if not answer.json()["stale"])) == ["i5"]
 
     def test_a_full_queue_says_when_to_come_back(self, ring, store):
         with TestClient(create_app(ring, store, dataclasses.replace(CONFIG, queue=1, batch=1))) as client:
