@@ -3,6 +3,7 @@
 The beams of a user are positions of one row: each attends to the prompt and to its own ancestors through a 4-D mask,
 and carries the position that it would have in a sequence of its own. So a step is one forward of K tokens a user,
 nothing in the key-value cache is copied or re-ordered, and the LM head is applied to the rows of the level's own codes.
+Where the model was trained with item vectors at its input (`genrec.item_input`), a prompt's items are read with them.
 
     prompt slots 0..T-1 | beams of level 0: slots T..T+K-1 | beams of level 1: the next K | ...
 
@@ -26,6 +27,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
+from genrec.item_input import ItemInput
 from genrec.vocabulary import SidVocabulary
 from semtok.errors import InputError
 
@@ -115,6 +117,7 @@ class TorchScorer:
         vocabulary: the tokens of the codes.
         score_space: what the softmax runs over: the level's codes, or the LM's whole vocabulary.
         dtype: convert the model to it; None keeps the model's own.
+        item_input: on the model's device; None reads items by their codes alone.
         token_budget: prompt tokens that callers should put into one batch (see `genrec.beam.beam_search`).
 
     Raises:
@@ -128,6 +131,7 @@ class TorchScorer:
         *,
         score_space: ScoreSpace = "level",
         dtype: torch.dtype | None = None,
+        item_input: ItemInput | None = None,
         token_budget: int = 8192,
     ) -> None:
         if score_space not in ("level", "vocabulary"):
@@ -138,6 +142,7 @@ class TorchScorer:
         self.sizes = vocabulary.sizes
         self.score_space = score_space
         self.token_budget = token_budget
+        self.item_input = item_input
         self._decoder = model.get_decoder()
         self._config = model.config.get_text_config()
         self._window = _sliding_window(self._config)
@@ -167,17 +172,19 @@ class TorchScorer:
         for row, prompt in zip(tokens, prompts, strict=True):
             row[: len(prompt)] = torch.as_tensor(prompt)
         tokens, length = tokens.to(device), torch.tensor(lengths, device=device)
+        items = None if self.item_input is None else self.item_input.rows(tokens)
         cache = _SlotCache(self._config.num_hidden_layers, len(prompts), slots, self._room)
         shared = _shared_prefix(tokens, min(lengths))
         if shared:
             cache.point(slice(0, 1), 0)
-            self._forward(tokens[:1, :shared], cache)
+            self._forward(self._embedded(tokens, items, slice(0, 1), slice(0, shared)), cache)
             cache.spread(shared)
         parts = []
         for begin in range(0, len(prompts), rows := max(1, self._forward_tokens // slots)):
             users = slice(begin, begin + rows)
             cache.point(users, shared)
-            states = self._forward(tokens[users, shared : int(length[users].max())], cache)
+            ends = slice(shared, int(length[users].max()))
+            states = self._forward(self._embedded(tokens, items, users, ends), cache)
             parts.append(states[torch.arange(len(states), device=device), length[users] - 1 - shared])
         hidden = torch.cat(parts)
         seen = torch.arange(slots, device=device) < length[:, None]
@@ -195,17 +202,26 @@ class TorchScorer:
         mask = torch.zeros(seen.shape, dtype=dtype, device=codes.device).masked_fill_(~seen, torch.finfo(dtype).min)
         positions = (state.lengths + state.level)[:, None].expand_as(codes)
         state.cache.point(slice(None), used)
-        hidden = self._forward(self._tokens[state.level][codes], state.cache, mask[:, None], positions)
+        embedded = self.model.get_input_embeddings()(self._tokens[state.level][codes])
+        hidden = self._forward(embedded, state.cache, mask[:, None], positions)
         state.seen, state.level = seen, state.level + 1
         self._room = max(self._room, seen.shape[2] - state.cache.prompt)
         return self._head.log_probs(hidden, state.level)
 
+    def _embedded(self, tokens: Tensor, items: Tensor | None, users: slice, places: slice) -> Tensor:
+        """Embeddings of a part of the prompts."""
+        embedded: Tensor = self.model.get_input_embeddings()(tokens[users, places])
+        if items is None or self.item_input is None:
+            return embedded
+        with_items: Tensor = self.item_input(embedded, items[users, places])
+        return with_items
+
     def _forward(
-        self, tokens: Tensor, cache: _SlotCache, mask: Tensor | None = None, positions: Tensor | None = None
+        self, embedded: Tensor, cache: _SlotCache, mask: Tensor | None = None, positions: Tensor | None = None
     ) -> Tensor:
-        """Last hidden states [B, tokens, D], after the final norm."""
+        """Last hidden states [B, tokens, D] after the final norm, from embeddings of that shape."""
         output = self._decoder(
-            input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            inputs_embeds=embedded, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
         )
         states: Tensor = output.last_hidden_state
         return states
@@ -270,7 +286,8 @@ def _refuse_unfit(model: PreTrainedModel, decoder: torch.nn.Module, config: Any)
     if other or model._is_stateful:
         kinds = ", ".join(sorted(other)) or "a recurrent state"
         raise InputError(f"{name} has {kinds}: beams can't share one row of it; only plain attention is supported")
-    missing = {"position_ids", "past_key_values", "attention_mask"} - set(inspect.signature(decoder.forward).parameters)
+    needed = {"inputs_embeds", "position_ids", "past_key_values", "attention_mask"}
+    missing = needed - set(inspect.signature(decoder.forward).parameters)
     if missing:
         raise InputError(f"{name} takes no {', '.join(sorted(missing))}: beams can't share one row of it")
     attention = config._attn_implementation

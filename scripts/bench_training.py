@@ -36,7 +36,6 @@ from genrec.metrics import rank_of_target, recall
 from genrec.ranking import Ranker, RankingConfig
 from genrec.sequences import Sequences
 from genrec.splits import leave_last_out
-from genrec.torch_scorer import TorchScorer
 from genrec.trie import CodeTrie
 from genrec.vocabulary import SidVocabulary
 from semtok.catalog import Catalog
@@ -139,9 +138,8 @@ def beam_recall(built: Built, inputs: LmInputs, config: LmConfig) -> float:
     cases = sample_cases(inputs.split.valid, CASES, 0)
     trie = CodeTrie(inputs.semantic_ids.codes, inputs.semantic_ids.sizes)
     built.model.eval()
-    scorer = TorchScorer(built.model.export(), built.vocabulary)
     settings = RankingConfig(ranking="beam", max_items=config.max_items)
-    ranker = Ranker(scorer, trie, built.vocabulary, inputs.semantic_ids.codes, None, settings)
+    ranker = Ranker(built.scorer(), trie, built.vocabulary, inputs.semantic_ids.codes, None, settings)
     everything = ItemFilter(trie)
     found = ranker.rank(cases.histories, k=10, filters=[everything.deny(h) for h in cases.histories])
     rows = np.stack([np.pad(r, (0, 10 - len(r)), constant_values=-1) for r in found.rows])

@@ -56,7 +56,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> LmInputs:
 
 def fitted(inputs: LmInputs, config: LmConfig, work: Path, log: Any = lambda row: None) -> Built:
     work.mkdir(exist_ok=True)
-    validation = Validation(inputs, RankingConfig(max_items=6, beams=8), config.score_space, config.valid_cases, 0)
+    validation = Validation(inputs, RankingConfig(max_items=6, beams=8), config.valid_cases, 0)
     built = fit_lm(inputs, config, work, log, validation)
     assert built is not None
     return built
@@ -87,9 +87,8 @@ def test_the_saved_folder_has_the_logits_of_the_trained_model(
     inputs: LmInputs, tmp_path: Path, tied: bool, rank: int
 ) -> None:
     base = base_folder(inputs, tmp_path / "base", tied=tied)
-    built = fitted(
-        inputs, replace(TINY, base=str(base), dropout=0.0, lora_rank=rank, learning_rate=1e-2), tmp_path / "w"
-    )
+    config = replace(TINY, base=str(base), dropout=0.0, lora_rank=rank, item_input=False, learning_rate=1e-2)
+    built = fitted(inputs, config, tmp_path / "w")
     tokens = torch.tensor([[5, 9, *built.vocabulary.prompt(inputs.semantic_ids.codes[[3, 7]])]])
     before = logits(built.model.export(), tokens)
     with torch.inference_mode():
@@ -139,6 +138,7 @@ def test_warm_up_trains_new_rows_and_leaves_the_rest_equal_to_the_bit(
         assert torch.equal(old, new), name
     assert not torch.equal(start.model.rows, warm.model.rows)
     assert not torch.equal(start.model.head.query.weight, warm.model.head.query.weight)
+    assert not torch.equal(start.model.item_input.map.weight, warm.model.item_input.map.weight)
     save_lm(warm, tmp_path / "lm", {})
     saved, words = (AutoModelForCausalLM.from_pretrained(folder) for folder in (tmp_path / "lm", base))
     for read in ("get_input_embeddings", "get_output_embeddings"):
@@ -146,7 +146,7 @@ def test_warm_up_trains_new_rows_and_leaves_the_rest_equal_to_the_bit(
         assert torch.equal(getattr(saved, read)().weight[: len(theirs)], theirs)
     with safe_open(tmp_path / "warm/checkpoint.safetensors", "pt") as file:
         with_state = {name.split(".")[1] for name in file.keys() if name.startswith("optimizer.")}  # noqa: SIM118
-    assert len(with_state) == sum(1 for _ in warm.model.head.parameters()) + (1 if tied else 2)
+    assert len(with_state) == sum(1 for _ in warm.model.head.parameters()) + 1 + (1 if tied else 2)
     mixed = fitted(inputs, replace(config, warmup_steps=2), tmp_path / "mixed")
     assert not torch.equal(dict(mixed.model.lm.named_parameters())["model.norm.weight"], before["model.norm.weight"])
 

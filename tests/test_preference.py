@@ -18,7 +18,6 @@ from genrec.beam import score_all
 from genrec.cases import Cases, Split
 from genrec.ranking import RankingConfig
 from genrec.sequences import Sequences
-from genrec.torch_scorer import TorchScorer
 from genrec.trie import CodeTrie
 from semtok.catalog import Catalog
 from semtok.errors import InputError
@@ -153,7 +152,7 @@ def ranks(built: Built, inputs: LmInputs) -> float:
     trie = CodeTrie(CODES, (4, 4))
     cases = inputs.split.valid
     prompts = [built.vocabulary.prompt(CODES[h]) for h in cases.histories.last(4)]
-    scores = score_all(TorchScorer(built.model.export(), built.vocabulary), trie, prompts)
+    scores = score_all(built.scorer(), trie, prompts)
     own = scores[np.arange(len(cases)), cases.targets]
     return float((scores > own[:, None]).sum(axis=1).mean())
 
@@ -184,8 +183,7 @@ def test_code_log_probs_are_those_of_the_scorer(inputs: LmInputs) -> None:
         with torch.no_grad():
             levels = code_log_probs(built.model, built.vocabulary, prompts, codes)
         ours = sum(level.gather(2, codes[..., i, None]).squeeze(2) for i, level in enumerate(levels))
-        scorer = TorchScorer(built.model.export(), built.vocabulary, score_space=space)
-        expected = score_all(scorer, CodeTrie(CODES, (4, 4)), prompts)
+        expected = score_all(built.scorer(), CodeTrie(CODES, (4, 4)), prompts)
         np.testing.assert_allclose(ours.numpy(), expected, atol=1e-4)
 
 

@@ -30,8 +30,10 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from genrec.dense import DenseHead
+from genrec.item_input import ItemInput
 from genrec.splits import Split
 from genrec.tasks import Tasks
+from genrec.torch_scorer import TorchScorer
 from genrec.vocabulary import SidVocabulary
 from semtok.catalog import Catalog
 from semtok.errors import InputError
@@ -59,7 +61,7 @@ class LmInputs:
         catalog: N items.
         semantic_ids: codes [N, L].
         codebooks: [V_l, W] for each level of the quantiser, from which the SID rows start.
-        item_vectors: [N, W], what was quantised; content of the dense head.
+        item_vectors: [N, W], what was quantised; content of the dense head, and of items at the input.
         split: histories to train on and cases to choose the epoch on.
         identity: [N, dense_width] first identity vectors of the dense head (collaborative vectors), or None for small
             random ones.
@@ -83,6 +85,11 @@ class Built:
     tokenizer: PreTrainedTokenizerBase
     vocabulary: SidVocabulary
     adapter: PeftModel | None
+
+    def scorer(self) -> TorchScorer:
+        """Constrained decoding by the weights of this moment."""
+        model = self.model
+        return TorchScorer(model.export(), self.vocabulary, score_space=model.score_space, item_input=model.item_input)
 
 
 def build(inputs: LmInputs, config: LmConfig) -> Built:
@@ -124,7 +131,13 @@ def build(inputs: LmInputs, config: LmConfig) -> Built:
     if inputs.identity is not None and inputs.identity.shape[1] == config.dense_width:
         with torch.no_grad():
             head.identity.copy_(torch.from_numpy(inputs.identity))
-    model = JointModel(lm, head, vocabulary, rows, score_space=config.score_space, dropout=config.dropout)
+    item_input = None
+    if config.item_input:
+        spread = float(rows.std()) * float(getattr(lm.get_input_embeddings(), "embed_scale", 1.0))
+        item_input = ItemInput(vocabulary, inputs.semantic_ids.codes, head.content, rows.shape[1], spread)
+    model = JointModel(
+        lm, head, vocabulary, rows, item_input=item_input, score_space=config.score_space, dropout=config.dropout
+    )
     return Built(model, tokenizer, vocabulary, adapter)
 
 
@@ -182,7 +195,8 @@ def fit_lm(
     # What is validated, stored and returned has whole weights; a sharded model is trained beside it.
     built = build(inputs, config)
     model = build(inputs, config).model if sharded else built.model
-    vocabulary_rows = {id(p) for p in [model.rows, model.output_rows, *model.head.parameters()] if p is not None}
+    new = [*model.head.parameters(), *(() if model.item_input is None else model.item_input.parameters())]
+    vocabulary_rows = {id(p) for p in [model.rows, model.output_rows, *new] if p is not None}
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {
@@ -260,7 +274,7 @@ def fit_lm(
 
 
 def save_lm(built: Built, folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write a folder that `transformers` and vLLM open as it is (adapters merged), and the dense head below it.
+    """Write a folder that `transformers` and vLLM open as it is (adapters merged); head and item input go below it.
 
     Args:
         facts: written to `genrec.json`: score space, ranking, what else a reader of the run needs.
@@ -273,6 +287,8 @@ def save_lm(built: Built, folder: Path, facts: Mapping[str, Any]) -> None:
     write_atomic(folder / "genrec.json", to_json(dict(facts)))
     (folder / "heads").mkdir(exist_ok=True)
     built.model.head.save(folder / "heads" / "dense.safetensors")
+    if built.model.item_input is not None:
+        built.model.item_input.save(folder / "heads")
 
 
 def _weights(model: JointModel) -> dict[str, Tensor]:

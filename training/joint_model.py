@@ -1,5 +1,5 @@
-"""`JointModel`: a causal language model, the rows of the SID tokens, and the dense item head, with one loss over all of
-them.
+"""`JointModel`: a causal language model, the rows of the SID tokens, item vectors at its input, and the dense item
+head, with one loss over all of them.
 
 The rows of the SID tokens are parameters of their own beside the LM's embedding matrix. So the level softmax reads just
 its rows, a LoRA run trains them while every other row stays equal to the bit, and `export` writes them into a matrix of
@@ -21,12 +21,14 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from genrec.dense import DenseHead
+from genrec.item_input import ItemInput
 from genrec.vocabulary import SidVocabulary
 from semtok.errors import InputError
 from training.lm_data import IGNORE, Batch
 from training.losses import linear_cross_entropy
 
 ScoreSpace = Literal["level", "vocabulary"]
+BARE_ROWS = 0.2  # share of training rows whose items are read by their codes alone, as vLLM reads them
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class JointModel(nn.Module):
         head: the dense item head.
         vocabulary: ids of the SID tokens; they must be the last ones of the tokenizer, in order.
         initial_rows: [R, H] initial embedding of the SID tokens.
+        item_input: what item vectors add to embeddings; None: items are read by their codes alone.
         score_space: what the softmax over a code runs over.
         dropout: on embeddings and on what attention and feed-forward blocks add; for small models trained from scratch.
     """
@@ -64,10 +67,12 @@ class JointModel(nn.Module):
         vocabulary: SidVocabulary,
         initial_rows: Tensor,
         *,
+        item_input: ItemInput | None = None,
         score_space: ScoreSpace = "level",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.item_input = item_input
         self.lm, self.head, self.score_space, self.dropout = lm, head, score_space, dropout
         self._no_split_modules = lm._no_split_modules  # the blocks that FSDP2 gathers one at a time
         ids = np.concatenate([[vocabulary.history_token], *vocabulary.token_ids])
@@ -117,6 +122,12 @@ class JointModel(nn.Module):
         is_sid = (input_ids >= self.first)[..., None]
         words = self.lm.get_input_embeddings()(input_ids.clamp(max=self.first - 1))
         embedded = torch.where(is_sid, F.embedding(index, self.rows).to(words.dtype) * self._embedding_scale, words)
+        if self.item_input is not None:
+            items = self.item_input.rows(input_ids)
+            if self.training:
+                bare = torch.rand(len(items), 1, device=items.device) < BARE_ROWS
+                items = items.masked_fill(bare, -1)
+            embedded = self.item_input(embedded, items)
         embedded = F.dropout(embedded, self.dropout, self.training)
         states: Tensor = self.lm.base_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
         return states

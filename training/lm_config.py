@@ -28,6 +28,7 @@ class LmConfig:
         lora_rank: rank of the LoRA adapters on every linear layer of the base, merged at the end; 0 trains all weights.
         sid_init: first rows of the SID tokens: random, keeping the geometry of the codebooks, or also aligned with the
             items' words (`training.sid_rows`).
+        item_input: add an item's vector to the embedding of its last code (`genrec.item_input`).
         score_space: what the softmax over a code runs over: the level's own rows, or the whole vocabulary.
         max_items: the last items of a history that are read.
         epochs: passes over the histories.
@@ -35,7 +36,7 @@ class LmConfig:
         batch_tokens: padded tokens of a batch, a process.
         gradient_accumulation: batches an optimiser step.
         learning_rate: peak of the LM's rate; null: 1e-3 from scratch, 2e-4 for LoRA, 5e-5 for full fine-tuning.
-        head_learning_rate: peak of the rate of SID rows and dense head.
+        head_learning_rate: peak of the rate of SID rows, item input and dense head.
         weight_decay: AdamW's.
         dense_width: width of the dense item head.
         dense_weight: weight of its loss.
@@ -43,8 +44,8 @@ class LmConfig:
             to rank items that nobody has taken.
         text_share: text-task rows for each item and epoch.
         tasks: which text tasks they are.
-        warmup_steps: first batches that train nothing but SID rows and dense head; for base models, which bring words
-            that random rows would disturb. A scratch model has none of it.
+        warmup_steps: first batches that train nothing but SID rows, item input and dense head; for base models, which
+            bring words that random rows would disturb. A scratch model has none of it.
         preference: what follows fine-tuning, if anything: see `PreferenceStageConfig`.
         valid_cases: validation cases ranked after each epoch (drawn by seed where there are more).
         gradient_checkpointing: trade compute for memory.
@@ -61,6 +62,7 @@ class LmConfig:
     dropout: float = 0.2
     lora_rank: int = 0
     sid_init: SidInit = "random"
+    item_input: bool = True
     score_space: ScoreSpace = "level"
     max_items: int = 20
     epochs: int = 20

@@ -93,7 +93,7 @@ def run_lm_stage(stage: LmStage, log: Log, progress: Callable[[int, int], None])
         PartialState().wait_for_everyone()
         ranking = replace(ranking, max_items=lm.max_items)
         sequence = load_frozen(run / "vectors/item")
-        validation = Validation(inputs, ranking, lm.score_space, lm.valid_cases, lm.seed, sequence)
+        validation = Validation(inputs, ranking, lm.valid_cases, lm.seed, sequence)
         built = fit_lm(inputs, lm, scratch / "work", log, validation, progress=progress, stop_after=stop_after)
         if built is None:
             return

@@ -28,7 +28,6 @@ from genrec.beam import beam_search
 from genrec.filters import ItemFilter
 from genrec.ranking import RankingConfig
 from genrec.tasks.following import Histories
-from genrec.torch_scorer import TorchScorer
 from genrec.trie import CodeTrie
 from semtok.errors import InputError
 from semtok.folders import to_json, write_atomic
@@ -118,7 +117,7 @@ class _Lists:
 
     def __init__(self, inputs: LmInputs, config: LmConfig, ranking: RankingConfig) -> None:
         self.codes, self._seed = inputs.semantic_ids.codes, config.seed
-        self._settings, self._score_space = config.preference, config.score_space
+        self._settings = config.preference
         self._histories = Histories(inputs.split.train, config.max_items)
         if len(self._histories.subjects) == 0:
             raise InputError("--lm.preference.method: no training history has two items, so there is nothing to prefer")
@@ -134,9 +133,9 @@ class _Lists:
         cuts = [self._histories.cut(int(subject), rng) for subject in drawn]
         prompts = [built.vocabulary.prompt(self.codes[before]) for before, _ in cuts]
         filters = [self._everything.deny(before) for before, _ in cuts] if self._exclude_seen else None
-        scorer = TorchScorer(built.model.export(), built.vocabulary, score_space=self._score_space)
+        k = self._settings.items
         found = beam_search(
-            scorer, self._trie, prompts, beams=self._beams, k=self._settings.items, filters=filters, token_budget=8192
+            built.scorer(), self._trie, prompts, beams=self._beams, k=k, filters=filters, token_budget=8192
         )
         return prompts, np.array([target for _, target in cuts], dtype=np.int32), found.rows
 
@@ -203,7 +202,7 @@ def _halves(inputs: LmInputs, config: LmConfig, ranking: RankingConfig) -> tuple
     parts = (np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :]))
     each = max(1, config.valid_cases // 2)
     halves = [replace(inputs, split=replace(inputs.split, valid=cases.take(part))) for part in parts]
-    first, second = (Validation(half, ranking, config.score_space, each, config.seed) for half in halves)
+    first, second = (Validation(half, ranking, each, config.seed) for half in halves)
     return first, second
 
 

@@ -17,10 +17,8 @@ from genrec.metrics import rank_of_target, recall
 from genrec.neighbours import NEAR_SHARES, Neighbours
 from genrec.ranking import Ranker, RankingConfig, Shares
 from genrec.sequential import SequentialModel
-from genrec.torch_scorer import TorchScorer
 from genrec.trie import CodeTrie
 from training.finetune import Built, LmInputs
-from training.joint_model import ScoreSpace
 from training.sequential import sample_cases
 
 DENSE_SHARES = (0.0, 0.3, 0.5, 0.7, 1.0)
@@ -41,13 +39,12 @@ class Validation:
         self,
         inputs: LmInputs,
         config: RankingConfig,
-        score_space: ScoreSpace,
         n_cases: int,
         seed: int,
         sequence: SequentialModel | None = None,
     ) -> None:
         self.cases: Cases = sample_cases(inputs.split.valid, n_cases, seed)
-        self.codes, self.config, self.score_space = inputs.semantic_ids.codes, config, score_space
+        self.codes, self.config = inputs.semantic_ids.codes, config
         self.dense_shares = DENSE_SHARES if config.dense_share is None else (config.dense_share,)
         self.near_shares = NEAR_SHARES if config.near_share is None else (config.near_share,)
         self.sequence = sequence
@@ -85,11 +82,11 @@ class Validation:
 
     def by_shares(self, built: Built, shares: Sequence[Shares], k: int = 10) -> Mapping[Shares, float]:
         """Recall@k of the joined ranking by its shares."""
-        scorer = TorchScorer(built.model.export(), built.vocabulary, score_space=self.score_space)
-        head = built.model.head
-        parts = (scorer, self.trie, built.vocabulary, self.codes, head, self.config, self.neighbours, self.sequence)
+        model = built.model
+        parts = (built.scorer(), self.trie, built.vocabulary, self.codes, model.head, self.config, self.neighbours)
         asked = list(dict.fromkeys(shares))
-        lists = Ranker(*parts).joined_lists(self.cases.histories, shares=asked, k=k, filters=self.filters)
+        ranker = Ranker(*parts, self.sequence)
+        lists = ranker.joined_lists(self.cases.histories, shares=asked, k=k, filters=self.filters)
         return {share: _recall(rows, self.cases.targets, k) for share, rows in lists.items()}
 
 
