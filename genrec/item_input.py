@@ -28,37 +28,28 @@ from semtok.errors import InputError
 FILE = "item_input.safetensors"
 
 
-class ItemInput(nn.Module):
-    """Finds the items that tokens spell, and adds what their vectors say.
+class SpelledItems(nn.Module):
+    """Finds the items that tokens spell.
 
     Args:
         vocabulary: the tokens of the codes.
         codes: int [N, L] semantic IDs by catalogue row.
-        content: float [N, W] item vectors.
-        hidden_width: H.
-        std: spread of P's first entries; that of the SID rows gives vectors of unit length the size of a row.
     """
 
-    content: Tensor
     level_of: Tensor
     code_of: Tensor
     keys: Tensor
     row_of_key: Tensor
 
-    def __init__(
-        self, vocabulary: SidVocabulary, codes: NDArray[np.int32], content: Tensor, hidden_width: int, std: float = 0.02
-    ) -> None:
+    def __init__(self, vocabulary: SidVocabulary, codes: NDArray[np.int32]) -> None:
         super().__init__()
         self.sizes = vocabulary.sizes
-        self.map = nn.Linear(content.shape[1], hidden_width, bias=False)
-        nn.init.normal_(self.map.weight, std=std)
         n_tokens = max(int(ids.max()) for ids in vocabulary.token_ids) + 1
         level_of, code_of = torch.full((n_tokens + 1,), -1), torch.zeros(n_tokens + 1, dtype=torch.long)
         for level, ids in enumerate(vocabulary.token_ids):
             level_of[ids], code_of[ids] = level, torch.arange(len(ids))
         keys, row_of_key = self._keys(torch.from_numpy(codes).long().unbind(1)).sort()
         for name, value in {
-            "content": content.float(),
             "level_of": level_of,  # of a token; its last entry stands for all higher tokens, which are no codes
             "code_of": code_of,
             "keys": keys,
@@ -87,6 +78,30 @@ class ItemInput(nn.Module):
         place = torch.searchsorted(self.keys, key).clamp(max=len(self.keys) - 1)
         return torch.where(spelled & (self.keys[place] == key), self.row_of_key[place], -1)
 
+
+class ItemInput(nn.Module):
+    """Adds what the vectors of spelled items say.
+
+    Args:
+        spelled: finds the items.
+        content: float [N, W] item vectors.
+        hidden_width: H.
+        std: spread of P's first entries; that of the SID rows gives vectors of unit length the size of a row.
+    """
+
+    content: Tensor
+
+    def __init__(self, spelled: SpelledItems, content: Tensor, hidden_width: int, std: float = 0.02) -> None:
+        super().__init__()
+        self.spelled = spelled
+        self.map = nn.Linear(content.shape[1], hidden_width, bias=False)
+        nn.init.normal_(self.map.weight, std=std)
+        self.register_buffer("content", content.float(), persistent=False)
+
+    def rows(self, tokens: Tensor) -> Tensor:
+        """See `SpelledItems.rows`."""
+        return self.spelled.rows(tokens)
+
     def forward(self, embedded: Tensor, rows: Tensor) -> Tensor:
         """Embeddings [B, T, H] with the vectors of `rows` [B, T] added; -1 adds nothing."""
         found = rows >= 0
@@ -98,9 +113,7 @@ class ItemInput(nn.Module):
         save_file({"map": self.map.weight.detach().contiguous()}, folder / FILE)
 
     @classmethod
-    def load(
-        cls, folder: Path, vocabulary: SidVocabulary, codes: NDArray[np.int32], content: Tensor
-    ) -> ItemInput | None:
+    def load(cls, folder: Path, spelled: SpelledItems, content: Tensor) -> ItemInput | None:
         """Read P, for a catalogue that may have grown since; None where the model was trained without.
 
         Raises:
@@ -113,6 +126,6 @@ class ItemInput(nn.Module):
         if weight.shape[1] != content.shape[1]:
             made_for = f"made for item vectors of {weight.shape[1]} numbers, these have {content.shape[1]}"
             raise InputError(f"{file}: {made_for}")
-        made = cls(vocabulary, codes, content, weight.shape[0])
+        made = cls(spelled, content, weight.shape[0])
         made.map.weight.data.copy_(weight)
         return made.eval()

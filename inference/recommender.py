@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from genrec.beam import beam_search
 from genrec.dense import DenseHead
 from genrec.filters import ItemFilter, WhereFilters
-from genrec.item_input import ItemInput
+from genrec.item_input import ItemInput, SpelledItems
 from genrec.neighbours import Neighbours
 from genrec.ranking import Ranker, Ranking, RankingConfig
 from genrec.recommendations import Recommendations
@@ -120,7 +120,7 @@ class Recommender:
         else:
             model = AutoModelForCausalLM.from_pretrained(lm, dtype=getattr(torch, dtype)).to(device)
             content = torch.from_numpy(vectors.values).to(device)
-            item_input = ItemInput.load(lm / "heads", vocabulary, ids.codes, content)
+            item_input = ItemInput.load(lm / "heads", SpelledItems(vocabulary, ids.codes), content)
             item_input = None if item_input is None else item_input.to(device)
             scorer = TorchScorer(model, vocabulary, score_space=facts["score_space"], item_input=item_input)
             head = DenseHead.load(lm / "heads/dense.safetensors", torch.from_numpy(ids.codes), ids.sizes, content)

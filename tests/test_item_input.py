@@ -14,12 +14,12 @@ from test_finetune import TINY
 from test_preference import CODES, N, world
 from test_torch_scorer import FAMILIES, make_model
 
-from genrec.item_input import ItemInput
+from genrec.item_input import ItemInput, SpelledItems
 from genrec.torch_scorer import SHARED_PREFIX, TorchScorer
 from genrec.vocabulary import SidVocabulary
 from semtok.errors import InputError
 from training.finetune import build
-from training.joint_model import BARE_ROWS
+from training.joint_model import BARE_ITEMS, BARE_ROWS
 
 SIZES = (3, 2, 2)
 VOCABULARY = SidVocabulary((np.array([7, 4, 9]), np.array([5, 12]), np.array([6, 11])), 8)
@@ -29,7 +29,7 @@ SPELLED = [tuple(row) for row in VOCABULARY.encode(ITEMS).tolist()]
 
 def item_input(width: int = 5, hidden: int = 32, seed: int = 0) -> ItemInput:
     torch.manual_seed(seed)
-    return ItemInput(VOCABULARY, ITEMS, torch.randn(len(ITEMS), width), hidden, std=1.0)
+    return ItemInput(SpelledItems(VOCABULARY, ITEMS), torch.randn(len(ITEMS), width), hidden, std=1.0)
 
 
 @settings(deadline=None)
@@ -84,19 +84,22 @@ def test_training_and_decoding_read_the_same() -> None:
         torch.testing.assert_close(hidden, expected, rtol=0, atol=1e-5)
 
 
-def test_some_training_rows_are_read_by_codes_alone() -> None:
+def test_some_of_what_is_trained_on_is_read_by_codes_alone() -> None:
     built = build(world(), replace(TINY, dropout=0.0))
     model = built.model
-    tokens = torch.tensor([built.vocabulary.prompt(CODES[[3, 9]])]).expand(1000, -1)
-    with torch.no_grad():
-        in_training = model.train().hidden(tokens)[:, -1]
-        whole = model.eval().hidden(tokens[:1])[0, -1]
-        ours, model.item_input = model.item_input, None
-        bare = model.hidden(tokens[:1])[0, -1]
+    tokens = torch.tensor([built.vocabulary.prompt(CODES[[3, 9]])]).expand(4000, -1)
+    seen: list[torch.Tensor] = []
+    ours = model.item_input
     assert ours is not None
-    is_bare, is_whole = ((in_training - one).abs().amax(dim=1) < 1e-5 for one in (bare, whole))
-    assert torch.equal(is_bare, ~is_whole)
-    assert 0.75 * BARE_ROWS < float(is_bare.float().mean()) < 1.25 * BARE_ROWS
+    ours.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1] >= 0))
+    model.train().hidden(tokens)
+    model.eval().hidden(tokens)
+    in_training, always = (rows[:, [2, 4]].float() for rows in seen)
+    assert always.all()
+    shown = (1 - BARE_ROWS) * (1 - BARE_ITEMS)
+    assert in_training.mean(dim=0).tolist() == pytest.approx([shown, shown], abs=0.03)
+    neither = BARE_ROWS + (1 - BARE_ROWS) * BARE_ITEMS**2
+    assert float((in_training.sum(dim=1) == 0).float().mean()) == pytest.approx(neither, abs=0.03)
 
 
 def test_a_model_without_item_input_reads_codes_alone() -> None:
@@ -111,10 +114,11 @@ def test_stored_and_read_for_a_grown_catalogue(tmp_path: Path) -> None:
     assert ours is not None
     assert len(ours.content) == N
     vocabulary = build(inputs, TINY).vocabulary
-    assert ItemInput.load(tmp_path, vocabulary, CODES, ours.content) is None
+    half_of, all_of = SpelledItems(vocabulary, CODES[: N // 2]), SpelledItems(vocabulary, CODES)
+    assert ItemInput.load(tmp_path, all_of, ours.content) is None
     ours.save(tmp_path)
-    half = ItemInput.load(tmp_path, vocabulary, CODES[: N // 2], ours.content[: N // 2])
-    whole = ItemInput.load(tmp_path, vocabulary, CODES, ours.content)
+    half = ItemInput.load(tmp_path, half_of, ours.content[: N // 2])
+    whole = ItemInput.load(tmp_path, all_of, ours.content)
     assert half is not None
     assert whole is not None
     tokens = torch.tensor([vocabulary.prompt(CODES[[1, N - 1]])])
@@ -122,4 +126,4 @@ def test_stored_and_read_for_a_grown_catalogue(tmp_path: Path) -> None:
     assert whole.rows(tokens)[0].tolist() == [-1, -1, 1, -1, N - 1]
     assert torch.equal(whole.map.weight, ours.map.weight)
     with pytest.raises(InputError, match="item vectors of 6 numbers, these have 5"):
-        ItemInput.load(tmp_path, vocabulary, CODES, ours.content[:, :5])
+        ItemInput.load(tmp_path, all_of, ours.content[:, :5])

@@ -30,10 +30,12 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from genrec.dense import DenseHead
-from genrec.item_input import ItemInput
+from genrec.item_input import ItemInput, SpelledItems
+from genrec.sequential import SequentialModel
 from genrec.splits import Split
 from genrec.tasks import Tasks
 from genrec.torch_scorer import TorchScorer
+from genrec.trie import CodeTrie
 from genrec.vocabulary import SidVocabulary
 from semtok.catalog import Catalog
 from semtok.errors import InputError
@@ -48,6 +50,7 @@ from training.lm_config import SCRATCH, LmConfig
 from training.lm_data import Example, collate, history_examples, response_example
 from training.schedule import learning_rate_factor
 from training.sid_rows import aligned_rows, codebook_rows, item_words, random_rows
+from training.teacher import Teacher
 
 Log = Callable[[Mapping[str, Any]], None]
 PAD = 0  # never attended to, never a target: any id will do
@@ -66,6 +69,7 @@ class LmInputs:
         identity: [N, dense_width] first identity vectors of the dense head (collaborative vectors), or None for small
             random ones.
         exclude_seen: validate without the items of the history.
+        sequence: the recommender of the run's aligner, where it has one: teacher, and a voice of the joined ranking.
     """
 
     catalog: Catalog
@@ -75,6 +79,7 @@ class LmInputs:
     split: Split
     identity: NDArray[np.float32] | None
     exclude_seen: bool = True
+    sequence: SequentialModel | None = None
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,7 @@ def build(inputs: LmInputs, config: LmConfig) -> Built:
     item_input = None
     if config.item_input:
         spread = float(rows.std()) * float(getattr(lm.get_input_embeddings(), "embed_scale", 1.0))
-        item_input = ItemInput(vocabulary, inputs.semantic_ids.codes, head.content, rows.shape[1], spread)
+        item_input = ItemInput(SpelledItems(vocabulary, inputs.semantic_ids.codes), head.content, rows.shape[1], spread)
     model = JointModel(
         lm, head, vocabulary, rows, item_input=item_input, score_space=config.score_space, dropout=config.dropout
     )
@@ -226,6 +231,9 @@ def fit_lm(
         config.tasks,
         max_items=config.max_items,
     )
+    teacher = None if inputs.sequence is None or config.teacher_share == 0 else _teacher(built, inputs, config)
+    if teacher is not None:
+        teacher.to(accelerator.device)
     for epoch in range(state["epoch"], stop_after or config.epochs):
         if stop_after is None and state["best_epoch"] >= 0 and epoch - state["best_epoch"] > config.patience:
             break
@@ -236,7 +244,7 @@ def fit_lm(
         examples = histories + [response_example(*row) for row in text_rows]
         n_levels = len(inputs.semantic_ids.sizes)
         losses = _train_epoch(
-            prepared, prepared_optimizer, accelerator, examples, n_levels, config, epoch, rng, progress
+            prepared, prepared_optimizer, accelerator, teacher, examples, n_levels, config, epoch, rng, progress
         )
         trained_at = perf_counter()
         optimizer_state = whole_state(prepared_optimizer, keep=accelerator.is_main_process)
@@ -291,6 +299,19 @@ def save_lm(built: Built, folder: Path, facts: Mapping[str, Any]) -> None:
         built.model.item_input.save(folder / "heads")
 
 
+def _teacher(built: Built, inputs: LmInputs, config: LmConfig) -> Teacher:
+    assert inputs.sequence is not None
+    ids = inputs.semantic_ids
+    return Teacher(
+        inputs.sequence,
+        SpelledItems(built.vocabulary, ids.codes),
+        CodeTrie(ids.codes, ids.sizes),
+        torch.from_numpy(ids.codes),
+        built.model.seen_rows,
+        config.teacher_share,
+    )
+
+
 def _weights(model: JointModel) -> dict[str, Tensor]:
     """The tensors that training changes, by name, on the CPU side of the accelerator."""
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
@@ -300,6 +321,7 @@ def _train_epoch(
     model: torch.nn.Module,
     optimizer: AcceleratedOptimizer,
     accelerator: Accelerator,
+    teacher: Teacher | None,
     examples: Sequence[Example],
     n_levels: int,
     config: LmConfig,
@@ -323,7 +345,7 @@ def _train_epoch(
             steps, left = max(0, step - settings["begins"]), max(1, total - settings["begins"])
             settings["lr"] = settings["peak"] * learning_rate_factor(steps, left, min(200, left // 20 + 1))
         with accelerator.accumulate(model):
-            losses: Losses = model(batch)
+            losses: Losses = model(batch, None if teacher is None else teacher(batch))
             weighted = losses.codes + config.dense_weight * losses.dense + losses.text
             # A word weighs as much as a code: an item is its codes.
             accelerator.backward(weighted / max(1.0, losses.n_items + losses.n_text / n_levels))

@@ -25,10 +25,12 @@ from genrec.item_input import ItemInput
 from genrec.vocabulary import SidVocabulary
 from semtok.errors import InputError
 from training.lm_data import IGNORE, Batch
-from training.losses import linear_cross_entropy
+from training.losses import Soft, linear_cross_entropy
+from training.teacher import Lesson
 
 ScoreSpace = Literal["level", "vocabulary"]
-BARE_ROWS = 0.2  # share of training rows whose items are read by their codes alone, as vLLM reads them
+BARE_ROWS = 0.1  # share of training rows whose items are all read by their codes alone, as vLLM reads them
+BARE_ITEMS = 0.2  # and of the items of the other rows
 
 
 @dataclass(frozen=True)
@@ -125,15 +127,20 @@ class JointModel(nn.Module):
         if self.item_input is not None:
             items = self.item_input.rows(input_ids)
             if self.training:
-                bare = torch.rand(len(items), 1, device=items.device) < BARE_ROWS
-                items = items.masked_fill(bare, -1)
+                bare_rows = torch.rand(len(items), 1, device=items.device) < BARE_ROWS
+                bare_items = torch.rand(items.shape, device=items.device) < BARE_ITEMS
+                items = items.masked_fill(bare_rows | bare_items, -1)
             embedded = self.item_input(embedded, items)
         embedded = F.dropout(embedded, self.dropout, self.training)
         states: Tensor = self.lm.base_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
         return states
 
-    def forward(self, batch: Batch) -> Losses:
-        """Losses: codes over their score space, text over the text rows, items over those seen in training."""
+    def forward(self, batch: Batch, lesson: Lesson | None = None) -> Losses:
+        """Losses: codes over their score space, text over the text rows, items over those seen in training.
+
+        Args:
+            lesson: what a teacher believes of the batch's targets.
+        """
         hidden = self.hidden(batch.input_ids)
         output_rows = self.rows if self.output_rows is None else self.output_rows
         words = self.lm.get_output_embeddings().weight
@@ -150,6 +157,8 @@ class JointModel(nn.Module):
                 codes = codes + linear_cross_entropy(
                     hidden[here], output_rows[rows].to(hidden.dtype), self.code_of[labels[here] - self.first]
                 )
+        if lesson is not None:
+            codes = codes - self._agreement(hidden, output_rows, batch.items, lesson)
         is_text = labelled & (level < 0)
         text = linear_cross_entropy(hidden[is_text], words[: self.first], labels[is_text])
         starts = batch.items >= 0
@@ -157,9 +166,22 @@ class JointModel(nn.Module):
             self.head.query(hidden[starts].to(self.head.query.weight.dtype)),  # float32, or what FSDP2 computes in
             self.head.item_matrix(self.seen_rows),
             self.seen_index[batch.items[starts]],
+            soft=None if lesson is None else Soft(lesson.states, lesson.vectors, lesson.shares),
         )
         n_codes = int((labelled & (level >= 0)).sum())
         return Losses(codes, text, dense, n_codes // len(self.level_rows), int(is_text.sum()))
+
+    def _agreement(self, hidden: Tensor, output_rows: Tensor, items: Tensor, lesson: Lesson) -> Tensor:
+        """What turns cross-entropy with the codes that came into cross-entropy with the lesson's targets.
+
+        log Z - sum_c t_c z_c = (log Z - z_y) - sum_c (t_c - [c = y]) z_c, whatever Z runs over.
+        """
+        rows, places = (items >= 0).nonzero(as_tuple=True)
+        total = hidden.new_zeros((), dtype=torch.float32)
+        for level, beyond in enumerate(lesson.codes):
+            logits = hidden[rows, places + level] @ output_rows[self.level_rows[level]].to(hidden.dtype).T
+            total = total + (beyond * logits.float()).sum()
+        return total
 
     def level_log_probs(self, hidden: Tensor, level: int) -> Tensor:
         """Log-probabilities [..., V_l] of a level's codes after float32 hidden states [..., H], in the score space."""

@@ -42,6 +42,8 @@ class LmConfig:
         dense_weight: weight of its loss.
         identity_dropout: share of items whose identity vectors are absent from a step, so that codes and content learn
             to rank items that nobody has taken.
+        teacher_share: how much of what is learned of the next item comes from what the recommender of the run's aligner
+            believes, and not from what came next (`training.teacher`); nothing where no aligner was trained.
         text_share: text-task rows for each item and epoch.
         tasks: which text tasks they are.
         warmup_steps: first batches that train nothing but SID rows, item input and dense head; for base models, which
@@ -75,6 +77,7 @@ class LmConfig:
     dense_width: int = 128
     dense_weight: float = 1.0
     identity_dropout: float = 0.2
+    teacher_share: float = 0.8
     text_share: float = 0.25
     tasks: TaskWeights = field(default_factory=TaskWeights)
     warmup_steps: int = 0
@@ -106,6 +109,8 @@ class LmConfig:
             raise InputError(f"--lm.sid_init {self.sid_init!r}: choose one of {', '.join(get_args(SidInit))}")
         if not 0 <= self.identity_dropout < 1:
             raise InputError(f"--lm.identity_dropout {self.identity_dropout} is not in [0, 1)")
+        if not 0 <= self.teacher_share <= 1:
+            raise InputError(f"--lm.teacher_share {self.teacher_share} is not in [0, 1]")
         if self.text_share < 0 or self.dense_weight < 0:
             raise InputError("--lm.text_share and --lm.dense_weight must not be negative")
         if self.warmup_steps < 0:

@@ -75,6 +75,7 @@ def load_inputs(run: Path) -> LmInputs:
         split=Split.load(run / "split"),
         identity=ItemVectors.load(run / "vectors/collaborative/collaborative.safetensors").values,
         exclude_seen=read_json(run / "split/data.json")["exclude_seen"],
+        sequence=load_frozen(run / "vectors/item"),
     )
 
 
@@ -92,8 +93,7 @@ def run_lm_stage(stage: LmStage, log: Log, progress: Callable[[int, int], None])
             (scratch / "work").mkdir(exist_ok=True)
         PartialState().wait_for_everyone()
         ranking = replace(ranking, max_items=lm.max_items)
-        sequence = load_frozen(run / "vectors/item")
-        validation = Validation(inputs, ranking, lm.valid_cases, lm.seed, sequence)
+        validation = Validation(inputs, ranking, lm.valid_cases, lm.seed)
         built = fit_lm(inputs, lm, scratch / "work", log, validation, progress=progress, stop_after=stop_after)
         if built is None:
             return

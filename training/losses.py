@@ -5,7 +5,7 @@ Shapes: M targets, D width, C classes.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,20 @@ from torch import Tensor
 # Logits of one chunk, in floats: 512 rows of 4,096 classes. Small enough to stay near the caches of a CPU,
 # large enough to keep the matrix products efficient.
 _CHUNK_LOGITS = 2 << 20
+
+
+class Soft(NamedTuple):
+    """Targets that a teacher makes: (1 - share) the row's target + share softmax(states vectors^T).
+
+    Attributes:
+        states: [M, D'].
+        vectors: [C, D'].
+        shares: [M], in [0, 1].
+    """
+
+    states: Tensor
+    vectors: Tensor
+    shares: Tensor
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -23,7 +37,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float, soft: Soft | None
+    ) -> Tensor:
         rows = max(16, _CHUNK_LOGITS // weight.shape[0])
         mean = weight.float().mean(dim=0) if smoothing else None
         grad_hidden = torch.empty_like(hidden, dtype=torch.float32)
@@ -33,6 +49,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
             h, t = hidden[start : start + rows], targets[start : start + rows, None]
             logits = (h @ weight.T).float()
             picked, highest = logits.gather(1, t), logits.amax(dim=1, keepdim=True)
+            if soft is not None:
+                share = soft.shares[start : start + rows, None]
+                believed = (soft.states[start : start + rows] @ soft.vectors.T).float().softmax(dim=1)
+                believed.scatter_add_(1, t, -torch.ones_like(picked)).mul_(share)  # what it adds to a one-hot target
+                picked = picked + (believed * logits).sum(dim=1, keepdim=True)
             e = logits.sub_(highest).exp_()
             z = e.sum(dim=1, keepdim=True)
             loss = z.log() + highest - (1 - smoothing) * picked
@@ -40,6 +61,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 loss -= smoothing * (h.float() @ mean)[:, None]
             losses[start : start + rows] = loss[:, 0]
             e.scatter_add_(1, t, (smoothing - 1) * z)
+            if soft is not None:
+                e -= believed.mul_(z)
             e = e.to(hidden.dtype)
             grad_hidden[start : start + rows] = (e @ weight).float() / z
             scaled = h.float() / z
@@ -57,21 +80,24 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grads[0], grad_weight * grads[0], None, None
+        return grad_hidden * grads[0], grad_weight * grads[0], None, None, None
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, smoothing: float = 0.0) -> Tensor:
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, smoothing: float = 0.0, soft: Soft | None = None
+) -> Tensor:
     """Sum over M of -log softmax(hidden weight^T)[target].
 
     Args:
         hidden: [M, D].
         weight: [C, D].
         targets: int64 [M].
-        smoothing: share of the target mass that is spread over all classes.
+        smoothing: share of the target mass that is spread over all classes; not beside `soft`.
+        soft: what a teacher believes; it gets no gradient.
 
     Returns:
         A scalar in float32: the sum, so that the caller decides what to divide by.
     """
     with torch.autocast(hidden.device.type, enabled=False):  # the chunks decide their own precision
-        loss: Tensor = _LinearCrossEntropy.apply(hidden, weight.to(hidden.dtype), targets, smoothing)
+        loss: Tensor = _LinearCrossEntropy.apply(hidden, weight.to(hidden.dtype), targets, smoothing, soft)
     return loss

@@ -16,7 +16,6 @@ from genrec.filters import ItemFilter
 from genrec.metrics import rank_of_target, recall
 from genrec.neighbours import NEAR_SHARES, Neighbours
 from genrec.ranking import Ranker, RankingConfig, Shares
-from genrec.sequential import SequentialModel
 from genrec.trie import CodeTrie
 from training.finetune import Built, LmInputs
 from training.sequential import sample_cases
@@ -32,7 +31,6 @@ class Validation:
         inputs: of the LM stage.
         config: beams and history length of the ranking.
         n_cases: cases at most, drawn by seed.
-        sequence: the recommender of the run's aligner, where it has one.
     """
 
     def __init__(
@@ -41,13 +39,12 @@ class Validation:
         config: RankingConfig,
         n_cases: int,
         seed: int,
-        sequence: SequentialModel | None = None,
     ) -> None:
         self.cases: Cases = sample_cases(inputs.split.valid, n_cases, seed)
         self.codes, self.config = inputs.semantic_ids.codes, config
         self.dense_shares = DENSE_SHARES if config.dense_share is None else (config.dense_share,)
         self.near_shares = NEAR_SHARES if config.near_share is None else (config.near_share,)
-        self.sequence = sequence
+        self.sequence = inputs.sequence
         self.neighbours = Neighbours.fit(inputs.split.train, len(inputs.catalog))
         self.trie = CodeTrie(inputs.semantic_ids.codes, inputs.semantic_ids.sizes)
         everything = ItemFilter(self.trie)

@@ -1,0 +1,195 @@
+"""Soft targets from a recommender, against direct evaluation of their equations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from test_finetune import TINY
+from test_preference import CODES, N, world
+from torch.nn import functional as F
+
+from genrec.item_input import SpelledItems
+from genrec.ranking import RankingConfig
+from genrec.sequences import Sequences
+from genrec.sequential import SequentialModel
+from genrec.sequential.sasrec import SasRecBackbone, SasRecConfig
+from genrec.trie import CodeTrie
+from genrec.vocabulary import SidVocabulary
+from semtok.aligners.base import FrozenTable
+from semtok.errors import InputError
+from training.batching import windows
+from training.finetune import LmInputs, build, fit_lm
+from training.lm_config import LmConfig
+from training.lm_data import Batch, collate, history_examples, response_example
+from training.losses import Soft, linear_cross_entropy
+from training.teacher import Teacher
+from training.validation import Validation
+
+SHARE = 0.6
+
+
+def recommender(n_items: int, seed: int = 0, max_items: int = 4) -> SequentialModel:
+    torch.manual_seed(seed)
+    backbone = SasRecBackbone(SasRecConfig(width=8, layers=1, heads=2, max_items=max_items))
+    return SequentialModel(FrozenTable(torch.randn(n_items, 8), 0.7 * torch.randn(n_items, 8)), backbone).eval()
+
+
+def taught(
+    codes: NDArray[np.int32], sizes: tuple[int, ...], histories: list[list[int]], max_items: int
+) -> tuple[Teacher, Batch]:
+    """A teacher of all items but row 0, and a batch of the histories behind a row of text."""
+    ids = np.split(np.arange(5, 5 + sum(sizes)), np.cumsum(sizes)[:-1])
+    vocabulary = SidVocabulary(tuple(ids), 4)
+    model = recommender(len(codes), max_items=max_items)
+    spelled, trie = SpelledItems(vocabulary, codes), CodeTrie(codes, sizes)
+    teacher = Teacher(model, spelled, trie, torch.from_numpy(codes), torch.arange(1, len(codes)), SHARE)
+    rows = history_examples(
+        Sequences.from_lists([np.array(h, dtype=np.int32) for h in histories]), codes, vocabulary, 5
+    )
+    text = response_example([1, *vocabulary.encode(codes[1]).tolist()], [2, 3])
+    return teacher, collate([text, *rows], 0)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.data())
+def test_a_lesson_is_its_equation(data: st.DataObject) -> None:
+    sizes = data.draw(st.sampled_from([(3, 4), (2, 3, 2), (5,)]))
+    every = np.stack(np.unravel_index(np.arange(int(np.prod(sizes))), sizes), axis=1).astype(np.int32)
+    n = data.draw(st.integers(2, len(every)))
+    codes = every[np.random.default_rng(data.draw(st.integers(0, 99))).permutation(len(every))[:n]]
+    items = st.lists(st.integers(0, n - 1), min_size=1, max_size=9)
+    histories = data.draw(st.lists(items, min_size=1, max_size=3))
+    teacher, batch = taught(codes, sizes, histories, max_items=3)
+    lesson = teacher(batch)
+    targets = [(w, k) for w in _windows(histories) for k in range(w[1], len(w[0]))]
+    assert lesson is not None or all(len(w) == 1 for w, _ in _windows(histories))
+    if lesson is None:
+        return
+    assert len(lesson.states) == len(targets)
+    assert torch.equal(lesson.vectors, teacher.model.item_vectors[1:])
+    for place, ((window, _), k) in enumerate(targets):
+        own = codes[window[k]]
+        if not 1 <= k <= 3:  # nothing to go by, or more than the teacher reads
+            assert lesson.shares[place] == 0
+            assert not any(level[place].any() for level in lesson.codes)
+            continue
+        scores = teacher.model.score(Sequences.from_lists([np.array(window[:k], dtype=np.int32)]))[0]
+        belief = np.exp(scores.astype(np.float64)) / np.exp(scores.astype(np.float64)).sum()
+        assert lesson.shares[place] == pytest.approx(SHARE)
+        said = (lesson.states[place] @ teacher.model.item_vectors.T).numpy()
+        np.testing.assert_allclose(said, scores, atol=1e-4)
+        for level, found in enumerate(lesson.codes):
+            under = (codes[:, :level] == own[:level]).all(axis=1)
+            mass = np.array([belief[under & (codes[:, level] == code)].sum() for code in range(sizes[level])])
+            expected = SHARE * (mass / mass.sum() - np.eye(sizes[level])[own[level]])
+            np.testing.assert_allclose(found[place].numpy(), expected, atol=1e-3)
+
+
+def _windows(histories: list[list[int]]) -> list[tuple[list[int], int]]:
+    """As `history_examples` cuts them, at five items: what is read, and the first target in it."""
+    return [(h[start:end], first - start) for h in histories for start, first, end in windows(len(h), 5)]
+
+
+def test_text_alone_is_no_lesson() -> None:
+    teacher, batch = taught(CODES, (4, 4), [[1, 2]], max_items=4)
+    assert teacher(Batch(batch.input_ids[:1], batch.labels[:1], batch.items[:1])) is None
+
+
+def test_beliefs_below_a_prefix_that_the_teacher_rules_out_are_not_taught() -> None:
+    teacher, _ = taught(CODES, (4, 4), [[1, 15, 2]], max_items=4)
+    far = torch.full((N, 8), 0.0)
+    far[12:] = -1.0  # the items whose first code is 3
+    states = torch.full((1, 8), 9.0)
+    teacher.sorted_vectors = far[torch.from_numpy(teacher.trie.order).long()]
+    first, second = teacher._codes(states, torch.tensor([15]), torch.tensor([SHARE]))
+    assert first[0, 3] == pytest.approx(-SHARE, abs=1e-4)
+    assert not second.any()
+
+
+def test_soft_targets_are_the_equation_and_its_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = torch.randn(37, 5, generator=generator), torch.randn(11, 5, generator=generator)
+    targets = torch.randint(0, 11, (37,), generator=generator)
+    soft = Soft(
+        torch.randn(37, 3, generator=generator),
+        torch.randn(11, 3, generator=generator),
+        torch.rand(37, generator=generator),
+    )
+    hidden.requires_grad_(), weight.requires_grad_()
+    loss = linear_cross_entropy(hidden, weight, targets, soft=soft)
+    (loss * 2).backward()
+    h, w = (x.detach().double().requires_grad_() for x in (hidden, weight))
+    belief = (soft.states.double() @ soft.vectors.double().T).softmax(dim=1)
+    shares = soft.shares.double()[:, None]
+    mixed = (1 - shares) * F.one_hot(targets, 11) + shares * belief
+    expected = -(mixed * (h @ w.T).log_softmax(dim=1)).sum()
+    (expected * 2).backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    torch.testing.assert_close(hidden.grad, h.grad.float(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(weight.grad, w.grad.float(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("space", ["level", "vocabulary"])
+def test_the_model_is_trained_towards_the_lesson(space: str) -> None:
+    inputs = world()
+    built = build(inputs, replace(TINY, dropout=0.0, item_input=False, score_space=space))
+    model = built.model.eval()
+    spelled, trie = SpelledItems(built.vocabulary, CODES), CodeTrie(CODES, (4, 4))
+    teacher = Teacher(recommender(N), spelled, trie, torch.from_numpy(CODES), model.seen_rows, SHARE)
+    batch = collate(history_examples(inputs.split.train.take(np.arange(6)), CODES, built.vocabulary, 6), 0)
+    lesson = teacher(batch)
+    assert lesson is not None
+    with torch.no_grad():
+        plain, ours = model(batch), model(batch, lesson)
+        hidden = model.hidden(batch.input_ids)
+    rows, places = (batch.items >= 0).nonzero(as_tuple=True)
+    codes = 0.0
+    for level, beyond in enumerate(lesson.codes):
+        targets = beyond + F.one_hot(torch.from_numpy(CODES).long()[batch.items[rows, places], level], 4)
+        assert torch.allclose(targets.sum(dim=1), torch.ones(len(targets)), atol=1e-4)
+        codes -= float((targets * model.level_log_probs(hidden[rows, places + level], level)).sum())
+    assert ours.codes.item() == pytest.approx(codes, rel=1e-4)
+    assert (ours.text, ours.n_items, ours.n_text) == (plain.text, plain.n_items, plain.n_text)
+    scores = model.head.query(hidden[rows, places]) @ model.head.item_matrix(model.seen_rows).T
+    belief = (lesson.states @ lesson.vectors.T).softmax(dim=1)
+    shares = lesson.shares[:, None]
+    mixed = (1 - shares) * F.one_hot(model.seen_index[batch.items[rows, places]], scores.shape[1]) + shares * belief
+    assert ours.dense.item() == pytest.approx(-float((mixed * scores.log_softmax(dim=1)).sum()), rel=1e-4)
+
+
+def fitted(inputs: LmInputs, config: LmConfig, work: Path) -> tuple[float, float]:
+    """Agreement of codes and dense head with the teacher's favourite, on training prefixes."""
+    work.mkdir()
+    validation = Validation(inputs, RankingConfig(max_items=4, beams=8), config.valid_cases, 0)
+    built = fit_lm(inputs, config, work, lambda row: None, validation)
+    assert built is not None
+    assert inputs.sequence is not None
+    histories = inputs.split.train.last(3)
+    favourite = inputs.sequence.score(histories).argmax(axis=1)
+    state = built.scorer().start([built.vocabulary.prompt(CODES[h]) for h in histories])
+    first = CODES[favourite, 0] == state.log_probs.argmax(dim=1).numpy()
+    assert state.hidden is not None
+    with torch.inference_mode():
+        dense = built.model.head(state.hidden).argmax(dim=1).numpy() == favourite
+    return float(first.mean()), float(dense.mean())
+
+
+def test_a_pupil_learns_what_only_its_teacher_knows(tmp_path: Path) -> None:
+    inputs = replace(world(), sequence=recommender(N))  # of which no purchase knows anything
+    config = replace(TINY, width=32, epochs=12, patience=12, dropout=0.0, batch_tokens=256, max_items=4)
+    alone = fitted(inputs, replace(config, teacher_share=0.0), tmp_path / "alone")
+    taught_ones = fitted(inputs, replace(config, teacher_share=1.0), tmp_path / "taught")
+    assert min(taught_ones) > 0.6
+    assert max(alone) < 0.4
+
+
+def test_a_share_is_a_share() -> None:
+    with pytest.raises(InputError, match=r"--lm\.teacher_share 1\.5"):
+        replace(TINY, teacher_share=1.5)
