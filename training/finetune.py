@@ -231,9 +231,7 @@ def fit_lm(
         config.tasks,
         max_items=config.max_items,
     )
-    teacher = None if inputs.sequence is None or config.teacher_share == 0 else _teacher(built, inputs, config)
-    if teacher is not None:
-        teacher.to(accelerator.device)
+    teacher = _teacher(built, inputs, config, accelerator.device)
     for epoch in range(state["epoch"], stop_after or config.epochs):
         if stop_after is None and state["best_epoch"] >= 0 and epoch - state["best_epoch"] > config.patience:
             break
@@ -299,17 +297,14 @@ def save_lm(built: Built, folder: Path, facts: Mapping[str, Any]) -> None:
         built.model.item_input.save(folder / "heads")
 
 
-def _teacher(built: Built, inputs: LmInputs, config: LmConfig) -> Teacher:
-    assert inputs.sequence is not None
+def _teacher(built: Built, inputs: LmInputs, config: LmConfig, device: torch.device) -> Teacher | None:
+    """The recommender of the run's aligner as a teacher, where the run has one and the configuration asks for it."""
+    if inputs.sequence is None or config.teacher_share == 0:
+        return None
     ids = inputs.semantic_ids
-    return Teacher(
-        inputs.sequence,
-        SpelledItems(built.vocabulary, ids.codes),
-        CodeTrie(ids.codes, ids.sizes),
-        torch.from_numpy(ids.codes),
-        built.model.seen_rows,
-        config.teacher_share,
-    )
+    spelled, trie = SpelledItems(built.vocabulary, ids.codes), CodeTrie(ids.codes, ids.sizes)
+    seen = built.model.seen_rows.cpu()
+    return Teacher(inputs.sequence, spelled, trie, torch.from_numpy(ids.codes), seen, config.teacher_share).to(device)
 
 
 def _weights(model: JointModel) -> dict[str, Tensor]:

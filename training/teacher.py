@@ -14,6 +14,7 @@ Shapes: M targets of a batch, N items, C items seen in training, V_l codes on le
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -65,7 +66,8 @@ class Teacher(nn.Module):
         self, model: SequentialModel, spelled: SpelledItems, trie: CodeTrie, codes: Tensor, seen: Tensor, share: float
     ) -> None:
         super().__init__()
-        self.model, self.spelled, self.trie, self.share = model, spelled, trie, share
+        self.model = copy.deepcopy(model)  # the caller's stays where it is, on its device
+        self.spelled, self.trie, self.share = spelled, trie, share
         vectors = model.item_vectors.detach()
         for name, value in {
             "vectors": vectors[seen],
