@@ -10,7 +10,8 @@ the end of the prompt that vLLM's block-wise cache would compute again.
 vLLM runs inside this process on one device (several: one process each, see `inference.ray_executor`). Call
 `prepare_environment()` before anything imports vllm, and put a script's own start under `if __name__ == "__main__":`,
 because vLLM may start helper processes that import the script again. The folder must be a merged model: LoRA runs are.
-There is no hidden state to hand to a dense head, so `State.hidden` is None: dense and joined rankings need torch.
+There is no hidden state to hand to a dense head, so `State.hidden` is None: dense and joined rankings need torch. Items
+are read by their codes alone, without the vectors that `TorchScorer` adds (`genrec.item_input`).
 
 Shapes: B users, K beams, L levels, V_l codes on level l.
 """
@@ -111,7 +112,7 @@ class VllmState:
 
 
 class VllmScorer:
-    """`NextCodeScorer` over vLLM. Rows equal those of `TorchScorer` up to rounding; in float32 so do the lists.
+    """`NextCodeScorer` over vLLM. Rows equal those of a `TorchScorer` without item input up to rounding; in float32 so do the lists.
 
     Args:
         folder: the run's `lm/` folder.

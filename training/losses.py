@@ -92,12 +92,17 @@ def linear_cross_entropy(
         hidden: [M, D].
         weight: [C, D].
         targets: int64 [M].
-        smoothing: share of the target mass that is spread over all classes; not beside `soft`.
+        smoothing: share of the target mass that is spread over all classes.
         soft: what a teacher believes; it gets no gradient.
 
     Returns:
         A scalar in float32: the sum, so that the caller decides what to divide by.
+
+    Raises:
+        ValueError: both smoothing and soft targets.
     """
+    if smoothing and soft is not None:
+        raise ValueError("smoothing and soft targets are two ways to mix a target; take one")
     with torch.autocast(hidden.device.type, enabled=False):  # the chunks decide their own precision
         loss: Tensor = _LinearCrossEntropy.apply(hidden, weight.to(hidden.dtype), targets, smoothing, soft)
     return loss

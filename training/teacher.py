@@ -53,6 +53,7 @@ class Teacher(nn.Module):
         model: reads a history from left to right.
         spelled: finds items among tokens.
         trie: of the catalogue.
+        codes: int [N, L] semantic IDs by catalogue row.
         seen: int64 [C], rows of the items seen in training.
         share: s.
     """
