@@ -112,7 +112,9 @@ class VllmState:
 
 
 class VllmScorer:
-    """`NextCodeScorer` over vLLM. Rows equal those of a `TorchScorer` without item input up to rounding; in float32 so do the lists.
+    """`NextCodeScorer` over vLLM.
+
+    Rows equal those of a `TorchScorer` without item input up to rounding; in float32 so do the lists.
 
     Args:
         folder: the run's `lm/` folder.
