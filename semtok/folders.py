@@ -138,6 +138,25 @@ def new_folder(target: Path, inputs: Mapping[str, Any], *, resume: bool = False)
     finish_rename(target)
 
 
+def link_folder(source: Path, target: Path) -> None:
+    """Put a sealed folder in a second place, its files shared with the first where the file system can.
+
+    Sealed files are replaced and never written into, so neither place can change the other.
+    """
+    scratch = target.with_name(f".{target.name}.new")
+    shutil.rmtree(scratch, ignore_errors=True)
+    shutil.copytree(source, scratch, copy_function=_link, ignore=shutil.ignore_patterns(MANIFEST))
+    _link(source / MANIFEST, scratch / MANIFEST)  # last: it says that the folder is whole
+    finish_rename(target)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
+
+
 def finish_rename(target: Path) -> None:
     """Put a sealed scratch folder in place of `target`; does nothing where there is none."""
     scratch = target.with_name(f".{target.name}.new")

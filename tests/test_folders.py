@@ -20,6 +20,7 @@ from semtok.folders import (
     finish_rename,
     hash_file,
     hash_value,
+    link_folder,
     new_folder,
     read_json,
     to_json,
@@ -27,7 +28,7 @@ from semtok.folders import (
 )
 
 OLD, NEW = {"version": 1}, {"version": 2}
-CHANGES = ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate")
+CHANGES = ("os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate")
 
 
 def write_version(target: Path, inputs: dict[str, int], *, resume: bool = False) -> None:
@@ -111,6 +112,39 @@ def test_a_killed_finish_is_finished_by_the_next(tmp_path: Path) -> None:
         assert contents(target) == contents(tmp_path / "new")
         assert sorted(p.name for p in tmp_path.iterdir()) == ["new", "run"]
         step += 1
+
+
+def test_a_killed_link_leaves_the_old_folder_or_the_linked_one(tmp_path: Path) -> None:
+    write_version(tmp_path / "source", NEW)
+    source, step, killed = contents(tmp_path / "source"), 0, True
+    while killed:
+        target = tmp_path / f"at{step}" / "run"
+        target.parent.mkdir()
+        write_version(target, OLD)
+        old = contents(target)
+        killed = killed_at(step, partial(link_folder, tmp_path / "source", target))
+        finish_rename(target)
+        assert contents(target) in (old, source)
+        link_folder(tmp_path / "source", target)
+        assert contents(target) == source
+        assert [p.name for p in target.parent.iterdir()] == ["run"]
+        step += 1
+    assert step > 5
+    assert os.path.samefile(target / "a.txt", tmp_path / "source/a.txt")
+    write_version(target, OLD)
+    write_atomic(target / "deep/b.txt", "other")
+    assert contents(tmp_path / "source") == source
+
+
+def test_without_links_a_folder_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: str, target: str) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    write_version(tmp_path / "source", NEW)
+    monkeypatch.setattr(os, "link", refuse)
+    link_folder(tmp_path / "source", tmp_path / "target")
+    assert contents(tmp_path / "target") == contents(tmp_path / "source")
+    check_folder(tmp_path / "target", hashes=True)
 
 
 def test_a_torn_write_leaves_the_old_bytes(tmp_path: Path) -> None:

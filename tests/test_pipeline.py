@@ -114,6 +114,26 @@ def test_a_refit_learns_as_long_from_validation_items_too(
     assert not (tmp_path / "other").exists()
 
 
+def test_a_run_reuses_the_stages_of_another_that_read_the_same(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As if they had been made again, to the byte; what reads something else is made here, and the other run stays."""
+    before, config = contents(run), str(run.parent / "my.yaml")
+    options = [config, *SMALL, "--lm.epochs=1", "--topk.k=0"]
+    for name, flags in (("alone", []), ("reusing", [f"--reuse={run}"])):
+        assert main(["fit", *options, f"--run={tmp_path / name / 'run'}", *flags]) == 0
+    assert contents(tmp_path / "reusing/run") == contents(tmp_path / "alone/run")
+    assert contents(run) == before
+    rows = [json.loads(line) for line in (tmp_path / "reusing/run/log.jsonl").read_text().splitlines()]
+    linked = [row["stage"] for row in rows if row.get("event") == "linked"]
+    made = [row["stage"] for row in rows if row.get("event") == "done"]
+    assert linked == ["catalog", "split", "vectors/text", "vectors/collaborative", "vectors/item", "semtok"]
+    assert made == ["lm", "report"]
+    capsys.readouterr()
+    assert main(["fit", config, *SMALL, f"--run={tmp_path / 'other'}", f"--reuse={tmp_path}"]) == 2
+    assert "not a run of genrec fit" in capsys.readouterr().err
+
+
 def test_the_report_has_baselines_and_every_ranking(run: Path) -> None:
     rows = read_json(run / "report/metrics.json")
     ours = {"genrec beam", "genrec dense", "genrec beam and dense", "genrec joined (default)"}
@@ -257,7 +277,7 @@ def test_evaluate_over_seeds_refuses_runs_that_do_not_belong_together(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = (run / "config.yaml").read_text()
-    assert "seed: 0\nrefit: null" in config
+    assert "seed: 0\nrefit: null\nreuse: null" in config
     seed_1 = config.replace("seed: 0\nrefit", "seed: 1\nrefit")
     others = {
         "its seed 0 is that of": config,

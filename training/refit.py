@@ -17,7 +17,7 @@ from genrec.ranking import RankingConfig, Shares
 from semtok.errors import InputError
 from semtok.folders import read_json
 
-_FREE = ("run", "refit", "topk")  # what a refit may set otherwise
+_FREE = ("run", "refit", "reuse", "topk")  # what a refit may set otherwise
 
 
 def check_same_settings(run: Path, config: Mapping[str, Any]) -> None:

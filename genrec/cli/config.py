@@ -182,6 +182,8 @@ class FitConfig:
         seed: of everything random.
         refit: a finished run of the same settings, whose epochs and shares are taken; the validation items are then
             learned from too, as before going to production.
+        reuse: another run; of its stages those that read the same, with the same settings, are linked into this one
+            instead of being made again.
     """
 
     run: str
@@ -199,10 +201,13 @@ class FitConfig:
     topk: TopKConfig = field(default_factory=TopKConfig)
     seed: int = 0
     refit: str | None = None
+    reuse: str | None = None
 
     def __post_init__(self) -> None:
         if not self.run:
             raise InputError("--run is missing: the folder to write the run to")
+        if self.reuse is not None and not (Path(self.reuse) / "config.yaml").is_file():
+            raise InputError(f"--reuse {self.reuse}: not a run of genrec fit")
 
     def to_yaml(self) -> str:
         """The whole configuration as YAML."""

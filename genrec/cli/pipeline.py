@@ -53,6 +53,7 @@ from semtok.folders import (
     finish_rename,
     hash_file,
     hash_value,
+    link_folder,
     new_folder,
     read_json,
     to_json,
@@ -172,12 +173,20 @@ class Pipeline:
         target = self.run / stage.folder
         needs = {name: hash_value(check_folder(self.run / name)["files"]) for name in stage.needs}
         inputs = {"stage": stage.folder, "config": dict(stage.config), "needs": needs}
-        if _is_current(target, inputs):
+        if _is_current(target, inputs) or self._linked(stage.folder, inputs):
             return
         started = perf_counter()
         with new_folder(target, inputs, resume=True) as scratch:
             stage.make(scratch)
         self._note(self._done(stage.folder, started))
+
+    def _linked(self, folder: str, inputs: Mapping[str, Any]) -> bool:
+        """Whether the run to reuse has made this stage of the same inputs; it then stands here too."""
+        if self.config.reuse is None or not _is_made_of(Path(self.config.reuse) / folder, inputs):
+            return False
+        link_folder(Path(self.config.reuse) / folder, self.run / folder)
+        self._note({"stage": folder, "event": "linked"})
+        return True
 
     @staticmethod
     def _done(stage: str, started: float) -> dict[str, Any]:
@@ -313,8 +322,7 @@ class Pipeline:
 
     def _lm(self) -> None:
         stage = from_config(asdict(self.config))
-        finish_rename(self.run / "lm")
-        if _is_current(self.run / "lm", stage.inputs()):
+        if _is_current(self.run / "lm", stage.inputs()) or self._linked("lm", stage.inputs()):
             return
         started = perf_counter()
         with progress_bar("language model", "step") as progress:
@@ -439,8 +447,12 @@ def _sequential_models(run: Path) -> dict[str, SequentialModel]:
 
 
 def _is_current(folder: Path, inputs: Mapping[str, Any]) -> bool:
-    """Whether a sealed folder was made from these inputs and is whole."""
+    """Whether a sealed folder, put in place where a kill left it aside, was made from these inputs and is whole."""
     finish_rename(folder)
+    return _is_made_of(folder, inputs)
+
+
+def _is_made_of(folder: Path, inputs: Mapping[str, Any]) -> bool:
     if not (folder / MANIFEST).is_file():
         return False
     try:

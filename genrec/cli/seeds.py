@@ -27,7 +27,7 @@ from semtok.errors import InputError
 from semtok.folders import hash_file, read_json
 from training.refit import other_section
 
-_FREE = ("run", "refit", "topk", "seed")  # what runs of one table may have set otherwise
+_FREE = ("run", "refit", "reuse", "topk", "seed")  # what runs of one table may have set otherwise
 _EPOCHS = {"vectors/collaborative": "collaborative", "vectors/item": "aligner", "lm": "lm"}  # their names in the log
 _DIFFERENCES = (("Recall@10", "all", "recall"), ("NDCG@10", "all", "ndcg"), ("tail", "tail", "recall"))
 
@@ -76,7 +76,7 @@ def _figures(runs: Sequence[Path]) -> str:
             values.setdefault(row["model"].removesuffix(DEFAULT), {}).setdefault(key, []).append(row["value"])
     columns = {name: key for name, key in COLUMNS.items() if any(key in figures for figures in values.values())}
     lines = [[model, *(_spread(figures.get(key, [])) for key in columns.values())] for model, figures in values.items()]
-    return _markdown(["model", *columns], lines)
+    return markdown(["model", *columns], lines)
 
 
 def _differences(runs: Sequence[Path]) -> str:
@@ -102,30 +102,38 @@ def _differences(runs: Sequence[Path]) -> str:
             cells.append(f"{figure.value:+.4f} [{figure.low:+.4f}, {figure.high:+.4f}]")
         if model != ours:
             lines.append([model, *cells])
-    return _markdown([f"{ours} minus", *(name for name, _, _ in _DIFFERENCES)], lines)
+    return markdown([f"{ours} minus", *(name for name, _, _ in _DIFFERENCES)], lines)
 
 
 def _costs(runs: Sequence[Path]) -> str:
-    """Of a stage with epochs the seconds of all its epochs, so that an interrupted one counts whole."""
     seconds: dict[str, list[float]] = {}
     peaks: dict[str, list[float]] = {}
     for run in runs:
-        rows = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-        last: dict[str, Mapping[str, Any]] = {row["stage"]: row for row in rows if row.get("event") == "done"}
-        epochs: dict[str, dict[int, float]] = {}
-        for row in rows:
-            if "epoch" in row and "seconds" in row:
-                epochs.setdefault(row["stage"], {})[row["epoch"]] = row["seconds"] + row.get("valid_seconds", 0.0)
-        for stage, row in last.items():
-            trained = sum(epochs.get(_EPOCHS.get(stage, ""), {}).values())
-            seconds.setdefault(stage, []).append(max(row["seconds"], trained))
-            if "peak_mib" in row:
-                peaks.setdefault(stage, []).append(row["peak_mib"])
+        for stage, (one, peak) in stage_costs(run).items():
+            seconds.setdefault(stage, []).append(one)
+            peaks.setdefault(stage, []).append(peak)
     lines = [
-        [stage, f"{np.mean(values):,.0f}", f"{max(peaks[stage]):,.0f}" if stage in peaks else ""]
+        [stage, f"{np.mean(values):,.0f}", f"{max(peaks[stage]):,.0f}" if max(peaks[stage]) else ""]
         for stage, values in seconds.items()
     ]
-    return _markdown(["stage", "seconds", "peak memory of the process so far, MiB"], lines)
+    return markdown(["stage", "seconds", "peak memory of the process so far, MiB"], lines)
+
+
+def stage_costs(run: Path) -> dict[str, tuple[float, float]]:
+    """Seconds, and MiB (0 where not logged), of each stage that was made in this run and not linked from another.
+
+    Of a stage with epochs the seconds of all its epochs count, so that an interrupted one counts whole.
+    """
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    last: dict[str, Mapping[str, Any]] = {row["stage"]: row for row in rows if row.get("event") == "done"}
+    epochs: dict[str, dict[int, float]] = {}
+    for row in rows:
+        if "epoch" in row and "seconds" in row:
+            epochs.setdefault(row["stage"], {})[row["epoch"]] = row["seconds"] + row.get("valid_seconds", 0.0)
+    return {
+        stage: (max(row["seconds"], sum(epochs.get(_EPOCHS.get(stage, ""), {}).values())), row.get("peak_mib", 0.0))
+        for stage, row in last.items()
+    }
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -135,6 +143,7 @@ def _spread(values: Sequence[float]) -> str:
     return f"{np.mean(values):.4f}{spread}"
 
 
-def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table."""
     rows = [headings, ["---"] * len(headings), *lines]
     return "".join("| " + " | ".join(row) + " |\n" for row in rows)

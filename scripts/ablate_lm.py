@@ -1,0 +1,112 @@
+"""What each part of the language model is worth: fits that differ in one part, side by side.
+
+    python scripts/ablate_lm.py runs/scientific                                    # every line
+    python scripts/ablate_lm.py runs/scientific --lines no_teacher,no_item_input   # some of them
+
+RUN is a finished run of `genrec fit`. Each line is a fit of its configuration with the overrides of `LINES`, in
+`RUN-ablations/LINE`; stages that read the same are taken from RUN. A line that is done stays, so the command can be
+stopped and called again. The table: Recall@10 of the test cases, the joined ranking's difference to that of RUN with a
+paired 95% bootstrap interval, and the seconds of the language-model stage, validation and preference steps included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from genrec.cli.config import load_config
+from genrec.cli.pipeline import Pipeline
+from genrec.cli.seeds import markdown, stage_costs
+from genrec.evaluation import DEFAULT, RANKS
+from genrec.metrics import Values, paired_interval, recall
+from genrec.tasks import TaskWeights
+from semtok.errors import InputError
+from semtok.folders import read_json
+
+LINES: dict[str, list[str]] = {
+    "no_text_tasks": ["--lm.text_share=0"],
+    "all_text_tasks": [f"--lm.tasks.{task.name}=1" for task in fields(TaskWeights)],
+    "codebook_start": ["--lm.sid_init=codebook"],
+    "aligned_start": ["--lm.sid_init=aligned"],
+    "no_item_input": ["--lm.item_input=false"],
+    "no_teacher": ["--lm.teacher_share=0"],
+    "half_a_teacher": ["--lm.teacher_share=0.5"],
+    "no_aligner": ["--aligner.name=fusion"],
+    "ids_from_words": ["--aligner.name=fusion", "--fusion.method=text"],
+    "no_dense_head": ["--lm.dense_weight=0", "--ranking.dense_share=0"],
+    "whole_vocabulary": ["--lm.score_space=vocabulary"],
+    "ensemble": ["--ranking.views=[8,4,2,1]"],
+    "dpo": ["--lm.preference.method=dpo"],
+    "grpo": ["--lm.preference.method=grpo"],
+}
+MODELS = ("genrec beam", "genrec dense", "genrec joined")
+
+
+def fit_line(run: Path, name: str, folder: Path) -> None:
+    """One line; nothing is made again where it is done."""
+    shared = [f"--run={folder}", f"--reuse={run}", "--topk.k=0"]
+    Pipeline(load_config(run / "config.yaml", [*shared, *LINES[name]])).fit()
+
+
+def table(run: Path, folders: Mapping[str, Path]) -> str:
+    """Markdown: a line for the whole model and one for each of `folders`."""
+    headings = ["line", *(f"Recall@10, {model.removeprefix('genrec ')}" for model in MODELS), "tail, joined"]
+    whole, lines = hits(run), []
+    for name, folder in {"whole": run, **folders}.items():
+        figures = {
+            (row["model"].removesuffix(DEFAULT), row["slice"]): f"{row['value']:.4f}"
+            for row in read_json(folder / "report/metrics.json")
+            if (row["metric"], row["k"]) == ("recall", 10)
+        }
+        gap = paired_interval(hits(folder), whole)
+        lines.append(
+            [
+                name,
+                *(figures[model, "all"] for model in MODELS),
+                figures[MODELS[-1], "tail"],
+                "" if folder == run else f"{gap.value:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]",
+                f"{seconds['lm'][0]:,.0f}" if "lm" in (seconds := stage_costs(folder)) else "",
+            ]
+        )
+    return markdown([*headings, "joined minus whole", "seconds"], lines)
+
+
+def hits(run: Path) -> Values:
+    """Recall@10 of the joined ranking, case by case."""
+    return recall(load_file(run / "report" / RANKS)[MODELS[-1]].astype(np.int64), 10)
+
+
+def main() -> None:
+    """Fit the lines that are missing and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, metavar="RUN", help="a finished run")
+    parser.add_argument("--lines", default=",".join(LINES), help="comma-separated; default: all")
+    parser.add_argument("--out", type=Path, help="folder of the lines' runs; default: RUN-ablations")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    run: Path = arguments.run
+    out = arguments.out or run.with_name(f"{run.name}-ablations")
+    names = arguments.lines.split(",")
+    try:
+        unknown = [name for name in names if name not in LINES]
+        if unknown:
+            raise InputError(f"--lines {unknown[0]}: choose from {', '.join(LINES)}")
+        if not (run / "report" / RANKS).is_file():
+            raise InputError(f"{run}: not a finished run of genrec fit")
+        folders = {name: out / name for name in names}
+        for name, folder in folders.items():
+            fit_line(run, name, folder)
+        sys.stdout.write(table(run, folders))
+    except InputError as error:
+        sys.exit(f"ablate_lm: {error}")
+
+
+if __name__ == "__main__":
+    main()
