@@ -13,6 +13,7 @@ Shapes: B rows, T tokens, N items, L levels, V_l codes on level l, W width of th
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,9 @@ class SpelledItems(nn.Module):
     Args:
         vocabulary: the tokens of the codes.
         codes: int [N, L] semantic IDs by catalogue row.
+
+    Raises:
+        InputError: the levels can spell more than 2^64 IDs.
     """
 
     level_of: Tensor
@@ -44,6 +48,8 @@ class SpelledItems(nn.Module):
     def __init__(self, vocabulary: SidVocabulary, codes: NDArray[np.int32]) -> None:
         super().__init__()
         self.sizes = vocabulary.sizes
+        if prod(self.sizes) > 1 << 64:  # up to here keys may wrap around and still differ
+            raise InputError(f"--semtok.sizes {list(self.sizes)}: more than 2^64 IDs; take fewer or smaller levels")
         n_tokens = max(int(ids.max()) for ids in vocabulary.token_ids) + 1
         level_of, code_of = torch.full((n_tokens + 1,), -1), torch.zeros(n_tokens + 1, dtype=torch.long)
         for level, ids in enumerate(vocabulary.token_ids):

@@ -43,6 +43,19 @@ def test_rows_are_the_items_that_the_tokens_spell(parts: list[tuple[int, ...]]) 
         assert found[:, end].tolist() == [expected, expected]
 
 
+def test_keys_of_64_bits_are_used_to_the_last_and_no_further() -> None:
+    def spelled(levels: int) -> SpelledItems:
+        tokens = np.arange(256 * levels).reshape(levels, 256)
+        codes = np.random.default_rng(0).integers(0, 256, (50, levels)).astype(np.int32)
+        return SpelledItems(SidVocabulary(tuple(tokens), 256 * levels), np.concatenate([codes, 255 - 0 * codes[:1]]))
+
+    eight = spelled(8)
+    assert eight.rows(torch.arange(255, 2048, 256)[None])[0].tolist() == [-1] * 7 + [50]
+    assert eight.rows(torch.arange(254, 2047, 256)[None])[0].tolist() == [-1] * 8
+    with pytest.raises(InputError, match=r"--semtok\.sizes"):
+        spelled(9)
+
+
 def test_a_vector_is_added_at_the_last_code_alone() -> None:
     ours = item_input()
     tokens = torch.tensor([[8, *SPELLED[2], *SPELLED[0], 3], [*SPELLED[2][:2], *SPELLED[3], 1, 1, 1]])

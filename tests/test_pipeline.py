@@ -239,7 +239,11 @@ def test_inspect_and_evaluate(run: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["inspect", str(run)]) == 0
     assert "collision rate after" in capsys.readouterr().out
     assert main(["evaluate", str(run)]) == 0
-    assert "Markov" in capsys.readouterr().out
+    rows = read_json(run / "report/metrics.json")
+    gap = next(
+        row for row in rows if row["metric"] == "recall_minus_SASRec" and row["k"] == 10 and "default" in row["model"]
+    )
+    assert f"| SASRec | {gap['value']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}]" in capsys.readouterr().out
 
 
 def test_evaluate_over_seeds(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

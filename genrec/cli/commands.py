@@ -58,13 +58,14 @@ def evaluate(arguments: Sequence[str]) -> None:
     runs = [_run([one], "evaluate") for one in arguments] or [_run(arguments, "evaluate")]
     from genrec.cli.config import load_config
     from genrec.cli.pipeline import Pipeline
-    from genrec.cli.seeds import check_runs, table_over_seeds
+    from genrec.cli.seeds import check_runs, differences, table_over_seeds
 
     check_runs(runs)
     for run in runs:
         Pipeline(load_config(run / "config.yaml", ["--run", str(run)])).fit(lists=False)
     if len(runs) == 1:
         _print_report(runs[0])
+        sys.stdout.write(f"\n{differences(runs)}")
     else:
         sys.stdout.write(table_over_seeds(runs))
 

@@ -64,8 +64,7 @@ def table_over_seeds(runs: Sequence[Path]) -> str:
     for run in runs[1:]:
         if hash_file(run / "split/test.parquet") != hash_file(runs[0] / "split/test.parquet"):
             raise InputError(f"{run}: its test cases are others than those of {runs[0]}")
-    parts = [_figures(runs), _differences(runs), _costs(runs)]
-    return "\n".join(parts)
+    return "\n".join([_figures(runs), differences(runs), _costs(runs)])
 
 
 def _figures(runs: Sequence[Path]) -> str:
@@ -79,7 +78,8 @@ def _figures(runs: Sequence[Path]) -> str:
     return markdown(["model", *columns], lines)
 
 
-def _differences(runs: Sequence[Path]) -> str:
+def differences(runs: Sequence[Path]) -> str:
+    """Markdown: the default ranking minus every other model, paired, over one run or the mean of several."""
     split, n_items = Split.load(runs[0] / "split"), len(Catalog.load(runs[0] / "catalog"))
     groups = slices(split.test, split.train, n_items)
     ranks = [load_file(run / "report" / RANKS) for run in runs]
