@@ -237,7 +237,10 @@ def test_the_first_level_that_tells_items_apart() -> None:
         (["{config}", "--aligners", "{nobody: {}}"], "nobody"),
         (["{config}", "--aligners", "{text: {colour: 3}}"], "colour"),
         (["{config}", "--aligners", "{faerec: {colour: 3}}"], "colour"),
-        (["{config}", "--aligners", "{plain: {colour: 3}}"], "plain is one line"),
+        (["{config}", "--aligners", "{plain: {colour: 3}}"], "plain has no options"),
+        (["{config}", "--aligners", "{text: {training: {colour: 3}}}"], "training.colour"),
+        (["{config}", "--aligners", "{text: {training: {epochs: many}}}"], "--aligners.text.training"),
+        (["{config}", "--aligners", "{text: {training: {epochs: 0}}}"], "epochs 0"),
         (["{config}", "--aligners", "{a/b: {aligner: text}}"], "'a/b'"),
         (["{config}", "--aligners", "{text: {hidden: -1}}"], "hidden -1"),
         (["{config}", "--data.items", "gone.jsonl"], "gone.jsonl"),
@@ -263,6 +266,19 @@ def test_a_line_may_stand_twice(run: Path) -> None:
     assert config.lines == ["plain", "hot"]
     assert config.aligner("hot")[0] == "text"
     assert config.aligner("hot")[1].hidden == 4
-    for wrong in ("{bare: {aligner: plain}}", "{plain: {aligner: text}}"):
-        with pytest.raises(InputError, match="plain is one line"):
-            load_compare_config(run.parent / "compare.yaml", ["--aligners", wrong])
+    with pytest.raises(InputError, match="this line is the plain model"):
+        load_compare_config(run.parent / "compare.yaml", ["--aligners", "{plain: {aligner: text}}"])
+
+
+def test_a_line_may_be_trained_in_its_own_way(tmp_path: Path) -> None:
+    """Longer than the others; as its own table would train it, to the byte."""
+    config = write_config(tmp_path / "shop", "{plain: {}, longer: {aligner: plain, training: {epochs: 5}}}")
+    assert main(["compare", str(config), "--seeds", "[0]"]) == 0
+    alone = ["--seeds", "[0]", "--aligners", "{plain: {}}", "--training.epochs", "5", "--run", str(tmp_path / "alone")]
+    assert main(["compare", str(config), *alone]) == 0
+    longer, plain = tmp_path / "shop/run/cells/longer-sasrec-0", tmp_path / "alone/cells/plain-sasrec-0"
+    assert len(read_json(longer / "training.json")) == 5
+    assert (longer / "lists.safetensors").read_bytes() == (plain / "lists.safetensors").read_bytes()
+    assert figure(
+        read_json(tmp_path / "shop/run/report/metrics.json"), "longer sasrec", "all", "recall" + MINUS + "plain"
+    )

@@ -122,9 +122,10 @@ class Comparison(Pipeline):
     def _stage(self, cell: Cell) -> Stage:
         config = self.comparison
         kind, options = config.aligner(cell.name)
+        training = asdict(config.training_of(cell.name))
         facts: dict[str, Any] = {"aligner": kind, "backbone": cell.backbone, "seed": cell.seed}
         facts |= {"shape": asdict(config.backbone(cell.backbone)), "negatives": config.negatives}
-        facts |= {"training": {name: one for name, one in asdict(config.training).items() if name != "seed"}}
+        facts |= {"training": {name: one for name, one in training.items() if name != "seed"}}
         needs = ["split", "vectors/text"]
         if kind != PLAIN:
             facts["options"] = asdict(options)
@@ -144,7 +145,7 @@ class Comparison(Pipeline):
         cold = ColdItems(untaken, text.values[untaken])
         work = folder / "work"
         work.mkdir(exist_ok=True)
-        config = replace(self.comparison.training, seed=cell.seed)
+        config = replace(self.comparison.training_of(cell.name), seed=cell.seed)
         fit: Callable[..., Any] = fit_lightgcn if cell.backbone == LIGHTGCN else fit_sequential
         with progress_bar(cell.folder, "epoch") as progress:
             model = fit(
@@ -171,10 +172,10 @@ class Comparison(Pipeline):
     ) -> Callable[[], SequentialModel] | Callable[[], LightGcn]:
         """A function that builds the cell's untrained model under the generator's seed of the moment."""
         shape = self.comparison.backbone(cell.backbone)
-        inputs = None if cell.name == PLAIN else self._inputs(cell, split, text)
+        kind, options = self.comparison.aligner(cell.name)
+        inputs = None if kind == PLAIN else self._inputs(cell, split, text)
 
         def items() -> ItemTable:
-            kind, options = self.comparison.aligner(cell.name)
             if inputs is None:
                 return IdTable(len(text), shape.width)
             return ALIGNERS[kind].table(inputs, shape.width, options)

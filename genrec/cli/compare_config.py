@@ -6,18 +6,19 @@
       plain: {}
       faerec: {temperature: 0.1}
       faerec_hot: {aligner: faerec, temperature: 0.5}
+      plain_longer: {aligner: plain, training: {epochs: 48}}
     backbones: [sasrec]
     seeds: [0, 1, 2]
 
 A line of `aligners` is a name and its options. The name says what is built, unless `aligner` among the options says it;
-so one aligner may stand in the table several times.
+so one aligner may stand in the table several times. `training` among them changes that of this line.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,7 +54,7 @@ class CompareConfig:
         backbones: sasrec, gru4rec, bert4rec, lrurec or lightgcn, each run with every aligner.
         seeds: each draws every cell's initialisation, dropout and batches; the split is the same for all.
         collaborative: the plain model whose vectors aligners may look at: sasrec, or lightgcn.
-        training: of every cell; its own seed is not read.
+        training: of every cell whose line does not say otherwise; its own seed is not read.
         negatives: classes that the softmax samples for a batch; null: the whole catalogue.
         sasrec: shape of the backbone.
         gru4rec: shape of the backbone.
@@ -96,6 +97,7 @@ class CompareConfig:
             if not re.fullmatch(r"[A-Za-z0-9_.]+", name):
                 raise InputError(f"--aligners {name!r}: a name is of letters, digits, _ and .")
             self.aligner(name)
+            self.training_of(name)
         if self.reference not in self.lines:
             raise InputError(f"--reference {self.reference!r}: choose one of the lines, {', '.join(self.lines)}")
 
@@ -110,13 +112,35 @@ class CompareConfig:
         Raises:
             InputError: no such aligner or option, or a bad value.
         """
-        options: dict[str, Any] = dict(self.aligners.get(name) or {})
+        options = self._options(name)
         kind = options.pop("aligner", name)
-        if name == PLAIN and kind == PLAIN and not options:
+        options.pop("training", None)
+        if kind == PLAIN:
+            if options:
+                raise InputError(f"--aligners.{name}: plain has no options but training")
             return PLAIN, None
-        if PLAIN in (name, kind):
-            raise InputError(f"--aligners.{name}: plain is one line, of that name, and has no options")
+        if name == PLAIN:
+            raise InputError(f"--aligners.{name}: this line is the plain model, which others look at")
         return aligner_config(kind, **options)
+
+    def training_of(self, name: str) -> SequentialTrainingConfig:
+        """How a line's cells are trained.
+
+        Raises:
+            InputError: no such setting, or a bad value.
+        """
+        own = self._options(name).get("training") or {}
+        known = [one.name for one in fields(SequentialTrainingConfig) if one.name != "seed"]
+        for setting in own:
+            if setting not in known:
+                raise InputError(f"--aligners.{name}.training.{setting}: choose of {', '.join(known)}")
+        try:
+            return replace(self.training, **own)
+        except TypeError as error:
+            raise InputError(f"--aligners.{name}.training {own}: {error}") from None
+
+    def _options(self, name: str) -> dict[str, Any]:
+        return dict(self.aligners.get(name) or {})
 
     def backbone(self, name: str) -> Any:
         """The configuration of a backbone."""
