@@ -1,4 +1,4 @@
-"""What the start of the SID rows saves: steps of fine-tuning until a validation loss is reached.
+"""What the start of the SID rows and their warm-up save: steps of fine-tuning until a validation loss is reached.
 
     python scripts/bench_sid_init.py            # two bases, three seeds
     python scripts/bench_sid_init.py --quick    # the base that has read, one seed
@@ -6,8 +6,10 @@
 
 On the built-in sample shop, `lm.sid_init` random, codebook and aligned take turns, with all else the same. `scratch` is
 a small language model with random words; `read` is the same after it has read the catalogue's texts, so that its words
-mean something, as a pretrained model's do. The loss is that of the codes of validation targets, after each epoch; the
-goal is the loss that the random start ends with, and steps between two epochs are interpolated.
+mean something, as a pretrained model's do, and here each start also has its turn with `lm.warmup_steps` (an eighth of
+all steps, in which nothing but the new rows and the heads is trained). The loss is that of the codes of validation
+targets, after each epoch; the goal is the loss that the random start ends with, and steps between two epochs are
+interpolated.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import statistics
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -115,30 +117,33 @@ def steps_to(losses: list[float], steps_an_epoch: float, goal: float) -> float:
 
 def measure(*, quick: bool) -> tuple[dict[str, float], dict[str, object]]:
     """Print the table; figures and conditions."""
-    seeds, users, epochs = ((0,), 400, 6) if quick else ((0, 1, 2), 1000, 8)
+    seeds, users, epochs, warmup = ((0,), 400, 6, 10) if quick else ((0, 1, 2), 1000, 8, 32)
     bases = ("read",) if quick else ("scratch", "read")
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         inputs = shop_inputs(Path(folder), users)
         read_catalogue(inputs.catalog.texts(), Path(folder) / "read")
-        print(f"{'base':8} {'start':9} {'loss after 1':>13} {'after all':>10} {'steps to goal':>14}   (least to most)")
+        print(f"{'base':8} {'start':14} {'loss after 1':>13} {'after all':>10} {'steps to goal':>14}   (least to most)")
         for base in bases:
-            curves: dict[str, list[tuple[list[float], float]]] = {init: [] for init in get_args(SidInit)}
+            starts: dict[str, dict[str, Any]] = {init: {"sid_init": init} for init in get_args(SidInit)}
+            if base == "read":
+                starts |= {f"{init}_warm": {"sid_init": init, "warmup_steps": warmup} for init in get_args(SidInit)}
+            curves: dict[str, list[tuple[list[float], float]]] = {start: [] for start in starts}
             for seed in seeds:
                 common = LmConfig(
                     width=WIDTH, text_vocabulary=1024, epochs=epochs, patience=epochs, dense_width=64, seed=seed,
                     learning_rate=1e-3, base="scratch" if base == "scratch" else str(Path(folder) / "read"),
                 )  # fmt: skip
-                for init, found in curves.items():
-                    found.append(curve(inputs, replace(common, sid_init=init)))  # type: ignore[arg-type]
+                for start, found in curves.items():
+                    found.append(curve(inputs, replace(common, **starts[start])))
             goals = [losses[-1] for losses, _ in curves["random"]]
-            for init, found in curves.items():
+            for start, found in curves.items():
                 needed = [steps_to(*one, goal) for one, goal in zip(found, goals, strict=True)]
                 first, last = (statistics.mean(losses[at] for losses, _ in found) for at in (0, -1))
                 middle = statistics.median(needed)
                 spread = f"({min(needed):.0f} to {max(needed):.0f})"
-                print(f"{base:8} {init:9} {first:13.3f} {last:10.3f} {middle:14.0f}   {spread}")
-                figures |= {f"sid_init_{base}_{init}_steps": middle, f"sid_init_{base}_{init}_loss_1": first}
+                print(f"{base:8} {start:14} {first:13.3f} {last:10.3f} {middle:14.0f}   {spread}")
+                figures |= {f"sid_init_{base}_{start}_steps": middle, f"sid_init_{base}_{start}_loss": last}
     cell = f"sample shop, {users} users, width {WIDTH}, {epochs} epochs"
     return figures, {"sid_init_cell": cell, "seeds": len(seeds)}
 
