@@ -27,6 +27,7 @@ from scipy.special import log_softmax
 from genrec.baselines import ItemKnn, Markov, Popularity
 from genrec.cases import Cases
 from genrec.evaluation import rank
+from genrec.metrics import ndcg, rank_of_target
 from genrec.sequences import Sequences
 from semtok.errors import InputError
 from semtok.folders import write_atomic
@@ -138,12 +139,12 @@ def mixture(score: Score, neighbours: Neighbours, share: float) -> Score:
 
 
 def best_share(score: Score, neighbours: Neighbours, valid: Cases, exclude_seen: bool, n_cases: int = 2000) -> float:
-    """The neighbours' share of `mixture` that wins on the first `n_cases` validation cases."""
+    """The neighbours' share of `mixture` that wins by NDCG@10 on the first `n_cases` validation cases."""
     histories = valid.histories.take(np.arange(min(n_cases, len(valid))))
     targets = valid.targets[: len(histories)]
 
-    def hits(share: float) -> int:
+    def value(share: float) -> float:
         lists = rank(mixture(score, neighbours, share), histories, exclude_seen=exclude_seen, k=10)
-        return int((lists == targets[:, None]).sum())
+        return float(ndcg(rank_of_target(lists, targets), 10).mean())
 
-    return max(NEAR_SHARES, key=lambda share: (hits(share), -share))
+    return max(NEAR_SHARES, key=lambda share: (value(share), -share))

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from genrec.cli.config import load_config
 from genrec.interactions import Interactions
-from genrec.ranking import RankingConfig
+from genrec.ranking import RankingConfig, Shares
 from genrec.sample_shop import make_sample_shop
 from genrec.splits import leave_last_out
 from genrec.tasks import TaskWeights
@@ -30,7 +30,7 @@ from training.finetune import Built, LmInputs, build, fit_lm, save_lm
 from training.lm_base import scratch_tokenizer
 from training.lm_config import LmConfig
 from training.lm_stage import from_config
-from training.validation import Validation
+from training.validation import Figures, Validation
 
 TINY = LmConfig(width=16, layers=1, heads=2, text_vocabulary=300, epochs=2, dense_width=8, valid_cases=30, max_items=6)
 
@@ -213,3 +213,18 @@ def test_a_base_that_has_sid_tokens_is_refused(inputs: LmInputs, tmp_path: Path)
 def replace_sizes(ids: SemanticIds) -> SemanticIds:
     """The same IDs with room for one more code on the first level."""
     return SemanticIds(ids.item_ids, ids.codes, (9, 8))
+
+
+def test_shares_are_chosen_by_ndcg_and_for_fewer_voices_where_equal(
+    inputs: LmInputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validation = Validation(inputs, RankingConfig(max_items=6, beams=8), 10, 0)
+    by_ndcg = {Shares(0.3, 0.2): 0.5, Shares(0.7): 0.4}
+
+    def figures(built: Built, shares: list[Shares], k: int = 10) -> dict[Shares, Figures]:
+        return {one: Figures(1 - by_ndcg.get(one, 0.1), by_ndcg.get(one, 0.1)) for one in shares}
+
+    monkeypatch.setattr(validation, "by_shares", figures)
+    assert validation.choose(build(inputs, TINY)) == Shares(0.3, 0.2)
+    by_ndcg.clear()
+    assert validation.choose(build(inputs, TINY)) == Shares(0.5)

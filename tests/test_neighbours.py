@@ -93,3 +93,14 @@ def test_the_share_of_a_mixture_is_what_wins_on_validation() -> None:
     kept = mixture(oracle, neighbours, best_share(oracle, neighbours, valid, exclude_seen=True))(histories)
     np.testing.assert_allclose(np.exp(kept).max(axis=1), 1, atol=1e-4)  # nothing to gain: share 0
     assert popularity.score(histories).shape == kept.shape
+
+
+def test_places_in_the_list_choose_the_share_where_everything_is_listed() -> None:
+    """Seven items and lists of ten: recall is 1 at every share, and the neighbours put the targets first."""
+    neighbours, histories = Neighbours.fit(TRAIN, N), Sequences.from_lists([[4, 1], [0]])
+    valid = Cases(("a", "b"), ("a", "b"), histories, np.array([2, 1], dtype=np.int32), None, np.zeros(2, dtype=bool))
+
+    def mistaken(part: Sequences) -> np.ndarray:
+        return np.repeat(-4.0 * np.eye(N, dtype=np.float32)[[1, 2]].sum(axis=0)[None], len(part), axis=0)
+
+    assert best_share(mistaken, neighbours, valid, exclude_seen=True) > 0
