@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from semtok.dropout import Dropout
+
 
 class DimensionGate(nn.Module):
     """How far each dimension of the first view is believed: g = sigmoid(A2 dropout(GELU(A1 [x ; y]))).
@@ -23,7 +25,7 @@ class DimensionGate(nn.Module):
     def __init__(self, width: int, dropout: float = 0.1) -> None:
         super().__init__()
         self.hidden = nn.Linear(2 * width, 2 * width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.out = nn.Linear(2 * width, width)
         nn.init.zeros_(self.out.bias)
 

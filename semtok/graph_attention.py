@@ -17,6 +17,7 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from semtok.dropout import dropout
 from semtok.errors import InputError
 
 # torch says once a process that its CSR tensors are young; nothing that a user of the aligner could act upon.
@@ -147,13 +148,13 @@ class GraphAttention(nn.Module):
         own = heard if hearers is None else self._heads(hearers)
         kept = None
         if self.training and self.dropout:
-            kept = F.dropout(heard.new_ones(len(edges.heard), 1), self.dropout)
+            kept = dropout(heard.new_ones(len(edges.heard), 1), self.dropout)
         scores = (own * self.to_hearer).sum(-1), (heard * self.to_heard).sum(-1)
         attended: Tensor = _Attend.apply(edges, heard, *scores, self.slope, kept)
         return attended.flatten(1) + self.bias
 
     def _heads(self, x: Tensor) -> Tensor:
-        h: Tensor = self.linear(F.dropout(x, self.dropout, self.training))
+        h: Tensor = self.linear(dropout(x, self.dropout, self.training))
         heads: Tensor = h.unflatten(1, self.to_heard.shape)
         return heads
 

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from genrec.dense import DenseHead
 from genrec.item_input import ItemInput
 from genrec.vocabulary import SidVocabulary
+from semtok.dropout import dropout
 from semtok.errors import InputError
 from training.lm_data import IGNORE, Batch
 from training.losses import Soft, linear_cross_entropy
@@ -115,8 +116,8 @@ class JointModel(nn.Module):
 
     def _dropped(self, module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> object:
         if isinstance(output, tuple):
-            return (F.dropout(output[0], self.dropout, self.training), *output[1:])
-        return F.dropout(output, self.dropout, self.training)
+            return (dropout(output[0], self.dropout, self.training), *output[1:])
+        return dropout(output, self.dropout, self.training)
 
     def hidden(self, input_ids: Tensor) -> Tensor:
         """Final hidden states [B, T, H]."""
@@ -131,7 +132,7 @@ class JointModel(nn.Module):
                 bare_items = torch.rand(items.shape, device=items.device) < BARE_ITEMS
                 items = items.masked_fill(bare_rows | bare_items, -1)
             embedded = self.item_input(embedded, items)
-        embedded = F.dropout(embedded, self.dropout, self.training)
+        embedded = dropout(embedded, self.dropout, self.training)
         states: Tensor = self.lm.base_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
         return states
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from genrec.sequential.base import MASK, PADDING, Backbone, check_shape
 from genrec.sequential.transformer import TransformerBlock
+from semtok.dropout import dropout
 from semtok.errors import InputError
 
 
@@ -76,7 +77,7 @@ class Bert4RecBackbone(Backbone):
         present = rows != PADDING
         before_end = present.sum(dim=1, keepdim=True) - 1 - torch.arange(x.shape[1])
         x = torch.where((rows == MASK)[..., None], self.gap, x) + self.positions(before_end.clamp(min=0))
-        x = F.dropout(x, self.config.dropout, self.training)
+        x = dropout(x, self.config.dropout, self.training)
         for block in self.blocks:
             x = block(x, present)
         hidden: Tensor = F.gelu(self.out(self.norm(x)))

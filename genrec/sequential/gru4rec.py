@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from genrec.sequential.base import Backbone, check_shape
+from semtok.dropout import dropout
 from semtok.errors import InputError
 
 
@@ -56,6 +56,6 @@ class Gru4RecBackbone(Backbone):
 
     def forward(self, x: Tensor, rows: Tensor) -> Tensor:
         """Hidden states [B, T, D]; what stands after the end of a sequence changes none before it."""
-        states, _ = self.gru(F.dropout(x, self.config.dropout, self.training))
-        hidden: Tensor = self.out(F.dropout(states, self.config.dropout, self.training))
+        states, _ = self.gru(dropout(x, self.config.dropout, self.training))
+        hidden: Tensor = self.out(dropout(states, self.config.dropout, self.training))
         return hidden

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec.sequential.base import Backbone, check_shape
+from semtok.dropout import dropout
 
 _SLOWEST, _FASTEST = 0.99, 0.8  # |lambda| at the start lies on the ring between (the authors' r_max and r_min)
 
@@ -103,7 +104,7 @@ class LruRecBackbone(Backbone):
 
     def forward(self, x: Tensor, rows: Tensor) -> Tensor:
         """Hidden states [B, T, D]; what stands after the end of a sequence changes none before it."""
-        x = self.input_norm(F.dropout(x, self.config.dropout, self.training))
+        x = self.input_norm(dropout(x, self.config.dropout, self.training))
         for block in self.blocks:
             x = block(x)
         return x
@@ -121,7 +122,7 @@ class _Block(nn.Module):
                 nn.init.trunc_normal_(weight, std=0.02, a=-0.04, b=0.04)
 
     def forward(self, x: Tensor) -> Tensor:  # [B, T, D]
-        x = self.recurrence_norm(x + F.dropout(self.recurrence(x), self.dropout, self.training))
-        fed = self.down(F.dropout(F.gelu(self.up(x)), self.dropout, self.training))
-        normed: Tensor = self.feed_norm(x + F.dropout(fed, self.dropout, self.training))
+        x = self.recurrence_norm(x + dropout(self.recurrence(x), self.dropout, self.training))
+        fed = self.down(dropout(F.gelu(self.up(x)), self.dropout, self.training))
+        normed: Tensor = self.feed_norm(x + dropout(fed, self.dropout, self.training))
         return normed

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from genrec.sequential.base import Backbone, SequentialModel, check_shape, read_tensors
 from genrec.sequential.transformer import TransformerBlock
 from semtok.aligners.base import IdTable
+from semtok.dropout import dropout
 from semtok.errors import InputError
 from semtok.folders import read_json
 
@@ -65,7 +65,7 @@ class SasRecBackbone(Backbone):
     def forward(self, x: Tensor, rows: Tensor) -> Tensor:
         """Hidden states [B, T, D]; what stands after the end of a sequence changes none before it."""
         x = x + self.positions.weight[: x.shape[1]]
-        x = F.dropout(x, self.config.dropout, self.training)
+        x = dropout(x, self.config.dropout, self.training)
         for block in self.blocks:
             x = block(x)
         hidden: Tensor = self.norm(x)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from semtok.dropout import dropout
+
 
 class TransformerBlock(nn.Module):
     """Self-attention, then a feed-forward layer of four times the width, each added to what it read."""
@@ -34,6 +36,6 @@ class TransformerBlock(nn.Module):
         mask = None if readable is None else readable[:, None, None, :]
         attended = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None)
         attended = attended.transpose(1, 2).reshape(b, t, d)
-        x = x + F.dropout(self.out(attended), self.dropout, self.training)
+        x = x + dropout(self.out(attended), self.dropout, self.training)
         fed = self.down(F.gelu(self.up(self.feed_norm(x))))
-        return x + F.dropout(fed, self.dropout, self.training)
+        return x + dropout(fed, self.dropout, self.training)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from semtok.aligners.base import AlignerInputs, ItemTable
 from semtok.curriculum import CosineCurriculum
+from semtok.dropout import Dropout
 from semtok.errors import InputError
 from semtok.gates import DimensionGate
 from semtok.losses import feature_correlation_by_popularity, item_contrast
@@ -89,7 +90,7 @@ class FaeRecConfig:
 class FaeRecTable(ItemTable):
     """The table; items that nobody has taken have their text side alone, as if the gate were shut."""
 
-    text: Tensor
+    standard: Tensor
     text_mean: Tensor
     text_scale: Tensor
     counts: Tensor
@@ -101,7 +102,7 @@ class FaeRecTable(ItemTable):
         self.items = nn.Embedding(self.n_items, width)
         hidden = max(1, text_width // 2)
         self.mapper = nn.Sequential(
-            nn.Linear(text_width, hidden), nn.GELU(), nn.Dropout(config.mapper_dropout), nn.Linear(hidden, width)
+            nn.Linear(text_width, hidden), nn.GELU(), Dropout(config.mapper_dropout), nn.Linear(hidden, width)
         )
         self.gate = DimensionGate(width, config.gate_dropout) if config.gate else None
         self.norm = nn.LayerNorm(width)
@@ -112,7 +113,7 @@ class FaeRecTable(ItemTable):
         scale = np.sqrt(np.square(inputs.text - mean).mean()).clip(1e-12)
         self.register_buffer("text_mean", torch.from_numpy(mean))
         self.register_buffer("text_scale", torch.tensor(scale, dtype=torch.float32))
-        self.register_buffer("text", torch.from_numpy(inputs.text), persistent=False)
+        self.register_buffer("standard", self._standard(torch.from_numpy(inputs.text)), persistent=False)
         self.register_buffer("counts", torch.from_numpy(inputs.counts), persistent=False)
         with torch.no_grad():
             if config.init == "pca":
@@ -121,10 +122,10 @@ class FaeRecTable(ItemTable):
                 nn.init.normal_(self.items.weight, std=config.init_scale)
 
     def forward(self) -> Tensor:
-        return self._fused(self._mapped(self.text))
+        return self._fused(self.mapper(self.standard))
 
     def scores(self) -> Tensor:
-        mapped = self._mapped(self.text)
+        mapped = self.mapper(self.standard)
         if not self.config.ungated_scores:
             return self._fused(mapped)
         vectors: Tensor = self.norm(mapped + self.items.weight * (self.counts > 0)[:, None])
@@ -135,7 +136,7 @@ class FaeRecTable(ItemTable):
         drawn = torch.randint(self.n_items, (round(config.drawn_items * len(rows)),), device=rows.device)
         rows = torch.cat([rows, drawn])
         rows = rows[self.counts[rows] > 0]  # a cold item's ID vector is never read
-        own, mapped = self.items.weight[rows], self._mapped(self.text[rows])
+        own, mapped = self.items.weight[rows], self.mapper(self.standard[rows])
         item, feature = self._weights(epoch)
         total = own.new_zeros(())
         if config.item_loss and len(rows):
@@ -146,14 +147,14 @@ class FaeRecTable(ItemTable):
         return config.weight * total
 
     def from_text(self, text: Tensor) -> Tensor:
-        if text.shape[1] != self.text.shape[1]:
-            raise InputError(f"faerec: text vectors of width {text.shape[1]}, fitted on width {self.text.shape[1]}")
-        vectors: Tensor = self.norm(self._mapped(text))
+        if text.shape[1] != self.standard.shape[1]:
+            raise InputError(f"faerec: text vectors of width {text.shape[1]}, fitted on width {self.standard.shape[1]}")
+        vectors: Tensor = self.norm(self.mapper(self._standard(text)))
         return vectors
 
-    def _mapped(self, text: Tensor) -> Tensor:
-        mapped: Tensor = self.mapper((text - self.text_mean) / self.text_scale)
-        return mapped
+    def _standard(self, text: Tensor) -> Tensor:
+        """What the mapper reads."""
+        return (text - self.text_mean) / self.text_scale
 
     def _fused(self, mapped: Tensor) -> Tensor:
         own = self.items.weight

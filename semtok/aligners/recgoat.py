@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from semtok.aligners.base import AlignerInputs, ItemTable
+from semtok.dropout import dropout
 from semtok.errors import InputError
 from semtok.graph_attention import Edges, GraphAttention, propagate, propagate_back
 from semtok.graphs import bipartite, nearest, neighbour_graph, shuffled
@@ -216,7 +217,7 @@ class RecGoatTable(ItemTable):
     def forward(self) -> Tensor:
         words, behaviour = self._sides()
         mixed = self.share * self._moved(words) + (1 - self.share) * behaviour * self.known[:, None]
-        vectors: Tensor = functional.dropout(self.norm(mixed), self.config.dropout, self.training)
+        vectors: Tensor = dropout(self.norm(mixed), self.config.dropout, self.training)
         return vectors
 
     def loss(self, rows: Tensor, epoch: float) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from semtok.aligners.base import AlignerInputs, ItemTable
+from semtok.dropout import Dropout
 from semtok.errors import InputError
 
 _START = 0.02  # standard deviation of a plain model's ID vectors at the start
@@ -117,7 +118,7 @@ class TextAdapter(nn.Module):
         scale = np.sqrt(np.square(text - mean).mean()).clip(1e-12)
         self.register_buffer("mean", torch.from_numpy(mean))
         self.register_buffer("scale", torch.tensor(float(scale)))
-        layers: list[nn.Module] = [nn.Linear(text.shape[1], hidden), nn.GELU(), nn.Dropout(dropout)] if hidden else []
+        layers: list[nn.Module] = [nn.Linear(text.shape[1], hidden), nn.GELU(), Dropout(dropout)] if hidden else []
         last = nn.Linear(hidden or text.shape[1], width)
         self.layers = nn.Sequential(*layers, last)
         start_small(self, last, torch.from_numpy(text))
