@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -119,19 +120,46 @@ class Voices:
             raise InputError("this run has no counts of neighbours; use --ranking.near_share 0")
         if self.sequence is None and shares.sequence:
             raise InputError("this run has no recommender of a trained aligner; use --ranking.sequence_share 0")
-        forbidden, alive = self.dense.isneginf(), self.met >= 0
+        of_model = 1 - shares.sequence
+        weighted = [
+            (of_model * (1 - shares.dense), self._codes),
+            (of_model * shares.dense, self._dense),
+            (shares.sequence, self.sequence),
+        ]
+        (first, voice), *others = [(weight, voice) for weight, voice in weighted if weight and voice is not None]
+        score = voice * first
+        for weight, voice in others:
+            score.add_(voice, alpha=weight)
+        if shares.near:
+            near, known = self._near
+            score.lerp_(near, known * shares.near)
+        return score.add_(self._forbidden)
+
+    @cached_property
+    def _codes(self) -> Tensor:
+        """Log-probabilities of codes [B, N]; of items that the beam did not meet, just below the least that it met."""
+        alive, n = self.met >= 0, self.dense.shape[1]
         last = self.codes.masked_fill(~alive, torch.inf).amin(dim=1, keepdim=True)
         last = last.masked_fill(last.isinf(), 0.0)  # nothing was met: a constant, which is no matter
         below = torch.nextafter(last, torch.tensor(-torch.inf))  # so that beam alone ranks what it met first
-        n = self.dense.shape[1]
         place = self.met.masked_fill(~alive, n)  # a column for those that are nobody, cut off again
-        codes = below.repeat(1, n + 1).scatter_(1, place, self.codes)[:, :n]
-        score = (1 - shares.dense) * codes + shares.dense * self.dense.masked_fill(forbidden, 0.0)
-        if self.sequence is not None and shares.sequence:
-            score = (1 - shares.sequence) * score + shares.sequence * self.sequence
-        if self.near is not None and shares.near:
-            score = (1 - shares.near) * score + shares.near * torch.where(self.near.isnan(), score, self.near)
-        return score.masked_fill(forbidden, -torch.inf)
+        return below.repeat(1, n + 1).scatter_(1, place, self.codes)[:, :n].contiguous()
+
+    @cached_property
+    def _dense(self) -> Tensor:
+        """What the dense head says, 0 where a filter forbids, so that any share of it is a number."""
+        return self.dense.masked_fill(self.dense.isneginf(), 0.0)
+
+    @cached_property
+    def _near(self) -> tuple[Tensor, Tensor]:
+        """What the neighbours say [B, N], and 1 for items that they know, 0 for others [B, N]."""
+        assert self.near is not None
+        return self.near.nan_to_num(), (~self.near.isnan()).float()
+
+    @cached_property
+    def _forbidden(self) -> Tensor:
+        """-inf where a filter forbids, else 0: [B, N]."""
+        return torch.zeros_like(self.dense).masked_fill_(self.dense.isneginf(), -torch.inf)
 
 
 class Ranker:
@@ -315,11 +343,18 @@ class Ranker:
 
 def _top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Rows and values of the best k columns of [B, N]; of equal scores the lower row wins."""
-    k = min(k, scores.shape[1])
-    threshold = scores.topk(k, dim=1).values[:, -1:]
-    above, level = scores > threshold, scores == threshold
-    kept = above | (level & (level.cumsum(1, dtype=torch.int32) <= k - above.sum(1, keepdim=True)))
-    rows = kept.nonzero()[:, 1].view(len(scores), k)
+    n = scores.shape[1]
+    k = min(k, n)
+    best = scores.topk(min(k + 1, n), dim=1)
+    rows = best.indices[:, :k]
+    if k < n:
+        least = best.values[:, k - 1]
+        tied = ((least == best.values[:, k]) & ~least.isneginf()).nonzero()[:, 0]  # with one that was left out
+        if len(tied):
+            above, level = scores[tied] > least[tied, None], scores[tied] == least[tied, None]
+            kept = above | (level & (level.cumsum(1, dtype=torch.int32) <= k - above.sum(1, keepdim=True)))
+            rows[tied] = kept.nonzero()[:, 1].view(len(tied), k)
+    rows = rows.sort(dim=1).values
     return _take(rows, scores.gather(1, rows), k)
 
 
