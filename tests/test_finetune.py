@@ -16,6 +16,7 @@ from accelerate.state import AcceleratorState, DistributedType
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from genrec.cases import Cases
 from genrec.cli.config import load_config
 from genrec.interactions import Interactions
 from genrec.ranking import RankingConfig, Shares
@@ -221,7 +222,8 @@ def test_shares_are_chosen_by_ndcg_and_for_fewer_voices_where_equal(
     validation = Validation(inputs, RankingConfig(max_items=6, beams=8), 10, 0)
     by_ndcg = {Shares(0.3, 0.2): 0.5, Shares(0.7): 0.4}
 
-    def figures(built: Built, shares: list[Shares], k: int = 10) -> dict[Shares, Figures]:
+    def figures(built: Built, shares: list[Shares], cases: Cases) -> dict[Shares, Figures]:
+        assert len(cases) == 40
         return {one: Figures(1 - by_ndcg.get(one, 0.1), by_ndcg.get(one, 0.1)) for one in shares}
 
     monkeypatch.setattr(validation, "by_shares", figures)

@@ -20,6 +20,7 @@ from training.sequential import sample_cases
 
 DENSE_SHARES = (0.0, 0.3, 0.5, 0.7, 1.0)
 SEQUENCE_SHARES = (0.0, 0.3, 0.5, 0.7, 1.0)
+CHOICE = 4
 
 
 class Figures(NamedTuple):
@@ -35,7 +36,7 @@ class Validation:
     Args:
         inputs: of the LM stage.
         config: beams and history length of the ranking.
-        n_cases: cases at most, drawn by seed.
+        n_cases: cases at most, drawn by seed; for the shares, which are chosen once, `CHOICE` times as many.
     """
 
     def __init__(
@@ -46,14 +47,14 @@ class Validation:
         seed: int,
     ) -> None:
         self.cases: Cases = sample_cases(inputs.split.valid, n_cases, seed)
+        self.cases_of_choice: Cases = sample_cases(inputs.split.valid, CHOICE * n_cases, seed)
         self.codes, self.config = inputs.semantic_ids.codes, config
         self.dense_shares = DENSE_SHARES if config.dense_share is None else (config.dense_share,)
         self.near_shares = NEAR_SHARES if config.near_share is None else (config.near_share,)
         self.sequence = inputs.sequence
         self.neighbours = Neighbours.fit(inputs.split.train, len(inputs.catalog))
         self.trie = CodeTrie(inputs.semantic_ids.codes, inputs.semantic_ids.sizes)
-        everything = ItemFilter(self.trie)
-        self.filters = [everything.deny(h) for h in self.cases.histories] if inputs.exclude_seen else None
+        self.exclude_seen = inputs.exclude_seen
 
     def __call__(self, built: Built) -> dict[str, float]:
         """Recall@10 by beam, by dense head, and with the neighbours at the shares that win.
@@ -63,7 +64,7 @@ class Validation:
         """
         alone = [Shares(dense) for dense in self.dense_shares]
         joined = [Shares(*pair) for pair in product(self.dense_shares, self.near_shares)]
-        found = self.by_shares(built, [Shares(0.0), Shares(1.0), *alone, *joined])
+        found = self.by_shares(built, [Shares(0.0), Shares(1.0), *alone, *joined], self.cases)
         best = _best(joined, found)
         return {
             "valid_beam_recall@10": found[Shares(0.0)].recall,
@@ -80,16 +81,19 @@ class Validation:
         if self.config.sequence_share is not None:
             sequence = [self.config.sequence_share]
         shares = [Shares(*three) for three in product(self.dense_shares, self.near_shares, sequence)]
-        return _best(shares, self.by_shares(built, shares))
+        return _best(shares, self.by_shares(built, shares, self.cases_of_choice))
 
-    def by_shares(self, built: Built, shares: Sequence[Shares], k: int = 10) -> Mapping[Shares, Figures]:
+    def by_shares(self, built: Built, shares: Sequence[Shares], cases: Cases, k: int = 10) -> Mapping[Shares, Figures]:
         """Recall@k and NDCG@k of the joined ranking by its shares."""
-        model = built.model
+        model, everything = built.model, ItemFilter(self.trie)
         parts = (built.scorer(), self.trie, built.vocabulary, self.codes, model.head, self.config, self.neighbours)
-        asked = list(dict.fromkeys(shares))
-        ranker = Ranker(*parts, self.sequence)
-        lists = ranker.joined_lists(self.cases.histories, shares=asked, k=k, filters=self.filters)
-        ranks = {share: rank_of_target(rows, self.cases.targets) for share, rows in lists.items()}
+        lists = Ranker(*parts, self.sequence).joined_lists(
+            cases.histories,
+            shares=list(dict.fromkeys(shares)),
+            k=k,
+            filters=[everything.deny(history) for history in cases.histories] if self.exclude_seen else None,
+        )
+        ranks = {share: rank_of_target(rows, cases.targets) for share, rows in lists.items()}
         return {share: Figures(float(recall(r, k).mean()), float(ndcg(r, k).mean())) for share, r in ranks.items()}
 
 
