@@ -33,6 +33,10 @@ class Interval(NamedTuple):
     high: float
     n: int
 
+    def signed(self) -> str:
+        """A difference as it stands in tables: `+0.0150 [+0.0113, +0.0190]`."""
+        return f"{self.value:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
+
 
 def top_k(
     scores: NDArray[np.float32], k: int, exclude: Sequences | None = None

@@ -65,13 +65,12 @@ def table(run: Path, folders: Mapping[str, Path]) -> str:
             for row in read_json(folder / "report/metrics.json")
             if (row["metric"], row["k"]) == ("recall", 10)
         }
-        gap = paired_interval(hits(folder), whole)
         lines.append(
             [
                 name,
                 *(figures[model, "all"] for model in MODELS),
                 figures[MODELS[-1], "tail"],
-                "" if folder == run else f"{gap.value:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]",
+                "" if folder == run else paired_interval(hits(folder), whole).signed(),
                 f"{seconds['lm'][0]:,.0f}" if "lm" in (seconds := stage_costs(folder)) else "",
             ]
         )

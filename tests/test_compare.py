@@ -241,6 +241,7 @@ def test_the_first_level_that_tells_items_apart() -> None:
         (["{config}", "--aligners", "{text: {training: {colour: 3}}}"], "training.colour"),
         (["{config}", "--aligners", "{text: {training: {epochs: many}}}"], "--aligners.text.training"),
         (["{config}", "--aligners", "{text: {training: {epochs: 0}}}"], "epochs 0"),
+        (["{config}", "--aligners", "{text: {training: 48}}"], "--aligners.text.training 48"),
         (["{config}", "--aligners", "{a/b: {aligner: text}}"], "'a/b'"),
         (["{config}", "--aligners", "{text: {hidden: -1}}"], "hidden -1"),
         (["{config}", "--data.items", "gone.jsonl"], "gone.jsonl"),

@@ -130,6 +130,8 @@ class CompareConfig:
             InputError: no such setting, or a bad value.
         """
         own = self._options(name).get("training") or {}
+        if not isinstance(own, dict):
+            raise InputError(f"--aligners.{name}.training {own}: settings by name, such as {{epochs: 48}}")
         known = [one.name for one in fields(SequentialTrainingConfig) if one.name != "seed"]
         for setting in own:
             if setting not in known:

@@ -98,8 +98,7 @@ def differences(runs: Sequence[Path]) -> str:
                 cells.append("")
                 continue
             members = groups[group]
-            figure = paired_interval(per_case(ours, metric)[members], per_case(model, metric)[members])
-            cells.append(f"{figure.value:+.4f} [{figure.low:+.4f}, {figure.high:+.4f}]")
+            cells.append(paired_interval(per_case(ours, metric)[members], per_case(model, metric)[members]).signed())
         if model != ours:
             lines.append([model, *cells])
     return markdown([f"{ours} minus", *(name for name, _, _ in _DIFFERENCES)], lines)
