@@ -6,7 +6,7 @@ where a prompt's tokens spell an item, its vector (what was quantised: words and
     e'_t = e_t + P x_i        where the codes of item i end at token t
 
 P is trained and the vectors are frozen, so an item that is added later is read like any other. What reads the codes
-alone (vLLM, a plain `transformers` call) finds a model that has met such prompts too: some training rows go without.
+alone (a plain `transformers` call) finds a model that has met such prompts too: some training rows go without.
 
 Shapes: B rows, T tokens, N items, L levels, V_l codes on level l, W width of the vectors, H width of the model.
 """
@@ -44,6 +44,7 @@ class SpelledItems(nn.Module):
     code_of: Tensor
     keys: Tensor
     row_of_key: Tensor
+    last_tokens: Tensor
 
     def __init__(self, vocabulary: SidVocabulary, codes: NDArray[np.int32]) -> None:
         super().__init__()
@@ -60,6 +61,7 @@ class SpelledItems(nn.Module):
             "code_of": code_of,
             "keys": keys,
             "row_of_key": row_of_key,
+            "last_tokens": torch.from_numpy(vocabulary.token_ids[-1][codes[:, -1]]),  # of each item's last code
         }.items():
             self.register_buffer(name, value, persistent=False)
 

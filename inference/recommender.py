@@ -108,10 +108,13 @@ class Recommender:
         config = RankingConfig(**facts["ranking"])
         scorer: NextCodeScorer
         head = neighbours = sequence = None
+        content = torch.from_numpy(vectors.values).to(device)
+        item_input = ItemInput.load(lm / "heads", SpelledItems(vocabulary, ids.codes), content)
+        item_input = None if item_input is None else item_input.to(device)
         if engine == "vllm":
             from inference.vllm_engine import VllmScorer
 
-            scorer = VllmScorer(lm, vocabulary, score_space=facts["score_space"], dtype=dtype)
+            scorer = VllmScorer(lm, vocabulary, score_space=facts["score_space"], dtype=dtype, item_input=item_input)
             if config.ranking != "beam":
                 _log.warning(
                     "vLLM gives no hidden states for the dense head: ranking beam instead of %s", config.ranking
@@ -119,9 +122,6 @@ class Recommender:
             config = dataclasses.replace(config, ranking="beam")
         else:
             model = AutoModelForCausalLM.from_pretrained(lm, dtype=getattr(torch, dtype)).to(device)
-            content = torch.from_numpy(vectors.values).to(device)
-            item_input = ItemInput.load(lm / "heads", SpelledItems(vocabulary, ids.codes), content)
-            item_input = None if item_input is None else item_input.to(device)
             scorer = TorchScorer(model, vocabulary, score_space=facts["score_space"], item_input=item_input)
             head = DenseHead.load(lm / "heads/dense.safetensors", torch.from_numpy(ids.codes), ids.sizes, content)
             head = head.to(device)

@@ -7,13 +7,16 @@ the end of the prompt that vLLM's block-wise cache would compute again.
     with VllmScorer("runs/mine/lm", SidVocabulary.load(Path("runs/mine/lm"))) as scorer:
         beam_search(scorer, trie, prompts, beams=20, k=10, filters=filters)
 
+Where the model reads item vectors at its input (`genrec.item_input`), the last code of each item in a prompt goes to
+vLLM as a token of that item's own, beyond the vocabulary, and the model's embedding is asked by a function of ours that
+knows these tokens. vLLM's cache of prompts then tells items apart like any tokens.
+
 vLLM runs inside this process on one device (several: one process each, see `inference.ray_executor`). Call
 `prepare_environment()` before anything imports vllm, and put a script's own start under `if __name__ == "__main__":`,
 because vLLM may start helper processes that import the script again. The folder must be a merged model: LoRA runs are.
-There is no hidden state to hand to a dense head, so `State.hidden` is None: dense and joined rankings need torch. Items
-are read by their codes alone, without the vectors that `TorchScorer` adds (`genrec.item_input`).
+There is no hidden state to hand to a dense head, so `State.hidden` is None: dense and joined rankings need torch.
 
-Shapes: B users, K beams, L levels, V_l codes on level l.
+Shapes: B users, K beams, L levels, V_l codes on level l, N items, T tokens of a step of vLLM, H width of the model.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from genrec.item_input import ItemInput
 from genrec.vocabulary import SidVocabulary
 from semtok.errors import InputError
 from semtok.folders import read_json
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
 
 SUPPORTED = ("0.32", "0.33")
 BLOCK = 32  # tokens a cache block on the CPU, the least that its kernels take
+FIRST_ITEM = 1 << 30  # token of item 0; vLLM holds tokens in 32 bits
 
 
 def vllm_version() -> str:
@@ -99,7 +104,7 @@ class VllmState:
     Attributes:
         log_probs: float32 [B, V_0], log-probabilities of the first code.
         hidden: None; vLLM keeps hidden states to itself.
-        prompts: token ids of each user's prompt.
+        prompts: token ids of each user's prompt, as vLLM reads them.
         fed: int64 [B, K, level], token ids of the codes fed so far ([B, 1, 0] before the first).
         tails: cache blocks that the next requests continue.
     """
@@ -114,13 +119,14 @@ class VllmState:
 class VllmScorer:
     """`NextCodeScorer` over vLLM.
 
-    Rows equal those of a `TorchScorer` without item input up to rounding; in float32 so do the lists.
+    Rows equal those of a `TorchScorer` up to rounding; in float32 so do the lists.
 
     Args:
         folder: the run's `lm/` folder.
         vocabulary: the tokens of the codes.
         score_space: what the softmax runs over: the level's codes, or the LM's whole vocabulary.
         dtype: the model's number type while it runs.
+        item_input: moved to the engine's device; None reads items by their codes alone.
         max_length: longest prompt with the codes of one item, in tokens; None: what the model allows, 2048 at most.
         max_requests: requests in one forward.
         token_budget: tokens in one forward, and prompt tokens that callers should put into one batch.
@@ -138,6 +144,7 @@ class VllmScorer:
         *,
         score_space: Literal["level", "vocabulary"] = "level",
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        item_input: ItemInput | None = None,
         max_length: int | None = None,
         max_requests: int = 1024,
         token_budget: int = 8192,
@@ -149,10 +156,13 @@ class VllmScorer:
         self.sizes = vocabulary.sizes
         self.score_space = score_space
         self.token_budget = token_budget
+        self.item_input = item_input
         self.max_length = _max_length(Path(folder), max_length)
         prepare_environment(cache_gib=cache_gib)
         self._tokens = vocabulary.token_ids
         self._llm = self._start_engine(Path(folder), dtype, max_requests, gpu_share)
+        if item_input is not None:
+            self._llm.apply_model(lambda model: _read_items(model, item_input))
 
     def _start_engine(self, folder: Path, dtype: str, max_requests: int, gpu_share: float) -> Any:
         import vllm
@@ -178,6 +188,7 @@ class VllmScorer:
             gpu_memory_utilization=gpu_share,
             async_scheduling=False,
             disable_log_stats=True,
+            enable_prompt_embeds=self.item_input is not None,  # then vLLM embeds tokens outside of its compiled graphs
             logits_processors=[RowReader],
             additional_config={KEY: self._key},
             kv_transfer_config=KVTransferConfig(
@@ -199,10 +210,19 @@ class VllmScorer:
         for place, prompt in enumerate(prompts):
             if not 0 < len(prompt) <= room:
                 raise InputError(f"prompt {place} has {len(prompt)} tokens; the engine takes 1 to {room}")
-        requests = [list(prompt) for prompt in prompts]
+        requests = [self._request(prompt) for prompt in prompts]
         fed = np.empty((len(prompts), 1, 0), dtype=np.int64)
         log_probs, tails = self._rows(requests, None, 0, None)
         return VllmState(log_probs, None, requests, fed, tails)
+
+    def _request(self, prompt: Sequence[int]) -> list[int]:
+        """The prompt with items' own tokens in place of their last codes, where the model reads item vectors."""
+        if self.item_input is None:
+            return list(prompt)
+        tokens = torch.as_tensor(prompt, device=self.item_input.content.device)
+        items = self.item_input.rows(tokens[None])[0]
+        request: list[int] = torch.where(items >= 0, FIRST_ITEM + items, tokens).tolist()
+        return request
 
     @torch.inference_mode()
     def step(self, state: VllmState, parents: Tensor, codes: Tensor) -> Tensor:
@@ -274,6 +294,23 @@ class VllmScorer:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _read_items(model: Any, item_input: ItemInput) -> None:
+    """Teach vLLM's model the tokens of items: an item's is its last code's embedding with its vector added."""
+    embed_codes = model.embed_input_ids
+    item_input.to(next(model.parameters()).device)
+
+    def embed(input_ids: Tensor) -> Tensor:
+        """[T] to [T, H]."""
+        items = input_ids.long() - FIRST_ITEM
+        is_item = items >= 0
+        last_codes = item_input.spelled.last_tokens[items.clamp(min=0)]
+        embedded = embed_codes(torch.where(is_item, last_codes, input_ids.long()))
+        with_items: Tensor = item_input(embedded, items.masked_fill(~is_item, -1))
+        return with_items
+
+    model.embed_input_ids = embed
 
 
 def _max_length(folder: Path, asked: int | None) -> int:

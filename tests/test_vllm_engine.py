@@ -7,13 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from numpy.typing import NDArray
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from genrec import Recommender
 from genrec.beam import beam_search, score_all
+from genrec.cli.main import main
 from genrec.filters import ItemFilter
+from genrec.item_input import ItemInput, SpelledItems
+from genrec.sample_shop import make_sample_shop
 from genrec.torch_scorer import TorchScorer
 from genrec.trie import CodeTrie
 from genrec.vocabulary import SidVocabulary
@@ -74,14 +79,24 @@ def prompts(vocabulary: SidVocabulary, codes: NDArray[np.int32]) -> list[list[in
     return [*made, (made[9] * 2)[:64], made[9][:32], made[8], made[8]]
 
 
-@pytest.fixture(scope="module", params=["level", "vocabulary"])
+@pytest.fixture(scope="module")
+def item_input(vocabulary: SidVocabulary, codes: NDArray[np.int32]) -> ItemInput:
+    """Vectors that change what the model reads a good deal."""
+    torch.manual_seed(6)
+    return ItemInput(SpelledItems(vocabulary, codes), torch.randn(len(codes), 8), 64, std=0.2).eval()
+
+
+@pytest.fixture(scope="module", params=["level", "vocabulary", "item vectors"])
 def scorers(
-    request: pytest.FixtureRequest, folder: Path, vocabulary: SidVocabulary
+    request: pytest.FixtureRequest, folder: Path, vocabulary: SidVocabulary, item_input: ItemInput
 ) -> Iterator[tuple[VllmScorer, TorchScorer]]:
-    """Both engines on one folder, in each score space; the second pair starts after the first engine was closed."""
+    """Both engines on one folder, in each score space and with item vectors; a pair starts after the engine before it
+    was closed."""
     model = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    with VllmScorer(folder, vocabulary, score_space=request.param) as ours:
-        yield ours, TorchScorer(model, vocabulary, score_space=request.param)
+    space = "vocabulary" if request.param == "vocabulary" else "level"
+    items = item_input if request.param == "item vectors" else None
+    with VllmScorer(folder, vocabulary, score_space=space, item_input=items) as ours:
+        yield ours, TorchScorer(model, vocabulary, score_space=space, item_input=items)
 
 
 Pair = tuple[VllmScorer, TorchScorer]
@@ -108,6 +123,19 @@ def test_rows_equal_torch(scorers: Pair, prompts: list[list[int]]) -> None:
         assert ours.shape == (len(prompts), n_beams, SIZES[level + 1])
         assert same(ours.numpy(), torch_rows.numpy())
         width = n_beams
+
+
+@pytest.mark.vllm
+def test_item_vectors_are_read(
+    scorers: Pair, folder: Path, vocabulary: SidVocabulary, prompts: list[list[int]]
+) -> None:
+    """Every prompt with items reads otherwise than by its codes alone where there are vectors."""
+    ours, theirs = scorers
+    model = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    bare = TorchScorer(model, vocabulary, score_space=theirs.score_space).start(prompts).log_probs
+    change = (ours.start(prompts).log_probs - bare).abs().amax(dim=1)
+    assert change[0] < 2e-4
+    assert ((change[1:] > 0.05) == (ours.item_input is not None)).all()
 
 
 @pytest.mark.vllm
@@ -200,6 +228,27 @@ def test_results_do_not_depend_on_room(
     for log_probs, stepped in rows[1:]:
         assert same(log_probs, rows[0][0])
         assert same(stepped, rows[0][1])
+
+
+@pytest.mark.vllm
+def test_a_run_is_read_as_torch_reads_it(tmp_path: Path) -> None:
+    """`genrec fit` to lists, item vectors included. Needs no other engine alive."""
+    make_sample_shop(0, users=100, items=60).write(tmp_path)
+    small = ["--sasrec.width=16", "--collaborative.epochs=1", "--aligner.training.epochs=1", "--lm.epochs=1",
+             "--lm.width=64", "--lm.text_vocabulary=300", "--lm.dense_width=16", "--lm.valid_cases=20"]  # fmt: skip
+    data = f"data: {{items: {tmp_path / 'items.jsonl'}, interactions: {tmp_path / 'interactions.csv'}}}"
+    (tmp_path / "my.yaml").write_text(f"{data}\nrun: {tmp_path / 'run'}\n")
+    assert main(["fit", str(tmp_path / "my.yaml"), *small]) == 0
+    users = pl.read_parquet(tmp_path / "run/split/users.parquet")["history"].to_list()[:30]
+    torch_lists = Recommender.from_pretrained(tmp_path / "run", device="cpu").recommend([[], *users], ranking="beam")
+    recommender = Recommender.from_pretrained(tmp_path / "run", engine="vllm")
+    scorer = recommender.ranker.scorer
+    assert isinstance(scorer, VllmScorer)
+    assert scorer.item_input is not None
+    with scorer:
+        lists = recommender.recommend([[], *users])
+    assert np.array_equal(lists.rows.values, torch_lists.rows.values)
+    assert len(lists.rows.values) == 31 * 10
 
 
 def test_bad_arguments(folder: Path, vocabulary: SidVocabulary) -> None:

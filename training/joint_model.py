@@ -30,7 +30,7 @@ from training.losses import Soft, linear_cross_entropy
 from training.teacher import Lesson
 
 ScoreSpace = Literal["level", "vocabulary"]
-BARE_ROWS = 0.1  # share of training rows whose items are all read by their codes alone, as vLLM reads them
+BARE_ROWS = 0.1  # share of training rows whose items are all read by codes alone, as transformers reads them
 BARE_ITEMS = 0.2  # and of the items of the other rows
 
 
