@@ -324,7 +324,7 @@ class Ranker:
 
     def _log_probability(self, hidden: Tensor | None) -> Tensor:
         if hidden is None or self.head is None:
-            raise InputError("this engine gives no hidden states, which the dense head needs; use --ranking beam")
+            raise InputError("no dense head, or an engine without hidden states for it; use --ranking beam")
         with torch.inference_mode():
             if self._item_vectors is None:
                 self._item_vectors = self.head.item_matrix().T.contiguous()

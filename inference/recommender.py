@@ -9,8 +9,6 @@ Shapes: B histories, N items, k items asked for.
 
 from __future__ import annotations
 
-import dataclasses
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -41,7 +39,6 @@ from semtok.semantic_ids import SemanticIds
 from semtok.vectors import ItemVectors, unit_rows
 
 Engine = Literal["torch", "vllm"]
-_log = logging.getLogger(__name__)
 
 
 class Recommender:
@@ -83,8 +80,8 @@ class Recommender:
         """Open a run folder.
 
         Args:
-            engine: torch, or vllm, which ranks by beam whatever the run's default (installation: docs/scale.md).
-            device: of the torch engine; None takes the GPU where there is one.
+            engine: torch, or vllm (installation: docs/scale.md).
+            device: of the torch engine; None takes the GPU where there is one, as vllm does.
             dtype: None takes float32 on a CPU and bfloat16 on a GPU.
 
         Raises:
@@ -102,32 +99,27 @@ class Recommender:
         vocabulary = SidVocabulary.load(lm)
         if vocabulary.sizes != ids.sizes:
             raise InputError(f"{lm}: trained for codes {vocabulary.sizes}, the semantic IDs have {ids.sizes}")
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if device is None or engine == "vllm":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
         trie = CodeTrie(ids.codes, ids.sizes)
-        config = RankingConfig(**facts["ranking"])
-        scorer: NextCodeScorer
-        head = neighbours = sequence = None
         content = torch.from_numpy(vectors.values).to(device)
         item_input = ItemInput.load(lm / "heads", SpelledItems(vocabulary, ids.codes), content)
         item_input = None if item_input is None else item_input.to(device)
+        score_space = facts["score_space"]
+        scorer: NextCodeScorer
         if engine == "vllm":
             from inference.vllm_engine import VllmScorer
 
-            scorer = VllmScorer(lm, vocabulary, score_space=facts["score_space"], dtype=dtype, item_input=item_input)
-            if config.ranking != "beam":
-                _log.warning(
-                    "vLLM gives no hidden states for the dense head: ranking beam instead of %s", config.ranking
-                )
-            config = dataclasses.replace(config, ranking="beam")
+            scorer = VllmScorer(lm, vocabulary, score_space=score_space, dtype=dtype, item_input=item_input)
         else:
             model = AutoModelForCausalLM.from_pretrained(lm, dtype=getattr(torch, dtype)).to(device)
-            scorer = TorchScorer(model, vocabulary, score_space=facts["score_space"], item_input=item_input)
-            head = DenseHead.load(lm / "heads/dense.safetensors", torch.from_numpy(ids.codes), ids.sizes, content)
-            head = head.to(device)
-            neighbours = Neighbours.load(lm / "heads/neighbours.safetensors").extended(len(catalog))
-            sequence = load_frozen(run / "vectors/item")
-        ranker = Ranker(scorer, trie, vocabulary, ids.codes, head, config, neighbours, sequence)
+            scorer = TorchScorer(model, vocabulary, score_space=score_space, item_input=item_input)
+        head = DenseHead.load(lm / "heads/dense.safetensors", torch.from_numpy(ids.codes), ids.sizes, content)
+        neighbours = Neighbours.load(lm / "heads/neighbours.safetensors").extended(len(catalog))
+        sequence = load_frozen(run / "vectors/item")
+        config = RankingConfig(**facts["ranking"])
+        ranker = Ranker(scorer, trie, vocabulary, ids.codes, head.to(device), config, neighbours, sequence)
         run_id = hash_value({name: manifest["files"] for name, manifest in manifests.items()})[:16]
         return cls(catalog, ids, vectors, ranker, AutoTokenizer.from_pretrained(lm), run_id)
 

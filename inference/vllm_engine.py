@@ -14,7 +14,6 @@ knows these tokens. vLLM's cache of prompts then tells items apart like any toke
 vLLM runs inside this process on one device (several: one process each, see `inference.ray_executor`). Call
 `prepare_environment()` before anything imports vllm, and put a script's own start under `if __name__ == "__main__":`,
 because vLLM may start helper processes that import the script again. The folder must be a merged model: LoRA runs are.
-There is no hidden state to hand to a dense head, so `State.hidden` is None: dense and joined rankings need torch.
 
 Shapes: B users, K beams, L levels, V_l codes on level l, N items, T tokens of a step of vLLM, H width of the model.
 """
@@ -103,14 +102,14 @@ class VllmState:
 
     Attributes:
         log_probs: float32 [B, V_0], log-probabilities of the first code.
-        hidden: None; vLLM keeps hidden states to itself.
+        hidden: float32 [B, H], the last hidden state of each prompt.
         prompts: token ids of each user's prompt, as vLLM reads them.
         fed: int64 [B, K, level], token ids of the codes fed so far ([B, 1, 0] before the first).
         tails: cache blocks that the next requests continue.
     """
 
     log_probs: Tensor
-    hidden: None
+    hidden: Tensor
     prompts: list[list[int]]
     fed: NDArray[np.int64]
     tails: Tails | None
@@ -161,21 +160,19 @@ class VllmScorer:
         prepare_environment(cache_gib=cache_gib)
         self._tokens = vocabulary.token_ids
         self._llm = self._start_engine(Path(folder), dtype, max_requests, gpu_share)
-        if item_input is not None:
-            self._llm.apply_model(lambda model: _read_items(model, item_input))
 
     def _start_engine(self, folder: Path, dtype: str, max_requests: int, gpu_share: float) -> Any:
         import vllm
         from vllm.config import KVTransferConfig
 
-        from inference.vllm_plugins import EXCHANGES, KEY, Exchange, RowReader, TailConnector
+        from inference.vllm_plugins import EXCHANGES, KEY, Exchange, RowReader, TailConnector, listen_to
 
         logging.getLogger("vllm").setLevel(logging.ERROR)
         self._key = uuid.uuid4().hex
         whole = self.score_space == "vocabulary"
         self._exchange = EXCHANGES[self._key] = Exchange(torch.from_numpy(self._tokens[0]), whole)
         on_cpu = not torch.cuda.is_available()
-        return vllm.LLM(
+        llm = vllm.LLM(
             model=str(folder),
             skip_tokenizer_init=True,
             dtype=dtype,
@@ -198,6 +195,12 @@ class VllmScorer:
             ),
             **({"block_size": BLOCK} if on_cpu else {}),
         )
+        llm.apply_model(lambda model: listen_to(model, self._exchange))
+        if self.item_input is not None:
+            items = self.item_input
+            llm.apply_model(lambda model: _read_items(model, items))
+        self._width = llm.model_config.get_hidden_size()
+        return llm
 
     @torch.inference_mode()
     def start(self, prompts: Sequence[Sequence[int]]) -> VllmState:
@@ -212,8 +215,9 @@ class VllmScorer:
                 raise InputError(f"prompt {place} has {len(prompt)} tokens; the engine takes 1 to {room}")
         requests = [self._request(prompt) for prompt in prompts]
         fed = np.empty((len(prompts), 1, 0), dtype=np.int64)
-        log_probs, tails = self._rows(requests, None, 0, None)
-        return VllmState(log_probs, None, requests, fed, tails)
+        log_probs, hidden, tails = self._rows(requests, None, 0, None)
+        assert hidden is not None
+        return VllmState(log_probs, hidden, requests, fed, tails)
 
     def _request(self, prompt: Sequence[int]) -> list[int]:
         """The prompt with items' own tokens in place of their last codes, where the model reads item vectors."""
@@ -236,14 +240,15 @@ class VllmScorer:
             prompt + codes_fed for prompt, beams in zip(state.prompts, fed.tolist(), strict=True) for codes_fed in beams
         ]
         continued = (users * state.fed.shape[1] + before).ravel().tolist()
-        rows, tails = self._rows(requests, continued, level + 1, state.tails)
+        rows, _, tails = self._rows(requests, continued, level + 1, state.tails)
         state.fed, state.tails = fed, tails
         return rows.view(n_users, n_beams, -1)
 
     def _rows(
         self, requests: list[list[int]], continued: list[int] | None, level: int, tails: Tails | None
-    ) -> tuple[Tensor, Tails | None]:
-        """Log-probabilities [R, V_level] after each request, and the tails that requests of the next level continue.
+    ) -> tuple[Tensor, Tensor | None, Tails | None]:
+        """Log-probabilities [R, V_level] after each request, hidden states [R, H] there (level 0 only), and tails that
+        the next level's requests continue.
 
         Args:
             requests: token ids.
@@ -257,6 +262,7 @@ class VllmScorer:
         exchange = self._exchange
         exchange.token_ids = torch.from_numpy(self._tokens[level])
         exchange.rows = torch.full((len(requests), self.sizes[level]), torch.nan)
+        exchange.hidden = torch.full((len(requests), self._width), torch.nan) if level == 0 else None
         exchange.parents, exchange.kept = tails, Tails(exchange.pool) if level < len(self.sizes) - 1 else None
         parameters = [
             SamplingParams(
@@ -272,9 +278,9 @@ class VllmScorer:
         prompts = [TokensPrompt(prompt_token_ids=request) for request in requests]
         try:
             self._llm.generate(prompts, parameters, use_tqdm=False)
-            return exchange.rows, exchange.kept
+            return exchange.rows, exchange.hidden, exchange.kept
         finally:
-            exchange.rows = exchange.parents = exchange.kept = None
+            exchange.rows = exchange.hidden = exchange.into_head = exchange.parents = exchange.kept = None
 
     def close(self) -> None:
         """Free the engine and its memory; the scorer can't be used after."""

@@ -1,4 +1,4 @@
-"""The two parts of `VllmScorer` that vLLM itself calls: one reads the rows of logits, one saves the ends of prompts.
+"""The parts of `VllmScorer` that vLLM itself calls: they read the rows of logits and save the ends of prompts.
 
 vLLM is built to sample one token a request, and returning 256 log-probabilities a request through its output path costs
 more than the model does. It runs in our process, so `RowReader`, a logits processor, writes the rows where the scorer
@@ -7,9 +7,10 @@ would compute the last 4 again, and on the next level once more. `TailConnector`
 block that a finished request leaves half full and copies it into the blocks of the requests that continue it, so that a
 beam costs one token a level. Where a tail can't be kept (the cache is nearly full) vLLM computes it again.
 
-Both find their `Exchange` by the key in vLLM's `additional_config`. Written against vLLM 0.32 (run) and 0.33 (read).
+The plug-ins find their `Exchange` by the key in vLLM's `additional_config`. Written against vLLM 0.32 (run) and 0.33
+(read).
 
-Shapes: R requests, V_l codes on the level asked for, X tokens of the LM's vocabulary.
+Shapes: R requests, V_l codes on the level asked for, H width of the model.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ class Exchange:
         token_ids: int64 [V_l], the tokens whose log-probabilities are wanted.
         whole_vocabulary: normalise over the LM's whole vocabulary instead of over `token_ids`.
         rows: float32 [R, V_l], filled by `RowReader`.
+        hidden: float32 [R, H], filled by it too, or None where nobody wants them.
+        into_head: [n, H], what the LM head read last: the hidden states of the rows of logits.
         parents: tails that these requests may continue.
         kept: where the tails of these requests go, or None if nobody will continue them.
         n_continued: requests so far that began at the end of their parent's tail.
@@ -64,6 +67,8 @@ class Exchange:
     token_ids: Tensor
     whole_vocabulary: bool
     rows: Tensor | None = None
+    hidden: Tensor | None = None
+    into_head: Tensor | None = None
     parents: Tails | None = None
     kept: Tails | None = None
     pool: Any = None
@@ -78,8 +83,20 @@ class Exchange:
 EXCHANGES: dict[str, Exchange] = {}
 
 
+def listen_to(model: Any, exchange: Exchange) -> None:
+    """Keep what the LM head of vLLM's model reads."""
+    compute_logits = model.compute_logits
+
+    def heard(hidden_states: Tensor) -> Tensor | None:
+        exchange.into_head = hidden_states
+        logits: Tensor | None = compute_logits(hidden_states)
+        return logits
+
+    model.compute_logits = heard
+
+
 class RowReader(LogitsProcessor):  # type: ignore[misc]
-    """Copies the log-probabilities of the wanted tokens into `Exchange.rows` and leaves the logits alone."""
+    """Copies log-probabilities of the wanted tokens and hidden states into the exchange; leaves the logits alone."""
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
         self._exchange = EXCHANGES[vllm_config.additional_config[KEY]]
@@ -103,6 +120,10 @@ class RowReader(LogitsProcessor):  # type: ignore[misc]
             total = (logits.float() if exchange.whole_vocabulary else wanted).logsumexp(dim=1, keepdim=True)
             places = torch.tensor([self._places[row] for row in range(len(logits))], device=logits.device)
             exchange.rows[places] = wanted - total
+            if exchange.hidden is not None and exchange.into_head is not None:
+                if exchange.hidden.device != logits.device:
+                    exchange.hidden = exchange.hidden.to(logits.device)
+                exchange.hidden[places] = exchange.into_head.float()
         return logits
 
 

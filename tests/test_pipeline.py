@@ -328,7 +328,6 @@ def test_recommend_for_given_histories(run: Path, tmp_path: Path) -> None:
         (["recommend", "{run}", "--users=gone.csv", "--out={new}"], "gone.csv"),
         (["recommend", "{run}", "--gpus=1"], "--executor ray"),
         (["recommend", "{run}", "--executor=ray", "--gpus=-1", "--out={new}"], "must not be negative"),
-        (["recommend", "{run}", "--engine=vllm", "--ranking=dense"], "dense head"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(

@@ -81,7 +81,7 @@ class RecommendConfig:
         k: items a user.
         ranking: beam, rerank, dense or joined; null: what won on validation.
         beams: prefixes kept on each level; null: the run's.
-        engine: torch, or vllm for beam rankings.
+        engine: torch, or vllm.
         device: of the torch engine; null takes the GPU where there is one.
         executor: local, or ray.
         workers: engines of the ray executor.
@@ -118,10 +118,6 @@ class RecommendConfig:
                 raise InputError(f"--{name} {getattr(self, name)} must be at least 1")
         if self.executor == "local" and (self.workers > 1 or {self.cpus, self.gpus, self.address} != {None}):
             raise InputError("--workers, --cpus, --gpus and --address go with --executor ray")
-        if self.engine == "vllm" and self.ranking not in (None, "beam"):
-            raise InputError(
-                f"--ranking {self.ranking} needs the dense head, which vLLM does not run; use beam or torch"
-            )
         self.conditions()
 
     def conditions(self) -> dict[str, Any] | None:
