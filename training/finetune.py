@@ -12,7 +12,7 @@ Shapes: N items, L levels, W width of the item vectors.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -295,6 +295,29 @@ def save_lm(built: Built, folder: Path, facts: Mapping[str, Any]) -> None:
     built.model.head.save(folder / "heads" / "dense.safetensors")
     if built.model.item_input is not None:
         built.model.item_input.save(folder / "heads")
+
+
+def load_lm(folder: Path, inputs: LmInputs, config: LmConfig) -> Built:
+    """What `save_lm` wrote, to be trained further; merged adapters stay merged, and new ones stand beside them.
+
+    Args:
+        config: that it was trained with.
+    """
+    built = build(inputs, replace(config, base=str(folder), sid_init="random"))
+    model = built.model
+    here = slice(model.first, model.first + len(model.rows))
+    with torch.no_grad():
+        model.rows.copy_(model.lm.get_input_embeddings().weight[here])
+        if model.output_rows is not None:
+            model.output_rows.copy_(model.lm.get_output_embeddings().weight[here])
+    model.head.load_state_dict(load_file(folder / "heads/dense.safetensors"))
+    if model.item_input is not None:
+        saved = ItemInput.load(folder / "heads", model.item_input.spelled, model.item_input.content)
+        if saved is None:
+            raise InputError(f"{folder}: trained without item vectors at its input")
+        model.item_input.map.load_state_dict(saved.map.state_dict())
+    model.eval()
+    return built
 
 
 def _teacher(built: Built, inputs: LmInputs, config: LmConfig, device: torch.device) -> Teacher | None:

@@ -30,7 +30,7 @@ from semtok.folders import check_folder, finish_rename, hash_value, new_folder, 
 from semtok.quantizers import load_quantizer
 from semtok.semantic_ids import SemanticIds
 from semtok.vectors import ItemVectors
-from training.finetune import LmInputs, Log, fit_lm, save_lm
+from training.finetune import LmInputs, Log, fit_lm, load_lm, save_lm
 from training.lm_config import LmConfig
 from training.preference import PreferenceStageConfig
 from training.preference_stage import prefer
@@ -63,6 +63,12 @@ class LmStage(NamedTuple):
             config["stop_after"] = self.stop_after
         return {"stage": "lm", "config": config, "needs": needs}
 
+    def before_preference(self) -> LmStage | None:
+        """The same without the preference stage, whose model this one begins with; None where this has none."""
+        if self.lm.preference.method == "none":
+            return None
+        return self._replace(lm=replace(self.lm, preference=PreferenceStageConfig()))
+
 
 def load_inputs(run: Path) -> LmInputs:
     """Read the stages before this one."""
@@ -79,8 +85,14 @@ def load_inputs(run: Path) -> LmInputs:
     )
 
 
-def run_lm_stage(stage: LmStage, log: Log, progress: Callable[[int, int], None]) -> None:
-    """Fine-tune and write `RUN/lm`; an interrupted attempt goes on from its last epoch."""
+def run_lm_stage(
+    stage: LmStage, log: Log, progress: Callable[[int, int], None], *, finetuned: Path | None = None
+) -> None:
+    """Fine-tune and write `RUN/lm`; an interrupted attempt goes on from its last epoch.
+
+    Args:
+        finetuned: the finished folder of `stage.before_preference()`, so that only the preference stage is left to do.
+    """
     # Unlike `Accelerator`, `PartialState` does not read by itself that the launcher asked for CPUs.
     main_process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).is_main_process
     run, lm, ranking, stop_after = stage
@@ -94,7 +106,11 @@ def run_lm_stage(stage: LmStage, log: Log, progress: Callable[[int, int], None])
         PartialState().wait_for_everyone()
         ranking = replace(ranking, max_items=lm.max_items)
         validation = Validation(inputs, ranking, lm.valid_cases, lm.seed)
-        built = fit_lm(inputs, lm, scratch / "work", log, validation, progress=progress, stop_after=stop_after)
+        if finetuned is None:
+            built = fit_lm(inputs, lm, scratch / "work", log, validation, progress=progress, stop_after=stop_after)
+        else:
+            built = load_lm(finetuned, inputs, lm)
+            shutil.copyfile(finetuned / "training.json", scratch / "work/training.json")
         if built is None:
             return
         if lm.preference.method != "none":

@@ -66,7 +66,7 @@ from semtok.semantic_ids import assign_ids
 from semtok.vectors import ItemVectors, unit_rows
 from training.alignment import aligned_vectors, cold_items, fit_aligner, load_inputs
 from training.letter import Behaviour
-from training.lm_stage import from_config, run_lm_stage
+from training.lm_stage import LmStage, from_config, run_lm_stage
 from training.quantizer import fit_quantizer
 from training.refit import check_same_settings, chosen_epochs
 from training.sequential import fit_sequential
@@ -325,9 +325,16 @@ class Pipeline:
         if _is_current(self.run / "lm", stage.inputs()) or self._linked("lm", stage.inputs()):
             return
         started = perf_counter()
+        finetuned = self._finetuned(stage.before_preference())
         with progress_bar("language model", "step") as progress:
-            run_lm_stage(stage, self._note, progress)
+            run_lm_stage(stage, self._note, progress, finetuned=finetuned)
         self._note(self._done("lm", started))
+
+    def _finetuned(self, stage: LmStage | None) -> Path | None:
+        """A finished model that only lacks the preference stage: the run's own, or that of the run to reuse."""
+        runs = [self.run] if self.config.reuse is None else [self.run, Path(self.config.reuse)]
+        made = [run / "lm" for run in runs if stage is not None and _is_made_of(run / "lm", stage.inputs())]
+        return made[0] if made else None
 
     def _report(self, folder: Path) -> None:
         rows, notes, lists = self.evaluate()
