@@ -10,6 +10,7 @@ Shapes: B histories, N items, k items asked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +33,7 @@ from genrec.tasks import search_prompt
 from genrec.torch_scorer import TorchScorer
 from genrec.trie import CodeTrie
 from genrec.vocabulary import SidVocabulary
+from inference.text_search import TextSearch
 from semtok.catalog import Catalog
 from semtok.errors import InputError
 from semtok.folders import check_folder, hash_value, read_json
@@ -39,6 +41,8 @@ from semtok.semantic_ids import SemanticIds
 from semtok.vectors import ItemVectors, unit_rows
 
 Engine = Literal["torch", "vllm"]
+TEMPERATURE = 0.01  # of cosines in `search`: a difference of 0.01 weighs as much as one of 1 in log-probability
+PROPOSED = 50  # items that the cosines propose
 
 
 class Recommender:
@@ -51,6 +55,7 @@ class Recommender:
         ranker: ranks histories of catalogue rows.
         tokenizer: of the LM, for `search`.
         run_id: hash of what decides the lists.
+        open_text: opens the text vectors of the run, for `search`; called when it is first used.
     """
 
     def __init__(
@@ -61,11 +66,12 @@ class Recommender:
         ranker: Ranker,
         tokenizer: PreTrainedTokenizerBase,
         run_id: str,
+        open_text: Callable[[], TextSearch],
     ) -> None:
         self.catalog, self.semantic_ids, self.ranker, self.run_id = catalog, semantic_ids, ranker, run_id
         self.trie, self.index_version = ranker.trie, ranker.trie.index_version
         self.filters = WhereFilters(self.trie, catalog)
-        self._tokenizer = tokenizer
+        self._tokenizer, self._open_text = tokenizer, open_text
         self._unit_vectors = unit_rows(vectors.values)
 
     @classmethod
@@ -121,7 +127,9 @@ class Recommender:
         config = RankingConfig(**facts["ranking"])
         ranker = Ranker(scorer, trie, vocabulary, ids.codes, head.to(device), config, neighbours, sequence)
         run_id = hash_value({name: manifest["files"] for name, manifest in manifests.items()})[:16]
-        return cls(catalog, ids, vectors, ranker, AutoTokenizer.from_pretrained(lm), run_id)
+        tokenizer = AutoTokenizer.from_pretrained(lm)
+        open_text = partial(TextSearch.load, run / "vectors/text", len(catalog))
+        return cls(catalog, ids, vectors, ranker, tokenizer, run_id, open_text)
 
     def recommend(
         self,
@@ -186,14 +194,44 @@ class Recommender:
         where: Mapping[str, Any] | None = None,
         allowed: NDArray[np.bool_] | None = None,
         deny: Sequence[str] = (),
+        by_text_vectors: bool = True,
     ) -> list[tuple[str, float]]:
-        """Items that a text describes, by the LM's text-to-codes task under constrained decoding: (item id, score)."""
+        """Items that a text describes, best first: (item id, score).
+
+        Two voices: the LM's text-to-codes task, and cosines of the run's text vectors. Either proposes items; one
+        constrained search over all that were proposed gives each the log-probability of its codes after the query, and
+
+            score = log p(codes | query) + cosine / TEMPERATURE
+
+        so a language model that has read little leaves the order to the words.
+
+        Args:
+            by_text_vectors: let the text vectors propose and weigh; False leaves the LM alone.
+        """
         prompt = search_prompt(self._tokenizer, query)
         one = self._shared(where, allowed).deny(self.catalog.rows(deny))
-        beams = max(k, self.ranker.config.beams)
-        found = beam_search(self.ranker.scorer, self.trie, [prompt], beams=beams, k=k, filters=[one])
+        scores = self._read(prompt, one, max(k, self.ranker.config.beams))
+        if by_text_vectors:
+            cosines = one.apply_to_scores(self._text.cosines(query))
+            near = np.argsort(-cosines, kind="stable")[: max(k, PROPOSED)]
+            proposed = np.zeros(len(self.catalog), dtype=np.bool_)
+            proposed[[*scores, *near[np.isfinite(cosines[near])]]] = True
+            read = self._read(prompt, ItemFilter.from_mask(self.trie, proposed), int(proposed.sum()))
+            scores = {row: score + float(cosines[row]) / TEMPERATURE for row, score in read.items()}
+        best = sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))[:k]
+        return [(self.catalog.item_ids[row], score) for row, score in best]
+
+    def _read(self, prompt: list[int], one: ItemFilter, beams: int) -> dict[int, float]:
+        """Log-probabilities of the codes of items after a prompt, by catalogue row; of all that are allowed, where
+        there are no more than `beams`."""
+        beams = max(1, beams)
+        found = beam_search(self.ranker.scorer, self.trie, [prompt], beams=beams, k=beams, filters=[one])
         pairs = zip(found.rows[0].tolist(), found.scores[0].tolist(), strict=True)
-        return [(self.catalog.item_ids[row], score) for row, score in pairs if row >= 0]
+        return {row: score for row, score in pairs if row >= 0}
+
+    @cached_property
+    def _text(self) -> TextSearch:
+        return self._open_text()
 
     def similar(self, item_id: str, k: int) -> list[tuple[str, float]]:
         """The k nearest other items by cosine of the fused vectors, withdrawn ones left out: (item id, cosine)."""

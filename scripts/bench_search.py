@@ -1,4 +1,4 @@
-"""From a person's words to an item: the LM's text-to-codes search against TF-IDF search over the same item texts.
+"""From a person's words to an item: our search, and the LM's part of it alone, against TF-IDF over the same texts.
 
     python scripts/bench_search.py --run runs/demo [--quick] [--json FILE]
 
@@ -12,7 +12,8 @@ A query paraphrases one item, made with a seed and no look at either searcher. F
 TF-IDF has exact words and no order, so it loses nothing by shuffling and much by misspelling; the LM was trained on
 whole titles and texts in order (with a seed of its own), so it loses by shuffling and, reading pieces of words, less by
 misspelling. No query is a training prompt of the LM: title words are dropped, added, moved or changed in each. TF-IDF
-(words, sublinear, smoothed idf, English stop words kept) is fitted on all items; ties go to the lower row.
+(words, sublinear, smoothed idf, English stop words kept) is fitted on all items; ties go to the lower row. "ours" is
+`Recommender.search`, in which the run's text vectors propose and weigh too; "LM" is the same without them.
 
 Words come from the catalogue as they are spelled there, which is the best case of an index of exact words: synonyms, in
 which an LM with a pretrained base should gain, are not measured. Several items may fit a query as well as the one that
@@ -78,8 +79,8 @@ def main() -> None:
 
     vectorizer = TfidfVectorizer(sublinear_tf=True)
     matrix = vectorizer.fit_transform(catalog.texts())
-    hits: dict[tuple[str, str], list[bool]] = {(name, kind): [] for name in ("tfidf", "lm") for kind in KINDS}
-    seconds = {"tfidf": 0.0, "lm": 0.0}
+    hits: dict[tuple[str, str], list[bool]] = {(name, kind): [] for name in ("tfidf", "lm", "ours") for kind in KINDS}
+    seconds = {"tfidf": 0.0, "lm": 0.0, "ours": 0.0}
     for kind, row, query in queries:
         start = time.perf_counter()
         scores = (matrix @ vectorizer.transform([query]).T).toarray().ravel()
@@ -87,35 +88,39 @@ def main() -> None:
         best = np.argsort(-scores, kind="stable")[:K]
         seconds["tfidf"] += time.perf_counter() - start
         hits["tfidf", kind].append(row in best)
-        start = time.perf_counter()
-        found = recommender.search(query, K)
-        seconds["lm"] += time.perf_counter() - start
-        hits["lm", kind].append(catalog.item_ids[row] in dict(found))
+        for name in ("lm", "ours"):
+            start = time.perf_counter()
+            found = recommender.search(query, K, by_text_vectors=name == "ours")
+            seconds[name] += time.perf_counter() - start
+            hits[name, kind].append(catalog.item_ids[row] in dict(found))
 
     figures = {}
     print(
         f"{arguments.run}: {len(queries)} queries over {len(catalog):,} items, Recall@{K} (95% of a paired bootstrap)\n"
     )
-    print(f"{'paraphrase':<14}{'TF-IDF':>8}{'LM':>8}{'LM - TF-IDF':>26}")
+    print(f"{'paraphrase':<14}{'TF-IDF':>8}{'LM':>8}{'ours':>8}{'ours - TF-IDF':>26}")
     for kind in (*KINDS, "all"):
-        ours, theirs = (
+        tfidf, lm, ours = (
             np.array([hit for one in KINDS if kind in (one, "all") for hit in hits[name, one]], dtype=float)
-            for name in ("lm", "tfidf")
+            for name in ("tfidf", "lm", "ours")
         )
         draws = np.random.default_rng(0).integers(len(ours), size=(2000, len(ours)))
-        low, high = np.quantile((ours - theirs)[draws].mean(axis=1), [0.025, 0.975])
-        difference = f"{(ours - theirs).mean():+.3f} [{low:+.3f}, {high:+.3f}]"
-        print(f"{kind:<14}{theirs.mean():>8.3f}{ours.mean():>8.3f}{difference:>26}")
+        low, high = np.quantile((ours - tfidf)[draws].mean(axis=1), [0.025, 0.975])
+        difference = f"{(ours - tfidf).mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+        print(f"{kind:<14}{tfidf.mean():>8.3f}{lm.mean():>8.3f}{ours.mean():>8.3f}{difference:>26}")
         name = kind.replace(" ", "_").replace("-", "_")
-        figures |= {f"recall_at_10_lm_{name}": ours.mean(), f"recall_at_10_tfidf_{name}": theirs.mean()}
         figures |= {
-            f"difference_{name}": (ours - theirs).mean(),
+            f"recall_at_10_{who}_{name}": hit.mean() for who, hit in (("tfidf", tfidf), ("lm", lm), ("ours", ours))
+        }
+        figures |= {
+            f"difference_{name}": (ours - tfidf).mean(),
             f"difference_low_{name}": low,
             f"difference_high_{name}": high,
         }
     for name in seconds:
         figures[f"milliseconds_{name}"] = 1000 * seconds[name] / len(queries)
-    print(f"\nmilliseconds a query: TF-IDF {figures['milliseconds_tfidf']:.1f}, LM {figures['milliseconds_lm']:.1f}")
+    each = ", ".join(f"{name} {figures[f'milliseconds_{name}']:.1f}" for name in seconds)
+    print(f"\nmilliseconds a query: {each}")
     if arguments.json:
         conditions = {
             "run": arguments.run.name, "run_id": recommender.run_id, "items": len(catalog), "queries": len(queries),

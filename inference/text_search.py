@@ -1,0 +1,48 @@
+"""`TextSearch`: how near each item's words are to a query's, by the text vectors of the run.
+
+The encoder that made the items' text vectors reads the query too, which takes no training: it knows every word of the
+catalogue (TF-IDF) or of the language (a sentence encoder). `Recommender.search` lets it propose and weigh what the
+language model says.
+
+Shapes: N items, D width of the text vectors.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semtok.encoders import TextEncoder, load_encoder
+from semtok.errors import InputError
+from semtok.vectors import ItemVectors, unit_rows
+
+
+class TextSearch:
+    """Queries against the items' text vectors.
+
+    Args:
+        encoder: that made the vectors.
+        vectors: float32 [N, D], of unit length.
+    """
+
+    def __init__(self, encoder: TextEncoder, vectors: NDArray[np.float32]) -> None:
+        self.encoder, self.vectors = encoder, vectors
+
+    @classmethod
+    def load(cls, folder: Path, n_items: int) -> TextSearch:
+        """Read the `vectors/text` folder of a run.
+
+        Raises:
+            InputError: it is missing or of another catalogue.
+        """
+        vectors = ItemVectors.load(folder / "text.safetensors")
+        if len(vectors) != n_items:
+            raise InputError(f"{folder}: vectors of {len(vectors)} items, the catalogue has {n_items}")
+        return cls(load_encoder(folder), unit_rows(vectors.values))
+
+    def cosines(self, query: str) -> NDArray[np.float32]:
+        """[N]; zeros for a query without a known word."""
+        found: NDArray[np.float32] = self.vectors @ self.encoder.encode([query])[0]
+        return found

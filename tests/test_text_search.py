@@ -1,0 +1,74 @@
+"""Search by words on a run of 60 items: two voices in one order, against both of them asked for everything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from genrec import Recommender
+from genrec.beam import score_all
+from genrec.cli.main import main
+from genrec.sample_shop import make_sample_shop
+from genrec.tasks import search_prompt
+from inference import recommender as module
+from inference.text_search import TextSearch
+from semtok.errors import InputError
+
+QUERIES = ["stone mug", "tea for the morning, green", "", "zzzz", "<a_1> <b_2>"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A language model that has read next to nothing."""
+    folder = tmp_path_factory.mktemp("shop")
+    make_sample_shop(0, users=100, items=60).write(folder)
+    data = f"data: {{items: {folder / 'items.jsonl'}, interactions: {folder / 'interactions.csv'}}}"
+    (folder / "my.yaml").write_text(f"{data}\nrun: {folder / 'run'}\n")
+    small = ["sasrec.width=16", "collaborative.epochs=1", "aligner.training.epochs=1", "lm.epochs=1", "lm.width=16",
+             "lm.text_vocabulary=300", "lm.dense_width=16", "lm.valid_cases=20", "topk.k=0"]  # fmt: skip
+    assert main(["fit", str(folder / "my.yaml"), *(f"--{one}" for one in small)]) == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def shop(run: Path) -> Recommender:
+    return Recommender.from_pretrained(run, device="cpu")
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_scores_are_the_two_voices(shop: Recommender, query: str) -> None:
+    log_probs = score_all(shop.ranker.scorer, shop.trie, [search_prompt(shop._tokenizer, query)])[0]
+    scores = log_probs + shop._text.cosines(query) / module.TEMPERATURE
+    found = dict(shop.search(query, 60))
+    assert len(found) == 60
+    np.testing.assert_allclose([found[item] for item in shop.catalog.item_ids], scores, rtol=0, atol=2e-3)
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+
+
+def test_every_title_finds_its_item(shop: Recommender) -> None:
+    found = [shop.search(title, 3)[0][0] for title in shop.catalog.titles]
+    same = [shop.catalog.titles[shop.catalog.row(item)] for item in found]
+    assert same == list(shop.catalog.titles)
+
+
+def test_without_the_text_vectors_it_is_the_beam(shop: Recommender) -> None:
+    log_probs = score_all(shop.ranker.scorer, shop.trie, [search_prompt(shop._tokenizer, "mug")])[0]
+    found = dict(shop.search("mug", 60, by_text_vectors=False))
+    np.testing.assert_allclose([found[item] for item in shop.catalog.item_ids], log_probs, rtol=0, atol=2e-3)
+
+
+def test_filters_hold_for_both_voices(shop: Recommender) -> None:
+    """Though the words ask for what is not allowed."""
+    teas = shop.filters({"categories": "Teas"}).allowed_mask()
+    denied = [shop.catalog.item_ids[row] for row in np.flatnonzero(~teas)[:5]]
+    query = shop.catalog.titles[int(np.flatnonzero(teas)[0])]
+    found = [item for item, _ in shop.search(query, 60, allowed=~teas, deny=denied)]
+    assert sorted(shop.catalog.rows(found).tolist()) == np.flatnonzero(~teas)[5:].tolist()
+    assert shop.search(query, 5, allowed=np.zeros(60, dtype=np.bool_)) == []
+
+
+def test_vectors_of_another_catalogue_are_refused(run: Path) -> None:
+    with pytest.raises(InputError, match="vectors of 60 items, the catalogue has 61"):
+        TextSearch.load(run / "vectors/text", 61)
