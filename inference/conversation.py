@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec.ranking import Ranking
 from genrec.vocabulary import spell
 from inference.catalog_words import unwanted_rows, words_of, words_of_catalog
 from inference.conversation_state import Card, ConversationState, Reply, as_values, say_conditions
@@ -256,9 +255,8 @@ class Conversation:
         self, state: ConversationState, k: int, allowed: NDArray[np.bool_] | None, deny: Sequence[str]
     ) -> list[tuple[str, float]]:
         # "rerank" lets the dense head order what the beam met, and propose nothing of its own.
-        ranking: Ranking = "beam" if self.recommender.ranker.head is None else "rerank"
         lists = self.recommender.recommend(
-            [list(state.history)], k=k, beams=max(k, self.recommender.ranker.config.beams), ranking=ranking,
+            [list(state.history)], k=k, beams=max(k, self.recommender.ranker.config.beams), ranking="rerank",
             where=state.where, allowed=allowed, deny=[deny],
         )  # fmt: skip
         return [

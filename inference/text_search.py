@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from semtok.encoders import TextEncoder, load_encoder
 from semtok.errors import InputError
-from semtok.vectors import ItemVectors, unit_rows
+from semtok.folders import check_folder
+from semtok.vectors import ItemVectors
 
 
 class TextSearch:
@@ -35,12 +36,13 @@ class TextSearch:
         """Read the `vectors/text` folder of a run.
 
         Raises:
-            InputError: it is missing or of another catalogue.
+            InputError: it is missing, truncated, foreign or of another catalogue.
         """
+        check_folder(folder)
         vectors = ItemVectors.load(folder / "text.safetensors")
         if len(vectors) != n_items:
             raise InputError(f"{folder}: vectors of {len(vectors)} items, the catalogue has {n_items}")
-        return cls(load_encoder(folder), unit_rows(vectors.values))
+        return cls(load_encoder(folder), vectors.values)
 
     def cosines(self, query: str) -> NDArray[np.float32]:
         """[N]; zeros for a query without a known word."""

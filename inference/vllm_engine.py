@@ -34,6 +34,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from genrec.item_input import ItemInput
 from genrec.vocabulary import SidVocabulary
@@ -213,20 +214,21 @@ class VllmScorer:
         for place, prompt in enumerate(prompts):
             if not 0 < len(prompt) <= room:
                 raise InputError(f"prompt {place} has {len(prompt)} tokens; the engine takes 1 to {room}")
-        requests = [self._request(prompt) for prompt in prompts]
+        requests = self._requests(prompts)
         fed = np.empty((len(prompts), 1, 0), dtype=np.int64)
         log_probs, hidden, tails = self._rows(requests, None, 0, None)
         assert hidden is not None
         return VllmState(log_probs, hidden, requests, fed, tails)
 
-    def _request(self, prompt: Sequence[int]) -> list[int]:
-        """The prompt with items' own tokens in place of their last codes, where the model reads item vectors."""
+    def _requests(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """The prompts with items' own tokens in place of their last codes, where the model reads item vectors."""
         if self.item_input is None:
-            return list(prompt)
-        tokens = torch.as_tensor(prompt, device=self.item_input.content.device)
-        items = self.item_input.rows(tokens[None])[0]
-        request: list[int] = torch.where(items >= 0, FIRST_ITEM + items, tokens).tolist()
-        return request
+            return [list(prompt) for prompt in prompts]
+        tokens = pad_sequence([torch.as_tensor(prompt) for prompt in prompts], batch_first=True)
+        tokens = tokens.to(self.item_input.content.device)
+        items = self.item_input.rows(tokens)
+        rows: list[list[int]] = torch.where(items >= 0, FIRST_ITEM + items, tokens).tolist()
+        return [row[: len(prompt)] for row, prompt in zip(rows, prompts, strict=True)]
 
     @torch.inference_mode()
     def step(self, state: VllmState, parents: Tensor, codes: Tensor) -> Tensor:

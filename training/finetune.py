@@ -302,6 +302,9 @@ def load_lm(folder: Path, inputs: LmInputs, config: LmConfig) -> Built:
 
     Args:
         config: that it was trained with.
+
+    Raises:
+        InputError: no model is there, or it was trained otherwise.
     """
     built = build(inputs, replace(config, base=str(folder), sid_init="random"))
     model = built.model

@@ -27,7 +27,8 @@ from genrec.cases import Split
 from genrec.cli.compare_config import LIGHTGCN, PLAIN, CompareConfig
 from genrec.cli.compare_report import Result, table, write_comparison
 from genrec.cli.config import FitConfig
-from genrec.cli.pipeline import Pipeline, Stage, locked, progress_bar
+from genrec.cli.pipeline import Pipeline
+from genrec.cli.stages import Stage, locked, progress_bar
 from genrec.evaluation import rank
 from genrec.preferences import preference_vectors
 from genrec.sequential import BACKBONES, ColdItems, LightGcn, SequentialModel

@@ -9,14 +9,12 @@ checkpoint, or starts again; everything before it stands.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import resource
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -25,11 +23,11 @@ import numpy as np
 import polars as pl
 import yaml
 from safetensors.numpy import save
-from tqdm import tqdm
 
 from genrec.baselines import BASELINES, ContentKnn, Random
 from genrec.cases import Cases, Split
 from genrec.cli.config import FitConfig
+from genrec.cli.stages import Stage, is_current, is_made_of, locked, progress_bar
 from genrec.evaluation import DEFAULT, KS, RANKS, Lists, Row, compare, evaluate, rank
 from genrec.interactions import Interactions
 from genrec.metrics import rank_of_target
@@ -46,11 +44,8 @@ from inference.users import FileUsers
 from semtok.aligners import ALIGNERS, save_table
 from semtok.catalog import Catalog
 from semtok.encoders import load_encoder, make_encoder
-from semtok.errors import InputError
 from semtok.folders import (
-    MANIFEST,
     check_folder,
-    finish_rename,
     hash_file,
     hash_value,
     link_folder,
@@ -72,23 +67,6 @@ from training.refit import check_same_settings, chosen_epochs
 from training.sequential import fit_sequential
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One folder of a run.
-
-    Attributes:
-        folder: its place in the run.
-        config: JSON-able settings that decide its bytes.
-        needs: folders it reads.
-        make: fills the scratch folder.
-    """
-
-    folder: str
-    config: Mapping[str, Any]
-    needs: tuple[str, ...]
-    make: Callable[[Path], None]
 
 
 class Pipeline:
@@ -173,7 +151,7 @@ class Pipeline:
         target = self.run / stage.folder
         needs = {name: hash_value(check_folder(self.run / name)["files"]) for name in stage.needs}
         inputs = {"stage": stage.folder, "config": dict(stage.config), "needs": needs}
-        if _is_current(target, inputs) or self._linked(stage.folder, inputs):
+        if is_current(target, inputs) or self._linked(stage.folder, inputs):
             return
         started = perf_counter()
         with new_folder(target, inputs, resume=True) as scratch:
@@ -182,7 +160,7 @@ class Pipeline:
 
     def _linked(self, folder: str, inputs: Mapping[str, Any]) -> bool:
         """Whether the run to reuse has made this stage of the same inputs; it then stands here too."""
-        if self.config.reuse is None or not _is_made_of(Path(self.config.reuse) / folder, inputs):
+        if self.config.reuse is None or not is_made_of(Path(self.config.reuse) / folder, inputs):
             return False
         link_folder(Path(self.config.reuse) / folder, self.run / folder)
         self._note({"stage": folder, "event": "linked"})
@@ -322,7 +300,7 @@ class Pipeline:
 
     def _lm(self) -> None:
         stage = from_config(asdict(self.config))
-        if _is_current(self.run / "lm", stage.inputs()) or self._linked("lm", stage.inputs()):
+        if is_current(self.run / "lm", stage.inputs()) or self._linked("lm", stage.inputs()):
             return
         started = perf_counter()
         finetuned = self._finetuned(stage.before_preference())
@@ -332,9 +310,10 @@ class Pipeline:
 
     def _finetuned(self, stage: LmStage | None) -> Path | None:
         """A finished model that only lacks the preference stage: the run's own, or that of the run to reuse."""
+        if stage is None:
+            return None
         runs = [self.run] if self.config.reuse is None else [self.run, Path(self.config.reuse)]
-        made = [run / "lm" for run in runs if stage is not None and _is_made_of(run / "lm", stage.inputs())]
-        return made[0] if made else None
+        return next((run / "lm" for run in runs if is_made_of(run / "lm", stage.inputs())), None)
 
     def _report(self, folder: Path) -> None:
         rows, notes, lists = self.evaluate()
@@ -453,33 +432,6 @@ def _sequential_models(run: Path) -> dict[str, SequentialModel]:
     return models if aligned is None else models | {f"{aligned.backbone.name}, aligned": aligned}
 
 
-def _is_current(folder: Path, inputs: Mapping[str, Any]) -> bool:
-    """Whether a sealed folder, put in place where a kill left it aside, was made from these inputs and is whole."""
-    finish_rename(folder)
-    return _is_made_of(folder, inputs)
-
-
-def _is_made_of(folder: Path, inputs: Mapping[str, Any]) -> bool:
-    if not (folder / MANIFEST).is_file():
-        return False
-    try:
-        return bool(check_folder(folder)["inputs"] == json.loads(json.dumps(inputs)))
-    except InputError as error:
-        _log.warning("%s; made again", error)
-        return False
-
-
-@contextmanager
-def locked(run: Path) -> Iterator[None]:
-    """Only one process at a time works on a run; the lock goes with the process, however it ends."""
-    with open(run / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{run}: another genrec process is working on this run") from None
-        yield
-
-
 def _counted(progress: Callable[[int, int], None], cases: Cases) -> Callable[[int], None]:
     """From "so many more are done" to "so many of all are done"."""
     done = 0
@@ -490,15 +442,3 @@ def _counted(progress: Callable[[int, int], None], cases: Cases) -> Callable[[in
         progress(done, len(cases))
 
     return told
-
-
-@contextmanager
-def progress_bar(name: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar, on a terminal only; the function takes (done, total)."""
-    with tqdm(desc=name, unit=unit, delay=2, disable=None) as bar:
-
-        def told(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield told
