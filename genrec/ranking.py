@@ -277,14 +277,16 @@ class Ranker:
         """Rows and scores [B, up to k] of one batch; -1 and -inf pad."""
         if ranking == "dense":
             return _numpy(*_top(self._dense(self.scorer.start(prompts).hidden, histories, filters), k))
+        if ranking == "joined":
+            voices = self.voices(prompts, histories, k=k, beams=beams, filters=filters)
+            return _numpy(*_top(voices.joined(self.config.shares), k))
         if ranking == "beam":
             result = beam_search(self.scorer, self.trie, prompts, beams=beams, k=k, filters=filters)
             return result.rows, result.scores
-        voices = self.voices(prompts, histories, k=k, beams=beams, filters=filters)
-        if ranking == "rerank":
-            of_met = voices.dense.gather(1, voices.met.clamp(min=0)).masked_fill(voices.met < 0, -torch.inf)
-            return _numpy(*_take(voices.met, of_met, k))
-        return _numpy(*_top(voices.joined(self.config.shares), k))
+        result = beam_search(self.scorer, self.trie, prompts, beams=beams, k=max(k, beams), filters=filters)
+        met, dense = torch.from_numpy(result.rows).long(), self._dense(result.hidden, histories, filters)
+        of_met = dense.gather(1, met.clamp(min=0)).masked_fill(met < 0, -torch.inf)
+        return _numpy(*_take(met, of_met, k))
 
     def voices(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -28,6 +29,9 @@ from genrec.sequences import Sequences
 from semtok.errors import InputError
 from semtok.folders import hash_file, read_json
 from training.validation import SEQUENCE_SHARES
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+bench_rankings = importlib.import_module("bench_rankings")
 
 SMALL = [
     "--sasrec.width=16", "--collaborative.epochs=3", "--aligner.training.epochs=3", "--lm.epochs=2", "--lm.width=16",
@@ -69,6 +73,24 @@ def test_every_list_is_full_unseen_and_known(run: Path) -> None:
         assert len(set(recommended)) == 5
         assert set(recommended) <= items - set(history)
         assert scores.to_list() == sorted(scores, reverse=True)
+
+
+def test_what_each_ranking_gives(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The benchmark's recall is the report's, whatever batches it reads the cases in."""
+    monkeypatch.setattr(bench_rankings, "BATCH", 64)
+    written = str(tmp_path / "figures.json")
+    monkeypatch.setattr(sys, "argv", ["bench_rankings.py", f"--run={run}", "--json", written])
+    bench_rankings.main()
+    figures = read_json(Path(written))["figures"]
+    reported = {
+        row["model"].removesuffix(" (default)").removeprefix("genrec "): row["value"]
+        for row in read_json(run / "report/metrics.json")
+        if (row["metric"], row["k"], row["slice"]) == ("recall", 10, "all")
+    }
+    for name in ("beam", "dense", "joined"):
+        assert figures[f"recall_at_10_{name}"] == pytest.approx(reported[name])
+    assert figures["beam_over_beam"] == 1
+    assert all(figures[f"{name}_over_beam"] > 0 for name in ("rerank", "dense", "joined", "ensemble"))
 
 
 def test_a_second_fit_does_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,135 @@
+"""What each ranking of a run gives and what it costs: recall and time a list, side by side.
+
+    OMP_NUM_THREADS=1 python scripts/bench_rankings.py --run runs/scientific
+    OMP_NUM_THREADS=1 python scripts/bench_rankings.py --run runs/scientific --quick --json FILE
+
+    beam      the codes alone
+    rerank    what the beam met, ordered by the dense head
+    dense     the dense head over the whole catalogue
+    joined    codes, dense head, the aligned recommender and counted neighbours, with the run's shares
+    ensemble  joined, with the dense head asked about the last 8, 4, 2 and 1 items too (`ranking.views`); the shares are
+              the run's, chosen without them
+
+Cases are drawn from the test split with a seed; items of the history are left out. In every round the rankings take
+turns over the same batch of cases, then over single cases. Times are processor times of the whole process, all threads,
+which a busy machine stretches less than the clock; ratios are medians over rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrec.cases import Cases, Split
+from genrec.cli.seeds import markdown
+from genrec.evaluation import padded
+from genrec.metrics import interval, ndcg, paired_interval, rank_of_target, recall
+from genrec.ranking import Ranking, RankingConfig
+from genrec.sequences import Sequences
+from inference.recommender import Recommender
+from semtok.folders import to_json, write_atomic
+
+K, BATCH, ALONE = 10, 250, 5
+VIEWS = (8, 4, 2, 1)
+
+
+@dataclass
+class Measured:
+    """One ranking: ranks of the targets and processor seconds a list, an entry a round."""
+
+    ranking: Ranking
+    config: RankingConfig
+    ranks: list[NDArray[np.int64]] = field(default_factory=list)
+    in_batch: list[float] = field(default_factory=list)
+    alone: list[float] = field(default_factory=list)
+
+    def lists(self, recommender: Recommender, histories: Sequences) -> tuple[Sequences, float]:
+        """The lists, and seconds for one of them."""
+        recommender.ranker.config = self.config
+        began = time.process_time()
+        found = recommender.recommend_rows(histories, k=K, ranking=self.ranking)
+        return found.rows, (time.process_time() - began) / len(histories)
+
+    def take_turn(self, recommender: Recommender, cases: Cases) -> None:
+        """One round."""
+        found, seconds = self.lists(recommender, cases.histories)
+        self.ranks.append(rank_of_target(padded(found, K), cases.targets))
+        self.in_batch.append(seconds)
+        each = [
+            self.lists(recommender, cases.histories.take(np.array([place])))[1]
+            for place in range(min(ALONE, len(cases)))
+        ]
+        self.alone.append(statistics.median(each))
+
+
+def measure(recommender: Recommender, cases: Cases) -> dict[str, Measured]:
+    """Every ranking over all of the cases."""
+    config = recommender.ranker.config
+    views = tuple(view for view in VIEWS if view < config.max_items)
+    measured = {name: Measured(name, config) for name in ("beam", "rerank", "dense", "joined")}
+    measured["ensemble"] = Measured("joined", replace(config, views=views))
+    for one in measured.values():
+        one.lists(recommender, cases.histories.take(np.arange(ALONE)))  # what is made once, is made
+    for begin in range(0, len(cases), BATCH):
+        batch = cases.take(np.arange(begin, min(begin + BATCH, len(cases))))
+        for one in measured.values():
+            one.take_turn(recommender, batch)
+    return measured
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True, help="a finished run of genrec fit")
+    parser.add_argument("--cases", type=int, default=4000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="500 cases")
+    parser.add_argument("--json", type=Path, help="write figures and conditions here")
+    options = parser.parse_args()
+    recommender = Recommender.from_pretrained(options.run, device="cpu")
+    test = Split.load(options.run / "split").test
+    count = min(500 if options.quick else options.cases, len(test))
+    measured = measure(recommender, test.take(np.random.default_rng(options.seed).choice(len(test), count, False)))
+
+    ranks = {name: np.concatenate(one.ranks) for name, one in measured.items()}
+    lines: list[list[str]] = []
+    figures: dict[str, float] = {}
+    for name, one in measured.items():
+        hits, beam = recall(ranks[name], K), measured["beam"]
+        ratio, ratio_alone = (
+            statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+            for ours, theirs in ((one.in_batch, beam.in_batch), (one.alone, beam.alone))
+        )
+        batch_ms, alone_ms = (1000 * statistics.median(seconds) for seconds in (one.in_batch, one.alone))
+        gain = paired_interval(hits, recall(ranks["beam"], K)).signed() if name != "beam" else ""
+        figures |= {
+            f"recall_at_{K}_{name}": interval(hits).value,
+            f"ndcg_at_{K}_{name}": interval(ndcg(ranks[name], K)).value,
+            f"milliseconds_{name}": batch_ms,
+            f"milliseconds_alone_{name}": alone_ms,
+            f"{name}_over_beam": ratio,
+            f"{name}_over_beam_alone": ratio_alone,
+        }
+        quality = [f"{figures[f'recall_at_{K}_{name}']:.4f}", f"{figures[f'ndcg_at_{K}_{name}']:.4f}", gain]
+        lines.append([name, *quality, f"{batch_ms:.2f}", f"{ratio:.2f}", f"{alone_ms:.1f}", f"{ratio_alone:.2f}"])
+    headings = ["ranking", f"Recall@{K}", f"NDCG@{K}", "Recall minus beam", f"ms a list, batches of {BATCH}"]
+    print(f"{options.run}: {count:,} test cases, {len(recommender.catalog):,} items\n")
+    print(markdown([*headings, "over beam", "ms a list alone", "over beam"], lines))
+    if options.json:
+        conditions = {
+            "run": options.run.name, "run_id": recommender.run_id, "items": len(recommender.catalog), "cases": count,
+            "beams": recommender.ranker.config.beams, "seed": options.seed, "cores": os.cpu_count(),
+            "threads": os.environ.get("OMP_NUM_THREADS"), "processor": platform.machine(),
+        }  # fmt: skip
+        write_atomic(options.json, to_json({"figures": figures, "conditions": conditions}))
+
+
+if __name__ == "__main__":
+    main()
