@@ -77,7 +77,7 @@ def measure(recommender: Recommender, cases: Cases) -> dict[str, Measured]:
     measured = {name: Measured(name, config) for name in ("beam", "rerank", "dense", "joined")}
     measured["ensemble"] = Measured("joined", replace(config, views=views))
     for one in measured.values():
-        one.lists(recommender, cases.histories.take(np.arange(ALONE)))  # what is made once, is made
+        one.lists(recommender, cases.histories.take(np.arange(min(ALONE, len(cases)))))  # what is made once, is made
     for begin in range(0, len(cases), BATCH):
         batch = cases.take(np.arange(begin, min(begin + BATCH, len(cases))))
         for one in measured.values():
