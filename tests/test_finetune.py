@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -198,9 +199,21 @@ def test_bad_settings_name_their_flag(changed: dict[str, Any], message: str) -> 
         replace(TINY, **changed)
 
 
-def test_deepspeed_is_refused(inputs: LmInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("zero", "asked"),
+    [
+        ({"stage": 3}, "ZeRO-3;"),
+        ({"stage": 2, "offload_optimizer": {"device": "cpu"}}, "ZeRO-2, offload_optimizer;"),
+        ({"stage": 3, "offload_optimizer": None, "offload_param": {"device": "nvme"}}, "ZeRO-3, offload_param;"),
+    ],
+)
+def test_other_stages_of_zero_are_refused(
+    inputs: LmInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zero: dict[str, Any], asked: str
+) -> None:
+    plugin = SimpleNamespace(deepspeed_config={"zero_optimization": zero})
     monkeypatch.setattr(Accelerator, "distributed_type", property(lambda self: DistributedType.DEEPSPEED))
-    with pytest.raises(InputError, match=r"fsdp2\.yaml"):
+    monkeypatch.setattr(Accelerator, "deepspeed_plugin", property(lambda self: plugin))
+    with pytest.raises(InputError, match=rf"{asked}.*fsdp2\.yaml"):
         fitted(inputs, TINY, tmp_path / "w")
 
 

@@ -467,3 +467,32 @@ def test_the_lm_stage_alone_on_two_processes(run: Path, tmp_path: Path) -> None:
             assert half[loss] != sharded[loss]
     for name in ("parallel", "sharded"):
         assert len(Recommender.from_pretrained(tmp_path / name).recommend([[]], k=3).rows[0]) == 3
+
+
+@pytest.mark.slow
+def test_the_lm_stage_under_deepspeed(run: Path, tmp_path: Path) -> None:
+    """ZeRO-2 on two processes loses what data parallelism does, also when it is killed and either of them goes on."""
+    pytest.importorskip("deepspeed")
+    script = str(Path(__file__).with_name("accelerate_stage.py"))
+    on_cpu = {"ACCELERATE_USE_CPU": "false", "DS_ACCELERATOR": "cpu"}
+    assert launched_lm_stage(run, tmp_path / "parallel", "multi_cpu", "-m", "training.finetune") == 0
+    assert launched_lm_stage(run, tmp_path / "zero", "deepspeed_zero2", script, **on_cpu) == 0
+    killed = {**on_cpu, "STOP_AFTER_CHECKPOINT": "1"}
+    assert launched_lm_stage(run, tmp_path / "killed", "deepspeed_zero2", script, **killed) != 0
+    assert not (tmp_path / "killed/lm").exists()
+    shutil.copytree(tmp_path / "killed", tmp_path / "crossed")
+    assert launched_lm_stage(run, tmp_path / "killed", "deepspeed_zero2", script, **on_cpu) == 0
+    settings = tmp_path / "crossed/config.yaml"
+    settings.write_text(settings.read_text().replace(str(tmp_path / "killed"), str(tmp_path / "crossed")))
+    assert launched_lm_stage(run, tmp_path / "crossed", "multi_cpu", "-m", "training.finetune") == 0
+    assert launched_lm_stage(run, tmp_path / "half", "deepspeed_zero2", script, precision="bf16", **on_cpu) == 0
+    assert contents(tmp_path / "killed/lm") == contents(tmp_path / "zero/lm")
+    rows = [read_json(tmp_path / name / "lm/training.json") for name in ("parallel", "zero", "crossed", "half")]
+    assert len(rows[0]) > 1
+    for parallel, zero, crossed, half in zip(*rows, strict=True):
+        for loss in ("code_loss", "dense_loss", "text_loss"):
+            assert zero[loss] == pytest.approx(parallel[loss], rel=2e-3)
+            assert crossed[loss] == pytest.approx(parallel[loss], rel=2e-3)
+            assert half[loss] == pytest.approx(parallel[loss], rel=2e-2)
+            assert half[loss] != zero[loss]
+    assert len(Recommender.from_pretrained(tmp_path / "zero").recommend([[]], k=3).rows[0]) == 3

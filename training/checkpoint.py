@@ -9,14 +9,13 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.optim import Optimizer
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -24,7 +23,21 @@ CHECKPOINT = "checkpoint.safetensors"
 OptimizerState = Mapping[int, Mapping[str, torch.Tensor]]
 
 
-def whole_state(optimizer: Optimizer, *, keep: bool = True) -> OptimizerState:
+class Stateful(Protocol):
+    """What is asked of an optimiser here."""
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Settings and parameters."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """`state` by the parameters' places."""
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Put it back."""
+
+
+def whole_state(optimizer: Stateful, *, keep: bool = True) -> OptimizerState:
     """The optimiser's state by the parameters' places, copied to the CPU; that of sharded parameters is put together.
 
     Args:
@@ -59,7 +72,7 @@ def save_checkpoint(
     write_tensors(folder / CHECKPOINT, tensors, {"progress": json.dumps(dict(progress), sort_keys=True)})
 
 
-def load_checkpoint(folder: Path, modules: Mapping[str, nn.Module], optimizer: Optimizer) -> dict[str, Any] | None:
+def load_checkpoint(folder: Path, modules: Mapping[str, nn.Module], optimizer: Stateful) -> dict[str, Any] | None:
     """Put a checkpoint's state back and return its progress, or return None where there is no checkpoint.
 
     The optimiser's parameters may be sharded (every process then calls this), those of the modules may not.
@@ -75,11 +88,12 @@ def load_checkpoint(folder: Path, modules: Mapping[str, nn.Module], optimizer: O
             for key, value in _trained_state(module).items():
                 value.copy_(tensors[f"{name}.{key}"])
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    sharded = {index: parameter for index, parameter in enumerate(parameters) if isinstance(parameter, DTensor)}
     states: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
             _, index, field = key.split(".", 2)
-            states.setdefault(int(index), {})[field] = _spread(value, like=parameters[int(index)])
+            states.setdefault(int(index), {})[field] = _spread(value, like=sharded.get(int(index)))
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
     return progress
 
@@ -93,9 +107,9 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
     os.replace(scratch, path)
 
 
-def _spread(tensor: torch.Tensor, *, like: torch.Tensor) -> torch.Tensor:
+def _spread(tensor: torch.Tensor, *, like: DTensor | None) -> torch.Tensor:
     """Sharded as a parameter is, if it is and they have one shape."""
-    if not isinstance(like, DTensor) or tensor.shape != like.shape:
+    if like is None or tensor.shape != like.shape:
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
 

@@ -51,6 +51,7 @@ from training.lm_data import Example, collate, history_examples, response_exampl
 from training.schedule import learning_rate_factor
 from training.sid_rows import aligned_rows, codebook_rows, item_words, random_rows
 from training.teacher import Teacher
+from training.zero import prepare_zero
 
 Log = Callable[[Mapping[str, Any]], None]
 PAD = 0  # never attended to, never a target: any id will do
@@ -189,11 +190,6 @@ def fit_lm(
         log_with=config.tracker,
         project_dir=workdir if config.tracker else None,
     )
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        raise InputError(
-            "this stage does not run under DeepSpeed; configs/accelerate/fsdp2.yaml spreads weights, gradients and "
-            "optimiser states over the processes as ZeRO-3 would"
-        )
     sharded = accelerator.distributed_type == DistributedType.FSDP
     if config.tracker:
         accelerator.init_trackers("genrec")
@@ -214,7 +210,10 @@ def fit_lm(
     optimizer = torch.optim.AdamW(
         groups, lr=config.peak_learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True
     )
-    prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        prepared, prepared_optimizer = prepare_zero(accelerator, model, optimizer, config.precision)
+    else:
+        prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
     start: dict[str, Any] = {"epoch": 0, "best": -1.0, "best_epoch": -1, "rows": []}
     state = load_checkpoint(workdir, {"model": built.model}, prepared_optimizer) or start
     if sharded:
@@ -364,7 +363,8 @@ def _train_epoch(
         batch = collate([examples[i] for i in group], PAD).to(accelerator.device)
         for settings in optimizer.param_groups:
             steps, left = max(0, step - settings["begins"]), max(1, total - settings["begins"])
-            settings["lr"] = settings["peak"] * learning_rate_factor(steps, left, min(200, left // 20 + 1))
+            factor = learning_rate_factor(steps, left, min(200, left // 20 + 1)) if step >= settings["begins"] else 0.0
+            settings["lr"] = settings["peak"] * factor
         with accelerator.accumulate(model):
             losses: Losses = model(batch, None if teacher is None else teacher(batch))
             weighted = losses.codes + config.dense_weight * losses.dense + losses.text
