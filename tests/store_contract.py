@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -12,13 +14,28 @@ from topk_batches import write_batch
 from inference.store import LONGEST_HISTORY
 from semtok.errors import InputError
 
-USERS = st.text(min_size=1, max_size=12) | st.sampled_from(["\x00", "a/b", "Ωλ", "🛒" * 200, "ann", "x" * 512])
+USERS = [f"user{n}" for n in range(300)]
+NAMES = st.text(min_size=1, max_size=12) | st.sampled_from(["\x00", "a/b", "Ωλ", "🛒" * 200, "ann", "x" * 512])
 LISTS = st.dictionaries(
-    USERS,
+    NAMES,
     st.lists(st.tuples(st.text(min_size=1, max_size=4), st.floats(width=32, allow_nan=False, allow_infinity=False))),
     min_size=1,
     max_size=8,
 )
+
+
+def batch_of(folder: Path, name: str) -> Path:
+    """A batch in which every item of every list names the batch."""
+    return write_batch(folder / name, {user: [(f"{name}-{user}-{n}", -n) for n in range(5)] for user in USERS}, parts=2)
+
+
+def served(store) -> str:
+    """The one batch that every answer comes from."""
+    found = store.get_many(USERS)
+    assert all(len(one.item_ids) == 5 for one in found)
+    (name,) = {item.split("-")[0] for one in found for item in one.item_ids}
+    assert {one.info.version for one in found} == {store.info().version}
+    return name
 
 
 def check_equals_dictionaries(store, folder, first, second):
@@ -37,7 +54,7 @@ def check_equals_dictionaries(store, folder, first, second):
 
 
 class StoreContract:
-    """Wants a fixture `store`: an empty `TopKStore`."""
+    """Wants a fixture `store`, an empty `TopKStore`, and `open_reader`, a function that opens it for another thread."""
 
     def test_an_empty_store_has_nothing(self, store):
         assert store.info() is None
@@ -116,3 +133,39 @@ class StoreContract:
         store.add_events("bob", ["b"], at=2.0)
         store.add_events("bob", ["a"], at=1.0)
         assert store.history("bob") == ("a", "b")
+
+    def test_a_second_load_at_a_time_is_refused(self, store, tmp_path):
+        batch = batch_of(tmp_path, "a")
+        with store._alone(), pytest.raises(InputError, match="another load or rollback is running"):
+            store.load(batch)
+        store.load(batch)
+
+    def test_readers_never_see_a_mixed_or_missing_answer(self, store, open_reader, tmp_path):
+        batches = {name: batch_of(tmp_path, name) for name in ("a", "b")}
+        store.load(batches["a"])
+        stop, seen, failures = threading.Event(), set(), []
+
+        def read() -> None:
+            reader = open_reader()
+            while not stop.is_set():
+                found = reader.get_many(USERS)
+                try:
+                    (answer,) = {(one.item_ids[0].split("-")[0], one.info.version) for one in found}
+                    seen.add(answer)
+                except (AttributeError, ValueError) as error:
+                    failures.append(repr(error))
+
+        threads = [threading.Thread(target=read) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for name in "babba":
+            store.load(batches[name])
+            deadline = time.monotonic() + 30
+            while name not in {one for one, _ in seen} and not failures and time.monotonic() < deadline:
+                time.sleep(0.01)
+            store.rollback()
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert not failures
+        assert {name for name, _ in seen} == {"a", "b"}

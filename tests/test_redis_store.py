@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import redis
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from ring_recommender import RingRecommender, shop
-from store_contract import LISTS, StoreContract, check_equals_dictionaries
+from store_contract import LISTS, StoreContract, batch_of, check_equals_dictionaries, served
 from topk_batches import write_batch
 
 from inference import store_tool
@@ -25,7 +24,6 @@ from inference.store import StoreUnavailable, open_store
 from semtok.errors import InputError
 
 pytestmark = pytest.mark.slow
-USERS = [f"user{n}" for n in range(300)]
 
 
 def free_port() -> int:
@@ -69,13 +67,9 @@ def store(url):
     opened.close()
 
 
-def batch_of(folder: Path, name: str) -> Path:
-    return write_batch(folder / name, {user: [(f"{name}-{user}-{n}", -n) for n in range(5)] for user in USERS})
-
-
-def served(store: RedisStore) -> str:
-    (name,) = {item.split("-")[0] for one in store.get_many(USERS) for item in one.item_ids}
-    return name
+@pytest.fixture
+def open_reader(url):
+    return lambda: RedisStore(url)
 
 
 class TestRedisStore(StoreContract):
@@ -111,44 +105,6 @@ def test_prefixes_keep_stores_apart(url, tmp_path):
     assert other.info() is None
     other.load(batch_of(tmp_path, "b"))
     assert (served(one), served(other)) == ("a", "b")
-
-
-def test_a_second_load_at_a_time_is_refused(store, tmp_path):
-    batch = batch_of(tmp_path, "a")
-    with store._alone(), pytest.raises(InputError, match="another load"):
-        store.load(batch)
-    store.load(batch)
-
-
-def test_readers_never_see_a_mixed_or_missing_answer(store, url, tmp_path):
-    batches = {name: batch_of(tmp_path, name) for name in ("a", "b")}
-    store.load(batches["a"])
-    stop, seen, failures = threading.Event(), set(), []
-
-    def read() -> None:
-        reader = RedisStore(url)
-        while not stop.is_set():
-            found = reader.get_many(USERS)
-            try:
-                (answer,) = {(one.item_ids[0].split("-")[0], one.info.version) for one in found}
-                seen.add(answer)
-            except (AttributeError, ValueError) as error:
-                failures.append(repr(error))
-
-    threads = [threading.Thread(target=read) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for name in "babba":
-        store.load(batches[name])
-        deadline = time.monotonic() + 30
-        while name not in {one for one, _ in seen} and not failures and time.monotonic() < deadline:
-            time.sleep(0.01)
-        store.rollback()
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert not failures
-    assert {name for name, _ in seen} == {"a", "b"}
 
 
 LOADER = """

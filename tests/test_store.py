@@ -4,8 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import lmdb
@@ -13,7 +11,7 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from ring_recommender import RingRecommender, shop
-from store_contract import LISTS, StoreContract, check_equals_dictionaries
+from store_contract import LISTS, USERS, StoreContract, batch_of, check_equals_dictionaries, served
 from topk_batches import write_batch
 
 from genrec.interactions import Interactions
@@ -26,8 +24,6 @@ from inference.users import FileUsers, LogUsers
 from semtok.errors import InputError
 from semtok.folders import check_folder
 
-USERS = [f"user{n}" for n in range(300)]
-
 
 @pytest.fixture
 def store(tmp_path):
@@ -36,18 +32,9 @@ def store(tmp_path):
     opened.close()
 
 
-def batch_of(folder: Path, name: str) -> Path:
-    """A batch in which every item of every list names the batch."""
-    return write_batch(folder / name, {user: [(f"{name}-{user}-{n}", -n) for n in range(5)] for user in USERS}, parts=2)
-
-
-def served(store: LmdbStore) -> str:
-    """The one batch that every answer comes from."""
-    found = store.get_many(USERS)
-    assert all(len(one.item_ids) == 5 for one in found)
-    (name,) = {item.split("-")[0] for one in found for item in one.item_ids}
-    assert {one.info.version for one in found} == {store.info().version}
-    return name
+@pytest.fixture
+def open_reader(store):
+    return lambda: store  # a folder is opened once in a process, and threads share it
 
 
 class TestLmdbStore(StoreContract):
@@ -177,46 +164,9 @@ def test_a_full_event_log_says_so_and_a_load_makes_room(tmp_path):
     store.close()
 
 
-def test_a_second_load_at_a_time_is_refused(store, tmp_path):
-    batch = batch_of(tmp_path, "a")
-    with store._alone(), pytest.raises(InputError, match="another load or rollback is running"):
-        store.load(batch)
-    store.load(batch)
-
-
 def test_a_process_opens_a_folder_once(store, tmp_path):
     with pytest.raises(InputError, match="already open in this process"):
         LmdbStore(tmp_path / "store")
-
-
-def test_readers_never_see_a_mixed_or_missing_answer(store, tmp_path):
-    batches = {name: batch_of(tmp_path, name) for name in ("a", "b")}
-    store.load(batches["a"])
-    stop, seen, failures = threading.Event(), set(), []
-
-    def read() -> None:
-        while not stop.is_set():
-            found = store.get_many(USERS)
-            try:
-                (answer,) = {(one.item_ids[0].split("-")[0], one.info.version) for one in found}
-                seen.add(answer)
-            except (AttributeError, ValueError) as error:
-                failures.append(repr(error))
-
-    threads = [threading.Thread(target=read) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for name in "babba":
-        store.load(batches[name])
-        deadline = time.monotonic() + 30
-        while name not in {one for one, _ in seen} and not failures and time.monotonic() < deadline:
-            time.sleep(0.01)
-        store.rollback()
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert not failures
-    assert {name for name, _ in seen} == {"a", "b"}
 
 
 LOADER = """
