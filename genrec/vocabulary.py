@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from semtok.errors import InputError
 from semtok.folders import read_json, to_json, write_atomic
+from semtok.plain_words import plain_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -97,6 +98,7 @@ class SidVocabulary:
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of free text in which no special token can appear, whatever the text spells."""
+    """Token ids of free text in which no control token can appear, whatever the text spells."""
+    text = plain_words(tokenizer, text)
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
     return ids

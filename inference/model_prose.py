@@ -80,9 +80,10 @@ def prose_prompt(tokenizer: PreTrainedTokenizerBase, facts: Facts) -> list[int]:
 
 def forbidden_tokens(tokenizer: PreTrainedTokenizerBase, vocabulary: SidVocabulary) -> list[int]:
     """Ids that prose must not have: semantic IDs and control tokens, but for the one that ends a text."""
-    special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    added = tokenizer.added_tokens_decoder.items()
+    control = {token for token, one in added if one.special or one.content.strip()}  # runs of spaces are words
     codes = {int(token) for ids in vocabulary.token_ids for token in ids}
-    return sorted((codes | special | {vocabulary.history_token}) - {tokenizer.eos_token_id})
+    return sorted((codes | control | {vocabulary.history_token}) - {tokenizer.eos_token_id})
 
 
 class ModelProse:

@@ -166,6 +166,9 @@ def test_control_tokens_in_a_text_are_words(model_folders: dict[str, Path]) -> N
     """`[UNK]` is three words that the vocabulary lacks, not the token."""
     encoder = HFEncoder(model_folders["bert"])
     assert [len(ids) for ids in encoder._tokenize(["red [UNK] nail", "red nail"])] == [5, 2]
+    encoder._tokenizer.add_tokens(["<tool_call>"])
+    token = encoder._tokenizer.convert_tokens_to_ids("<tool_call>")
+    assert token not in encoder._tokenize(["red <tool_call> nail"])[0]
 
 
 def test_hf_encoders_are_named_saved_and_found_again(tmp_path: Path, model_folders: dict[str, Path]) -> None:

@@ -183,6 +183,12 @@ def test_typed_control_tokens_stay_text(tmp_path: Path) -> None:
         ids = encode_text(tokenizer, text)
         assert not special & set(ids)
         assert tokenizer.decode(ids) == text
+    assert tokenizer.add_tokens(["<think>", "</think>", "  "]) == 3  # as base models add them: not as special tokens
+    added = set(tokenizer.convert_tokens_to_ids(["<think>", "</think>"]))
+    for text in ("<think>", "red <think></think> shoes", "<<think>think>", "</<think>think>"):
+        assert not added & set(encode_text(tokenizer, text))
+    assert tokenizer.decode(encode_text(tokenizer, "<think> shoes")) == "< think> shoes"
+    assert tokenizer.decode(encode_text(tokenizer, "think of  shoes")) == "think of  shoes"
     vocabulary.save(tmp_path)
     assert SidVocabulary.load(tmp_path).history_token == vocabulary.history_token
     (tmp_path / "sid_vocabulary.json").write_text("[]")

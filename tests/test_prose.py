@@ -108,6 +108,14 @@ def test_what_is_typed_is_no_control_token(tokenizer: object, facts: Facts, temp
     assert TYPED in tokenizer.decode(prompt)  # type: ignore[attr-defined]
 
 
+def test_control_tokens_that_are_not_marked_as_special_are_forbidden_too(tokenizer: object) -> None:
+    vocabulary = SidVocabulary.added_to(tokenizer, (4, 4))  # type: ignore[arg-type]
+    before = set(forbidden_tokens(tokenizer, vocabulary))  # type: ignore[arg-type]
+    tokenizer.add_tokens(["<think>", "  "])  # type: ignore[attr-defined]
+    think = tokenizer.convert_tokens_to_ids("<think>")  # type: ignore[attr-defined]
+    assert set(forbidden_tokens(tokenizer, vocabulary)) - before == {think}  # type: ignore[arg-type]
+
+
 def test_the_model_cannot_say_codes(tokenizer: object, facts: Facts) -> None:
     """A model whose likeliest tokens are always codes says other words."""
     vocabulary = SidVocabulary.added_to(tokenizer, (4, 4))  # type: ignore[arg-type]

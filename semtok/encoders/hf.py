@@ -19,6 +19,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from semtok.errors import InputError
 from semtok.folders import to_json, write_atomic
+from semtok.plain_words import plain_words
 
 Pooling = Literal["mean", "last"]
 _TOKENS_PER_BATCH = 8192
@@ -85,7 +86,8 @@ class HFEncoder:
         if not texts:
             return []
         # Texts are also what people type into a search: nothing in them is a control token.
-        encoded = self._tokenizer(list(texts), truncation=True, max_length=self.max_length, split_special_tokens=True)
+        words = [plain_words(self._tokenizer, text) for text in texts]
+        encoded = self._tokenizer(words, truncation=True, max_length=self.max_length, split_special_tokens=True)
         ids: list[list[int]] = encoded["input_ids"]
         # A tokenizer that adds no special token gives nothing for an empty text, which a model cannot read.
         blank = [self._tokenizer.eos_token_id or 0]

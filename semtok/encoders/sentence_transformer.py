@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from semtok.errors import InputError
 from semtok.folders import to_json, write_atomic
+from semtok.plain_words import plain_words
 
 
 class SentenceTransformerEncoder:
@@ -41,7 +42,8 @@ class SentenceTransformerEncoder:
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Texts to float32 [N, D] of unit length, in their order."""
         # One text more than asked for: without any, the model could not say how wide its vectors are.
-        rows = self._model.encode([*texts, ""], normalize_embeddings=True, show_progress_bar=False)
+        words = [plain_words(self._model.tokenizer, text) for text in [*texts, ""]]
+        rows = self._model.encode(words, normalize_embeddings=True, show_progress_bar=False)
         return np.asarray(rows[:-1], dtype=np.float32)
 
     def save(self, folder: Path) -> None:
