@@ -8,8 +8,9 @@ Shapes: N items.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,7 @@ from semtok.errors import InputError
 from semtok.tables import id_column, read_table, refuse_rows, require_columns, row_number
 
 FILE = "catalog.parquet"
+_CSV_BOOLEANS = {"true": True, "false": False}  # in any case of letters
 _log = logging.getLogger(__name__)
 
 
@@ -60,24 +62,23 @@ class Catalog:
         require_columns(table, path, ("item_id", "title"))
         ids = id_column(table, path, "item_id")
         _refuse_twice(ids, path)
-        titles = table["title"].cast(pl.String)
+        titles = _as_text(table["title"], path)
         refuse_rows(titles.is_null(), path, "without title")
         empty = titles.str.strip_chars() == ""
         if empty.any():
             count, first = empty.sum(), row_number(path, empty.arg_max() or 0)
             _log.warning("%s: %d of %d titles are empty, first at row %d", path, count, len(titles), first)
         withdrawn = np.zeros(len(ids), dtype=np.bool_)
+        from_csv = path.name.lower().removesuffix(".gz").endswith(".csv")
         if "withdrawn" in table.columns:
-            if table["withdrawn"].dtype != pl.Boolean or table["withdrawn"].has_nulls():
+            marks = table["withdrawn"]
+            if from_csv:
+                marks = marks.str.to_lowercase().replace_strict(_CSV_BOOLEANS, default=None, return_dtype=pl.Boolean)
+            if marks.dtype != pl.Boolean or marks.has_nulls():
                 raise InputError(f"{path}: column 'withdrawn' must be true or false in every row")
-            withdrawn = table["withdrawn"].to_numpy().copy()
+            withdrawn = marks.to_numpy().copy()
         others = table.drop("item_id", "title", "withdrawn", strict=False)
-        return cls(
-            tuple(ids),
-            tuple(titles),
-            _plain(others, path, from_csv=path.name.lower().removesuffix(".gz").endswith(".csv")),
-            withdrawn,
-        )
+        return cls(tuple(ids), tuple(titles), _plain(others, path, from_csv=from_csv), withdrawn)
 
     def save(self, folder: Path) -> None:
         """Write `catalog.parquet` into an existing folder; the same catalogue gives the same bytes."""
@@ -118,18 +119,23 @@ class Catalog:
 
     def text(self, row: int) -> str:
         """What an encoder reads of an item: "title. brand: X. categories: A, B." (see `texts`)."""
-        return self._describe(self.titles[row], self.attributes.row(row, named=True) if self.text_columns else {})
+        values = self.attributes.row(row, named=True) if self.text_columns else {}
+        return _describe(self.titles[row], {name: values[name] for name in self.text_columns})
 
-    def texts(self) -> list[str]:
+    def texts(self, columns: Sequence[str] | None = None) -> list[str]:
         """The text of every item: title, then each attribute that is text or a list of texts, in column order.
 
         Numbers and columns of identifiers (no spaces, more than 50 values, most of them different) tell an encoder
         nothing and are left out.
+
+        Args:
+            columns: the `text_columns` of the catalogue whose items an encoder has read, for those that came later.
         """
-        if not self.text_columns:
-            return [self._describe(title, {}) for title in self.titles]
-        rows = self.attributes.select(self.text_columns).iter_rows(named=True)
-        return [self._describe(title, values) for title, values in zip(self.titles, rows, strict=True)]
+        columns = self.text_columns if columns is None else columns
+        if not columns:
+            return [_describe(title, {}) for title in self.titles]
+        rows = self.attributes.select(columns).iter_rows(named=True)
+        return [_describe(title, values) for title, values in zip(self.titles, rows, strict=True)]
 
     @cached_property
     def text_columns(self) -> list[str]:
@@ -139,15 +145,6 @@ class Catalog:
         if left_out:
             _log.info("columns of identifiers are left out of the items' text: %s", ", ".join(left_out))
         return [column.name for column in columns if column.name not in left_out]
-
-    def _describe(self, title: str, values: dict[str, Any]) -> str:
-        parts = [title.strip()]
-        for name in self.text_columns:
-            value = values[name]
-            words = ", ".join(v for v in value if v) if isinstance(value, list) else (value or "")
-            if words.strip():
-                parts.append(f"{name}: {words.strip()}")
-        return " ".join(part if part.endswith((".", "!", "?")) else f"{part}." for part in parts if part)
 
     def append(self, other: Catalog) -> Catalog:
         """This catalogue with another's items behind its own; an attribute that one of them lacks is null there.
@@ -161,19 +158,29 @@ class Catalog:
             raise InputError(f"{known.sum()} new items are in the catalogue already, first {first!r}")
         for name in set(self.attributes.columns) & set(other.attributes.columns):
             _refuse_other_type(self.attributes[name], other.attributes[name])
-        joined = pl.concat([self._numbered(), other._numbered()], how="diagonal_relaxed").drop("row")
+        joined = pl.concat([self._with_ids(), other._with_ids()], how="diagonal_relaxed").drop("item_id")
         withdrawn = np.concatenate([self.withdrawn, other.withdrawn])
         return Catalog(self.item_ids + other.item_ids, self.titles + other.titles, joined, withdrawn)
 
-    def _numbered(self) -> pl.DataFrame:
-        """The attributes beside a row number, so that a catalogue without attributes has N rows too."""
-        return pl.DataFrame({"row": np.arange(len(self))}).hstack(self.attributes.get_columns())
+    def _with_ids(self) -> pl.DataFrame:
+        """The attributes beside the ids, so that a catalogue without attributes has N rows too."""
+        ids = pl.DataFrame({"item_id": self.item_ids}, schema={"item_id": pl.String})
+        return ids.hstack(self.attributes.get_columns())
 
     def withdraw(self, item_ids: Iterable[str]) -> Catalog:
         """This catalogue with some items marked as withdrawn; raises InputError naming an unknown id."""
         marked = self.withdrawn.copy()
         marked[self.rows(item_ids)] = True
         return replace(self, withdrawn=marked)
+
+
+def _describe(title: str, values: Mapping[str, Any]) -> str:
+    parts = [title.strip()]
+    for name, value in values.items():
+        words = ", ".join(v for v in value if v) if isinstance(value, list) else (value or "")
+        if words.strip():
+            parts.append(f"{name}: {words.strip()}")
+    return " ".join(part if part.endswith((".", "!", "?")) else f"{part}." for part in parts if part)
 
 
 def _refuse_twice(ids: pl.Series, path: Path) -> None:
@@ -221,10 +228,10 @@ def _plain_column(column: pl.Series, path: Path) -> pl.Series:
             return column.to_frame().select(texts).to_series()
         return column.cast(pl.List(pl.String))
     if dtype.is_integer():
-        return column.cast(pl.Int64)
+        return _unless_lossy(column, pl.Int64())
     if dtype.is_float() or dtype.is_decimal():
-        return column.cast(pl.Float64)
-    return column if dtype == pl.Boolean else column.cast(pl.String)
+        return column.cast(pl.Float64).fill_nan(None)  # not a number is no value: it would pass every lower limit
+    return column if dtype == pl.Boolean else _as_text(column, path)
 
 
 def _json_unless_null(value: pl.Expr) -> pl.Expr:
@@ -236,7 +243,22 @@ def _number_if_all_are(column: pl.Series) -> pl.Series:
     filled = column.drop_nulls()
     if filled.is_empty() or not filled.str.contains(r"^-?(0|[1-9]\d*)(\.\d+)?$").all():
         return column
-    return column.cast(pl.Float64 if filled.str.contains(".", literal=True).any() else pl.Int64)
+    return _unless_lossy(column, pl.Float64() if filled.str.contains(".", literal=True).any() else pl.Int64())
+
+
+def _unless_lossy(column: pl.Series, dtype: pl.DataType) -> pl.Series:
+    """As numbers; as text where they do not fit, as tracking codes and hashes do not."""
+    numbers = column.cast(dtype, strict=False)
+    return numbers if numbers.null_count() == column.null_count() else column.cast(pl.String)
+
+
+def _as_text(column: pl.Series, path: Path) -> pl.Series:
+    with contextlib.suppress(pl.exceptions.PolarsError):
+        if not column.dtype.is_nested():
+            return column.cast(pl.String)
+    raise InputError(
+        f"{path}: column {column.name!r} holds {column.dtype}, which is no text, number, truth value or date"
+    )
 
 
 def _is_text(column: pl.Series) -> bool:

@@ -54,6 +54,7 @@ def read_table(
     if kind == "csv":
         _check_header(table.columns, path)
         table = _without_blank_end(table)
+        _refuse_short_rows(table, path)
     if table.height == 0 and not may_be_empty:
         raise InputError(f"{path}: no rows ({what})")
     return table
@@ -144,6 +145,15 @@ def _without_blank_end(table: pl.DataFrame) -> pl.DataFrame:
     return table.head(height)
 
 
+def _refuse_short_rows(table: pl.DataFrame, path: Path) -> None:
+    """polars fills a row that ends early with empty cells; where the last cell is filled, none did."""
+    if table.width > 1 and (table.to_series(-1) == "").any():
+        with open_plain(path) as lines:
+            complaint = next(_broken_csv(lines), None)
+        if complaint:
+            raise InputError(f"{path}: {complaint}")
+
+
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(repr(name) for name in names)
 
@@ -198,8 +208,8 @@ def _broken_csv(lines: IO[bytes]) -> Iterator[str]:
     number = 1
     try:
         for number, row in enumerate(reader, start=2):
-            if len(row) > width:
-                yield f"row {number} has {len(row)} fields, the header {width}"
+            if row and len(row) != width:
+                yield f"row {number} has {len(row)} field{'s' if len(row) > 1 else ''}, the header {width}"
     except csv.Error as error:
         yield f"row {number + 1} is not CSV ({error})"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,53 @@ def test_attributes_of_any_json_shape_become_plain(tmp_path: Path) -> None:
         Catalog.from_file(write(tmp_path / "items.jsonl", [{"item_id": "a", "title": "A", "l": [["x"]]}]))
 
 
+def test_numbers_that_do_not_fit_stay_text_and_nan_is_no_value(tmp_path: Path) -> None:
+    path = tmp_path / "items.csv"
+    path.write_text("item_id,title,code,price\na,A,12345678901234567890,1\nb,B,7,2\n")
+    assert Catalog.from_file(path).attributes.to_dict(as_series=False) == {
+        "code": ["12345678901234567890", "7"],
+        "price": [1, 2],
+    }
+    table = {"item_id": [1, 2], "title": ["A", "B"], "price": [float("nan"), 2.5]}
+    hashes = pl.Series("hash", [2**64 - 1, 3], dtype=pl.UInt64)
+    pl.DataFrame(table).with_columns(hashes).write_parquet(tmp_path / "items.parquet")
+    attributes = Catalog.from_file(tmp_path / "items.parquet").attributes
+    assert attributes.to_dict(as_series=False) == {"price": [None, 2.5], "hash": [str(2**64 - 1), "3"]}
+
+
+@pytest.mark.parametrize("name", ["title", "note"])
+@pytest.mark.parametrize("value", [timedelta(1), b"\xff"])
+def test_values_that_are_no_text_are_refused(tmp_path: Path, name: str, value: object) -> None:
+    table = {"item_id": ["a"], "title": ["A"]} | {name: [value]}
+    pl.DataFrame(table).write_parquet(tmp_path / "items.parquet")
+    with pytest.raises(InputError, match=f"column '{name}' holds .*, which is no text"):
+        Catalog.from_file(tmp_path / "items.parquet")
+
+
+@pytest.mark.parametrize("title", [["A"], {"en": "A"}])
+def test_a_title_is_one_text(tmp_path: Path, title: object) -> None:
+    with pytest.raises(InputError, match="column 'title' holds"):
+        Catalog.from_file(write(tmp_path / "items.jsonl", [{"item_id": "a", "title": title}]))
+
+
+def test_csv_marks_withdrawn_items(tmp_path: Path) -> None:
+    path = tmp_path / "items.csv"
+    path.write_text("item_id,title,withdrawn\na,A,true\nb,B,False\n")
+    catalog = Catalog.from_file(path)
+    assert catalog.withdrawn.tolist() == [True, False]
+    assert catalog.attributes.width == 0
+    path.write_text("item_id,title,withdrawn\na,A,true\nb,B,\n")
+    with pytest.raises(InputError, match="column 'withdrawn' must be true or false"):
+        Catalog.from_file(path)
+
+
+def test_a_csv_row_that_ends_early_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "items.csv"
+    path.write_text("item_id,title,note\na,A,\nb,B\n")
+    with pytest.raises(InputError, match="row 3 has 2 fields, the header 3"):
+        Catalog.from_file(path)
+
+
 def test_parquet_dates_and_decimals(tmp_path: Path) -> None:
     from datetime import date
     from decimal import Decimal
@@ -199,6 +247,21 @@ def test_append_keeps_rows_and_fills_with_nulls(shop: Catalog, tmp_path: Path) -
     assert longer.attributes["brand"].to_list() == ["OPI", None, "Ü & Co", None]
     assert longer.attributes["price"].to_list() == [9.5, 3.0, None, 4.0]
     assert len(shop) == 3
+
+
+def test_an_attribute_may_have_any_name(tmp_path: Path) -> None:
+    old = Catalog.from_file(write(tmp_path / "old.jsonl", [{"item_id": "a", "title": "A", "row": "7"}]))
+    new = Catalog.from_file(write(tmp_path / "new.jsonl", [{"item_id": "b", "title": "B", "row": "8"}]))
+    assert old.append(new).attributes.to_dict(as_series=False) == {"row": ["7", "8"]}
+
+
+def test_later_items_are_described_by_the_attributes_of_the_first(tmp_path: Path) -> None:
+    """What is an identifier is decided where it can be told, not by a handful of new items."""
+    rows = [{"item_id": i, "title": "T", "sku": f"q{i}", "brand": f"B{i % 40}"} for i in range(80)]
+    old = Catalog.from_file(write(tmp_path / "old.jsonl", rows))
+    new = Catalog.from_file(write(tmp_path / "new.jsonl", [{**rows[0], "item_id": 90, "sku": "q90"}]))
+    assert new.texts() == ["T. sku: q90. brand: B0."]
+    assert old.append(new).texts(old.text_columns)[80:] == ["T. brand: B0."]
 
 
 def test_append_refuses_an_attribute_of_another_type(shop: Catalog, tmp_path: Path) -> None:

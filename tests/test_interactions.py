@@ -139,7 +139,7 @@ BAD = {
     "no user": (GOOD + ",007,1\n", "1 row without user_id, first at row 3"),
     "no item": (GOOD + "u,,1\n", "1 row without item_id, first at row 3"),
     "no time": (GOOD + "u,7,\n", "1 row without timestamp, first at row 3"),
-    "short row": (GOOD + "u,7\n", "1 row without timestamp, first at row 3"),
+    "short row": (GOOD + "u,7\n", "row 3 has 2 fields, the header 3"),
     "blank line": (GOOD + "\n" + f"u,7,{MIDNIGHT}\n", "1 row without user_id, first at row 3"),
     "word": (
         GOOD + "u,7,now\nu,7,then\n",

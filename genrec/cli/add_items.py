@@ -45,7 +45,7 @@ def add(run: Path, file: Path) -> int:
     new = Catalog.from_file(file)
     grown = old.append(new)
     inputs = {"added": hash_file(file)}
-    texts = [new.text(row) for row in range(len(new))]
+    texts = grown.texts(old.text_columns)[len(old) :]  # by the attributes that the catalogue was encoded with
     encoder, quantizer = load_encoder(run / "vectors/text"), load_quantizer(run / "semtok")
     said = ItemVectors(encoder.encode(texts), encoder.name)
     fused, raw = place(run, said)
