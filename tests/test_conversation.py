@@ -9,6 +9,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 from rich.console import Console
 
@@ -19,7 +21,9 @@ from inference.catalog_words import words_of_catalog
 from inference.chat_config import ChatConfig
 from inference.chat_terminal import Terminal, parse_where
 from inference.conversation import Conversation, ConversationState, Reply, fuse
+from inference.reasons import Reasons
 from inference.recommender import Recommender
+from semtok.catalog import Catalog
 from semtok.errors import InputError
 
 TINY = [
@@ -193,6 +197,33 @@ def test_neighbours_share_the_prefix(shop: Recommender, talk: Conversation) -> N
             for card in talk.neighbours(item_id, level):
                 assert card.item_id != item_id
                 assert (shop.semantic_ids.codes[shop.catalog.row(card.item_id)][:level] == own[:level]).all()
+
+
+def test_neighbours_claim_no_condition_that_they_fail(shop: Recommender, talk: Conversation) -> None:
+    reply = talk.set_where({"price": (None, 20.0)})
+    found = [other for card in reply.cards for other in talk.neighbours(card.item_id, 1)]
+    dear = {price(shop, one.item_id) > 20 for one in found}
+    assert dear == {False, True}
+    for one in found:
+        assert (f"price {one.attributes['price']}" in one.reason) == (price(shop, one.item_id) <= 20)
+
+
+def test_a_condition_is_a_reason_only_where_it_is_met() -> None:
+    """Also for an item without a value, as neighbours may be."""
+    table = pl.DataFrame({"price": [5.0, None, 100.0], "tags": [["new", "old"], None, ["old"]]})
+    catalog = Catalog(("a", "b", "c"), ("One", "Two", "Three"), table, np.zeros(3, dtype=np.bool_))
+    reasons = Reasons(catalog, words_of_catalog(catalog), np.array([[0, 0], [0, 1], [0, 2]], dtype=np.int32))
+    alone = "ranked by the model alone, as something to begin with"
+    for where, expected in (
+        ({"price": (None, 20.0)}, ["price 5.00", alone, alone]),
+        ({"price": (20.0, None)}, [alone, alone, "price 100.00"]),
+        ({"price": [5, 6]}, ["price: 5", alone, alone]),
+        ({"tags": "new"}, ["tags: new", alone, alone]),
+        ({"tags": ("old", "new")}, ["tags: old, new", alone, "tags: old"]),
+    ):
+        assert [reasons.short(row, ConversationState(where=where)) for row in range(3)] == expected
+        for row, one in enumerate(expected):
+            assert (f"It meets: {one}." in reasons.full(row, ConversationState(where=where))) == (one != alone)
 
 
 def test_the_stream_is_what_is_said(shop: Recommender) -> None:
