@@ -15,6 +15,7 @@ import polars as pl
 
 from inference.conversation import Card, Conversation, ConversationState, Reply
 from inference.conversation_state import Speaker, say_conditions
+from inference.text_search import whole_characters
 from semtok.catalog import Catalog
 from semtok.errors import InputError
 
@@ -189,7 +190,7 @@ class ChatSession:
         A request that cannot be met becomes a line of the conversation.
         """
         try:
-            yield from self._act(request)
+            yield from self._act({name: whole_characters(value) for name, value in request.items()})
         except InputError as error:
             self.writing = None
             self.turns.append(Turn("problem", str(error)))

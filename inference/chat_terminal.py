@@ -7,6 +7,7 @@ Lines come from a keyboard or a pipe, so that a conversation can be scripted:
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -187,7 +188,9 @@ def _plain(text: str) -> Text:
 
 
 def _lines() -> Iterator[str]:
-    """Lines of the keyboard, with editing, or of a pipe."""
+    """Lines of the keyboard, with editing, or of a pipe; bytes that are no UTF-8 become replacement characters."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
     if not sys.stdin.isatty():
         yield from sys.stdin
         return

@@ -475,6 +475,10 @@ def test_a_session_refuses_what_is_out_of_bounds(runs: tuple[Path, Path]) -> Non
         list(session.act(request))
         assert session.turns[-1].who == "problem"
         assert words in session.turns[-1].text
+    list(session.act({"act": "say", "text": "\ud83d mug"}))  # half a character, as JSON can send it
+    assert session.writing is None
+    assert [line.text for line in session.turns if line.who == "you"] == ["? mug"]
+    list(session.act({"act": "reset"}))
     list(session.act({"act": "dislike", "item": item}))
     list(session.act({"act": "add", "item": item}))  # to like what was refused takes the refusal back
     assert session.state.refused == ()
