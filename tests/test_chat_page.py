@@ -149,6 +149,20 @@ def test_a_form_that_no_control_can_send_is_refused(form: Mapping[str, str], wor
         where_from_form(shop(), form, {})
 
 
+def test_a_limit_that_nobody_touches_stays_as_it_is() -> None:
+    """What a control shows of a limit comes back with the form when another control is changed."""
+    attributes = pl.DataFrame({"price": [0.00001, 12345.67, 1_250_000.0], "colour": ["red", "red", "blue"]})
+    catalog = Catalog(("a", "b", "c"), ("One", "Two", "Three"), attributes, np.zeros(3, dtype=np.bool_))
+    field = filter_fields(catalog)[0]
+    assert isinstance(field, RangeField)
+    for condition in ((None, 12345.67), (0.00001, 1_250_000.0), (1 / 3, 1e22), (5, 20), 12345.67):
+        html = parts._range(field, condition)
+        assert re.findall('placeholder="([^"]*)"', html) == ["0.00001", "1250000"]
+        form = dict(re.findall(r'name="(\w+:\w+)"[^>]*data-value="([^"]*)"', html))
+        new = where_from_form(catalog, {**form, "is:colour": "red"}, {"price": condition})
+        assert new == {"price": condition, "colour": "red"}
+
+
 def test_conditions_as_controls_show_them() -> None:
     assert [range_of(one) for one in (None, (None, 5), (1, 2), 3)] == [(None, None), (None, 5), (1, 2), (3, 3)]
     assert [choice_of(one) for one in (None, "a", ("b", "a"), ["a"])] == ["", "a", "a, b", "a"]
