@@ -79,7 +79,8 @@ def filter_fields(catalog: Catalog) -> tuple[RangeField | ChoiceField, ...]:
             fields.append(RangeField(column.name, float(filled.min()), float(filled.max())))  # type: ignore[arg-type]
         elif column.dtype in (pl.String, pl.List(pl.String)):
             values = filled.explode(empty_as_null=False) if column.dtype == pl.List(pl.String) else filled
-            counts = dict(values.drop_nulls().value_counts().sort(values.name).iter_rows())
+            # A name of our own: polars calls the other column "count", as the attribute may be called too.
+            counts = dict(values.drop_nulls().alias("value").value_counts().sort("value").iter_rows())
             if 2 <= len(counts) <= _MOST_CHOICES and 2 * len(values) >= 3 * len(counts):
                 fields.append(ChoiceField(column.name, counts))
     fields.sort(key=lambda field: isinstance(field, ChoiceField))  # numbers first

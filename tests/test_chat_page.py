@@ -115,6 +115,8 @@ def test_filters_are_offered_for_numbers_and_for_words_that_repeat() -> None:
         ChoiceField("colour", {"blue": 6, "red": 6}),
         ChoiceField("tags", {"new": 3, "old": 9, "sale": 9}),
     )
+    counted = Catalog(items.item_ids, items.titles, pl.DataFrame({"count": ["40", "20"] * 6}), items.withdrawn)
+    assert filter_fields(counted) == (ChoiceField("count", {"20": 6, "40": 6}),)
     assert filter_fields(Catalog(("1",), ("t",), pl.DataFrame(), np.zeros(1, dtype=np.bool_))) == ()
 
 
