@@ -309,7 +309,7 @@ class ChatSession:
         old = self.unfolded.get(key)
         depth = max(1, len(conversation.recommender.semantic_ids.sizes) - 1)
         if kind == "codes" and level:
-            if not (level.isascii() and level.isdecimal() and 1 <= int(level) <= depth):
+            if level not in map(str, range(1, depth + 1)):
                 raise InputError(f"level: 1 to {depth}, not {level!r}")
             depth = int(level)
         elif old is not None and old.kind == kind:

@@ -485,6 +485,7 @@ def test_a_session_refuses_what_is_out_of_bounds(runs: tuple[Path, Path]) -> Non
         ({"act": "say", "text": "x" * 2001}, "2,001 characters; at most 2,000"),
         ({"act": "why", "item": "nope"}, "no item 'nope'"),
         ({"act": "codes", "item": item, "level": "9"}, "level: 1 to"),
+        ({"act": "codes", "item": item, "level": "9" * 5000}, "level: 1 to"),
         ({"act": "view", "run": "other"}, "no run 'other'"),
         ({"act": "forget", "item": item}, "not in the history"),
     ):

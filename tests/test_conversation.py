@@ -279,6 +279,20 @@ def test_terminal_commands(shop: Recommender) -> None:
     assert "never read" not in said
 
 
+@pytest.mark.parametrize(
+    ("line", "answer"),
+    [("/like 9999999999", "'9999999999': there are 5 cards on the table"), ("/codes 1 x", "'x' is no level"),
+     ("/why " + "9" * 5000, f"'{'9' * 19}…': there are 5 cards on the table"), ("/codes 1 7", "level 7: 1 to"),
+     ("/codes 1 " + "9" * 5000, f"/codes N [LEVEL]: '{'9' * 19}…' is no level"), ("/like", "'a number': there are")],
+)  # fmt: skip
+def test_numbers_that_no_card_or_level_has(talk: Conversation, line: str, answer: str) -> None:
+    talk.set_history([])
+    out = io.StringIO()
+    Terminal(talk, Console(file=out, width=200)).run([line])
+    _, said = out.getvalue().splitlines()
+    assert answer in said
+
+
 @pytest.mark.parametrize("text", ["price", "colour=red", "price=cheap", "=5"])
 def test_conditions_that_cannot_be_read(shop: Recommender, text: str) -> None:
     with pytest.raises(InputError, match="/where"):
