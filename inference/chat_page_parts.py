@@ -25,6 +25,7 @@ from inference.chat_session import (
     range_of,
 )
 from inference.conversation_state import Card, say_conditions
+from inference.prices import say_number
 
 SPEAKERS = {
     "template": "written from a template",
@@ -237,9 +238,9 @@ def _range(field: RangeField, condition: Any) -> str:
     name, (low, high) = escape(field.name), range_of(condition)
     inputs = ""
     for end, word, limit, value in (("low", "from", field.least, low), ("high", "to", field.most, high)):
-        shown = "" if value is None else f"{value:g}"
+        shown = "" if value is None else say_number(value)
         inputs += f"""<label><span>{name} {word}</span><input type="number" step="any" inputmode="decimal"
-name="{end}:{name}" placeholder="{limit:g}" data-value="{shown}"></label>"""
+name="{end}:{name}" placeholder="{say_number(limit)}" data-value="{shown}"></label>"""
     return f'<div class="range" role="group" aria-label="{name}">{inputs}</div>'
 
 

@@ -15,6 +15,7 @@ import polars as pl
 
 from inference.conversation import Card, Conversation, ConversationState, Reply
 from inference.conversation_state import Speaker, say_conditions
+from inference.text_search import whole_characters
 from semtok.catalog import Catalog
 from semtok.errors import InputError
 
@@ -78,7 +79,8 @@ def filter_fields(catalog: Catalog) -> tuple[RangeField | ChoiceField, ...]:
             fields.append(RangeField(column.name, float(filled.min()), float(filled.max())))  # type: ignore[arg-type]
         elif column.dtype in (pl.String, pl.List(pl.String)):
             values = filled.explode(empty_as_null=False) if column.dtype == pl.List(pl.String) else filled
-            counts = dict(values.drop_nulls().value_counts().sort(values.name).iter_rows())
+            # A name of our own: polars calls the other column "count", as the attribute may be called too.
+            counts = dict(values.drop_nulls().alias("value").value_counts().sort("value").iter_rows())
             if 2 <= len(counts) <= _MOST_CHOICES and 2 * len(values) >= 3 * len(counts):
                 fields.append(ChoiceField(column.name, counts))
     fields.sort(key=lambda field: isinstance(field, ChoiceField))  # numbers first
@@ -189,7 +191,7 @@ class ChatSession:
         A request that cannot be met becomes a line of the conversation.
         """
         try:
-            yield from self._act(request)
+            yield from self._act({name: whole_characters(value) for name, value in request.items()})
         except InputError as error:
             self.writing = None
             self.turns.append(Turn("problem", str(error)))
@@ -307,7 +309,7 @@ class ChatSession:
         old = self.unfolded.get(key)
         depth = max(1, len(conversation.recommender.semantic_ids.sizes) - 1)
         if kind == "codes" and level:
-            if not (level.isascii() and level.isdecimal() and 1 <= int(level) <= depth):
+            if level not in map(str, range(1, depth + 1)):
                 raise InputError(f"level: 1 to {depth}, not {level!r}")
             depth = int(level)
         elif old is not None and old.kind == kind:

@@ -7,6 +7,7 @@ Lines come from a keyboard or a pipe, so that a conversation can be scripted:
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -34,6 +35,7 @@ HELP = """Say what you look for, have, like or refuse: "coffee beans under 20", 
   /state                       all that is known of you
   /reset, /quit, /help"""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_DIGITS = 9
 _HIDDEN = 60  # characters from which an attribute is too long for the table
 
 
@@ -110,9 +112,10 @@ class Terminal:
 
     def _codes(self, rest: str) -> None:
         number, _, level = rest.partition(" ")
-        if level and not level.strip().isdecimal():
-            raise InputError("/codes N [LEVEL]: a number")
-        others = self.conversation.neighbours(self._card(number), int(level or 1))
+        depth = _whole(level.strip() or "1")
+        if depth is None:
+            raise InputError(f"/codes N [LEVEL]: {_cut(level)!r} is no level")
+        others = self.conversation.neighbours(self._card(number), depth)
         self._print("\n".join(f"{one.semantic_id}  {one.title}" for one in others) or "No other item is under it.")
 
     def _card(self, number: str) -> str:
@@ -177,9 +180,19 @@ def parse_where(text: str, schema: Any) -> dict[str, Any]:
 
 
 def _place(number: str, items: tuple[str, ...], what: str) -> str:
-    if not number.isdecimal() or not 1 <= int(number) <= len(items):
-        raise InputError(f"{number or 'a number'!r}: there are {len(items)} {what}")
-    return items[int(number) - 1]
+    place = _whole(number)
+    if place is None or not 1 <= place <= len(items):
+        raise InputError(f"{_cut(number) or 'a number'!r}: there are {len(items)} {what}")
+    return items[place - 1]
+
+
+def _whole(text: str) -> int | None:
+    """The number that a text is; None where it is none, or has more digits than any place (`int` refuses 4,301)."""
+    return int(text) if text.isdecimal() and len(text) <= _DIGITS else None
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 20 else f"{text[:19]}…"
 
 
 def _plain(text: str) -> Text:
@@ -187,7 +200,9 @@ def _plain(text: str) -> Text:
 
 
 def _lines() -> Iterator[str]:
-    """Lines of the keyboard, with editing, or of a pipe."""
+    """Lines of the keyboard, with editing, or of a pipe; bytes that are no UTF-8 become replacement characters."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
     if not sys.stdin.isatty():
         yield from sys.stdin
         return

@@ -25,6 +25,7 @@ from inference.conversation_state import Card, ConversationState, Reply, as_valu
 from inference.prose import Facts, Prose, ProseError, TemplateProse, checked
 from inference.reasons import Reasons, format_value
 from inference.recommender import Recommender
+from inference.text_search import whole_characters
 from inference.understanding import Understood, merge_unwanted, understand
 from semtok.errors import InputError
 
@@ -71,6 +72,7 @@ class Conversation:
 
     def stream(self, text: str) -> Iterator[str | Reply]:
         """`say`, with the text in pieces as it is written, and the reply at the end."""
+        text = whole_characters(text)
         understood = understand(text, self.state, self._words, self._catalog)
         notes = understood.notes
         if understood.act == "reset":

@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 Relation = Literal["below", "above"]
 
 _UNITS = (
@@ -105,11 +107,16 @@ def find_prices(clause: str) -> Prices:
 def say_price(name: str, condition: tuple[float | None, float | None]) -> str:
     """A range in words: "price below 20"."""
     low, high = condition
-    if low is None and high is None:
-        return f"any {name}"
     if low is None:
-        return f"{name} up to {high:g}"
-    return f"{name} from {low:g}" if high is None else f"{name} {low:g} to {high:g}"
+        return f"any {name}" if high is None else f"{name} up to {say_number(high)}"
+    if high is None:
+        return f"{name} from {say_number(low)}"
+    return f"{name} {say_number(low)} to {say_number(high)}"
+
+
+def say_number(value: float) -> str:
+    """A number that reads back as the same number, without exponent and without ".0": 20, 12345.67, 1250000."""
+    return str(value) if isinstance(value, int) else np.format_float_positional(value, trim="-")
 
 
 def _number(text: str) -> float:

@@ -105,14 +105,22 @@ class Reasons:
         return list(dict.fromkeys(found))
 
     def _conditions_met(self, row: int, where: Mapping[str, Any]) -> list[str]:
+        """The conditions that an item meets. Cards meet them all; a neighbour may fail one, or have no value for it."""
         met = []
         for name, condition in where.items():
-            value = self.catalog.attributes[name][row]
-            if isinstance(value, int | float):
-                met.append(f"{name} {format_value(value)}")
+            column = self.catalog.attributes[name]
+            value = column[row]
+            if value is None:
                 continue
-            has = {value} if isinstance(value, str | bool) else set(value)
-            met.append(f"{name}: {', '.join(str(one) for one in as_values(condition) if one in has)}")
+            if isinstance(condition, tuple) and column.dtype.is_numeric():
+                low, high = condition
+                if (low is None or value >= low) and (high is None or value <= high):
+                    met.append(f"{name} {format_value(value)}")
+                continue
+            has = {value} if isinstance(value, str | int | float) else set(value)
+            values = [str(one) for one in as_values(condition) if one in has]
+            if values:
+                met.append(f"{name}: {', '.join(values)}")
         return met
 
     def _spelled(self, row: int, levels: int) -> str:

@@ -33,7 +33,7 @@ from genrec.tasks import search_prompt
 from genrec.torch_scorer import TorchScorer
 from genrec.trie import CodeTrie
 from genrec.vocabulary import SidVocabulary
-from inference.text_search import TextSearch
+from inference.text_search import TextSearch, whole_characters
 from semtok.catalog import Catalog
 from semtok.errors import InputError
 from semtok.folders import check_folder, hash_value, read_json
@@ -208,6 +208,7 @@ class Recommender:
         Args:
             by_text_vectors: let the text vectors propose and weigh; False leaves the LM alone.
         """
+        query = whole_characters(query)
         prompt = search_prompt(self._tokenizer, query)
         one = self._shared(where, allowed).deny(self.catalog.rows(deny))
         scores = self._read(prompt, one, max(k, self.ranker.config.beams))

@@ -20,6 +20,11 @@ from semtok.folders import check_folder
 from semtok.vectors import ItemVectors
 
 
+def whole_characters(text: str) -> str:
+    """The text with a question mark for each half of a surrogate pair, which no tokenizer, console or browser takes."""
+    return text.encode("utf-8", "replace").decode()
+
+
 class TextSearch:
     """Queries against the items' text vectors.
 

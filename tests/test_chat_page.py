@@ -115,6 +115,8 @@ def test_filters_are_offered_for_numbers_and_for_words_that_repeat() -> None:
         ChoiceField("colour", {"blue": 6, "red": 6}),
         ChoiceField("tags", {"new": 3, "old": 9, "sale": 9}),
     )
+    counted = Catalog(items.item_ids, items.titles, pl.DataFrame({"count": ["40", "20"] * 6}), items.withdrawn)
+    assert filter_fields(counted) == (ChoiceField("count", {"20": 6, "40": 6}),)
     assert filter_fields(Catalog(("1",), ("t",), pl.DataFrame(), np.zeros(1, dtype=np.bool_))) == ()
 
 
@@ -147,6 +149,20 @@ def test_the_form_changes_what_its_controls_say(
 def test_a_form_that_no_control_can_send_is_refused(form: Mapping[str, str], words: str) -> None:
     with pytest.raises(InputError, match=words):
         where_from_form(shop(), form, {})
+
+
+def test_a_limit_that_nobody_touches_stays_as_it_is() -> None:
+    """What a control shows of a limit comes back with the form when another control is changed."""
+    attributes = pl.DataFrame({"price": [0.00001, 12345.67, 1_250_000.0], "colour": ["red", "red", "blue"]})
+    catalog = Catalog(("a", "b", "c"), ("One", "Two", "Three"), attributes, np.zeros(3, dtype=np.bool_))
+    field = filter_fields(catalog)[0]
+    assert isinstance(field, RangeField)
+    for condition in ((None, 12345.67), (0.00001, 1_250_000.0), (1 / 3, 1e22), (5, 20), 12345.67):
+        html = parts._range(field, condition)
+        assert re.findall('placeholder="([^"]*)"', html) == ["0.00001", "1250000"]
+        form = dict(re.findall(r'name="(\w+:\w+)"[^>]*data-value="([^"]*)"', html))
+        new = where_from_form(catalog, {**form, "is:colour": "red"}, {"price": condition})
+        assert new == {"price": condition, "colour": "red"}
 
 
 def test_conditions_as_controls_show_them() -> None:
@@ -469,12 +485,17 @@ def test_a_session_refuses_what_is_out_of_bounds(runs: tuple[Path, Path]) -> Non
         ({"act": "say", "text": "x" * 2001}, "2,001 characters; at most 2,000"),
         ({"act": "why", "item": "nope"}, "no item 'nope'"),
         ({"act": "codes", "item": item, "level": "9"}, "level: 1 to"),
+        ({"act": "codes", "item": item, "level": "9" * 5000}, "level: 1 to"),
         ({"act": "view", "run": "other"}, "no run 'other'"),
         ({"act": "forget", "item": item}, "not in the history"),
     ):
         list(session.act(request))
         assert session.turns[-1].who == "problem"
         assert words in session.turns[-1].text
+    list(session.act({"act": "say", "text": "\ud83d mug"}))  # half a character, as JSON can send it
+    assert session.writing is None
+    assert [line.text for line in session.turns if line.who == "you"] == ["? mug"]
+    list(session.act({"act": "reset"}))
     list(session.act({"act": "dislike", "item": item}))
     list(session.act({"act": "add", "item": item}))  # to like what was refused takes the refusal back
     assert session.state.refused == ()

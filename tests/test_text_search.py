@@ -53,6 +53,10 @@ def test_every_title_finds_its_item(shop: Recommender) -> None:
     assert same == list(shop.catalog.titles)
 
 
+def test_half_a_character_is_a_question_mark(shop: Recommender) -> None:
+    assert shop.search("\ud83d mug", 5) == shop.search("? mug", 5)
+
+
 def test_without_the_text_vectors_it_is_the_beam(shop: Recommender) -> None:
     log_probs = score_all(shop.ranker.scorer, shop.trie, [search_prompt(shop._tokenizer, "mug")])[0]
     found = dict(shop.search("mug", 60, by_text_vectors=False))

@@ -10,7 +10,7 @@ import pytest
 
 from inference.catalog_words import CatalogWords, fold, words_of
 from inference.conversation_state import ConversationState
-from inference.prices import find_prices
+from inference.prices import find_prices, say_number, say_price
 from inference.references import find_places
 from inference.understanding import LONGEST, LONGEST_WISH, Understood, understand
 from semtok.catalog import Catalog
@@ -68,6 +68,22 @@ def read(catalog: Catalog, words: CatalogWords) -> Any:
 def test_prices(text: str, low: float | None, high: float | None) -> None:
     found = find_prices(text)
     assert (found.low, found.high) == (low, high)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(20.0, "20"), (20, "20"), (9.5, "9.5"), (12345.67, "12345.67"), (1_250_000.0, "1250000"), (1e-7, "0.0000001"),
+     (1e22, "10000000000000000000000"), (0.1 + 0.2, "0.30000000000000004"), (float("inf"), "inf")],
+)  # fmt: skip
+def test_numbers_read_back_as_they_were(value: float, said: str) -> None:
+    assert say_number(value) == said
+    assert float(said) == value
+
+
+def test_a_limit_is_said_in_full() -> None:
+    assert say_price("price", (None, 1_250_000.0)) == "price up to 1250000"
+    assert say_price("price", (12345.67, None)) == "price from 12345.67"
+    assert say_price("price", (10.0, 20.5)) == "price 10 to 20.5"
 
 
 @pytest.mark.parametrize(
