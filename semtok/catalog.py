@@ -229,6 +229,8 @@ def _plain_column(column: pl.Series, path: Path) -> pl.Series:
         return column.cast(pl.List(pl.String))
     if dtype.is_integer():
         return _unless_lossy(column, pl.Int64())
+    if dtype == pl.Float32:  # 12.99 stays 12.99
+        column = column.cast(pl.String)
     if dtype.is_float() or dtype.is_decimal():
         return column.cast(pl.Float64).fill_nan(None)  # not a number is no value: it would pass every lower limit
     return column if dtype == pl.Boolean else _as_text(column, path)

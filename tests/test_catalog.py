@@ -131,9 +131,14 @@ def test_numbers_that_do_not_fit_stay_text_and_nan_is_no_value(tmp_path: Path) -
     }
     table = {"item_id": [1, 2], "title": ["A", "B"], "price": [float("nan"), 2.5]}
     hashes = pl.Series("hash", [2**64 - 1, 3], dtype=pl.UInt64)
-    pl.DataFrame(table).with_columns(hashes).write_parquet(tmp_path / "items.parquet")
+    short = pl.Series("weight", [12.99, float("nan")], dtype=pl.Float32)
+    pl.DataFrame(table).with_columns(hashes, short).write_parquet(tmp_path / "items.parquet")
     attributes = Catalog.from_file(tmp_path / "items.parquet").attributes
-    assert attributes.to_dict(as_series=False) == {"price": [None, 2.5], "hash": [str(2**64 - 1), "3"]}
+    assert attributes.to_dict(as_series=False) == {
+        "price": [None, 2.5],
+        "hash": [str(2**64 - 1), "3"],
+        "weight": [12.99, None],
+    }
 
 
 @pytest.mark.parametrize("name", ["title", "note"])
