@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import logging
 import shutil
 import struct
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ import polars as pl
 from inference.packed_lists import ListDecoder, PackedBatch, PackedLists, read_batch, user_key
 from inference.store import LONGEST_HISTORY, ListsInfo, StoredList, StoreFull
 from semtok.errors import InputError
-from semtok.folders import check_folder, new_folder, read_json, to_json, write_atomic
+from semtok.folders import check_folder, hold_lock, new_folder, read_json, to_json, write_atomic
 
 log = logging.getLogger(__name__)
 _CURRENT, _PREVIOUS = b"current", b"previous"
@@ -218,15 +217,8 @@ class LmdbStore:
             if path.name not in kept:
                 shutil.rmtree(path, ignore_errors=True)
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the folder's load lock, which the system frees when its holder dies."""
-        with open(self.folder / "load.lock", "a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(f"{self.folder}: another load or rollback is running") from None
-            yield
+    def _alone(self) -> contextlib.AbstractContextManager[None]:
+        return hold_lock(self.folder / "load.lock", f"{self.folder}: another load or rollback is running")
 
 
 class _Lists:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from genrec.interactions import Interactions
 from semtok.catalog import Catalog
 from semtok.errors import InputError
-from semtok.folders import hash_file
+from semtok.folders import hash_file, hold_lock
 from semtok.tables import open_plain
 
 User = tuple[str, NDArray[np.int32]]
@@ -194,13 +194,13 @@ def standard_input(stream: IO[bytes], catalog: Catalog, out: Path) -> Iterator[F
     A job that was interrupted goes on when the same lines are given again.
     """
     copy = out.with_name(f".{out.name}.users.jsonl")
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(copy, "wb") as target:
-            shutil.copyfileobj(stream, target)
-        yield FileUsers(copy, catalog, name="standard input")
-    finally:
-        copy.unlink(missing_ok=True)
+    with hold_lock(copy, f"{out}: another job is writing here"):  # the copy is its own lock: it is the other's users
+        try:
+            with open(copy, "wb") as target:
+                shutil.copyfileobj(stream, target)
+            yield FileUsers(copy, catalog, name="standard input")
+        finally:
+            copy.unlink(missing_ok=True)
 
 
 def _hash(user_id: str) -> int:

@@ -7,6 +7,7 @@ what the folders hold.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -109,6 +110,22 @@ def check_folder(folder: Path, *, hashes: bool = False) -> dict[str, Any]:
         if hashes and hash_file(path) != facts["sha256"]:
             raise InputError(f"{path}: contents differ from the manifest's hash")
     return manifest
+
+
+@contextlib.contextmanager
+def hold_lock(path: Path, refusal: str) -> Iterator[None]:
+    """Hold the lock file at `path`, which the system frees when its holder ends, however it ends.
+
+    Raises:
+        InputError: it is held already, also by another part of this process; the message is `refusal`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(refusal) from None
+        yield
 
 
 @contextlib.contextmanager

@@ -110,6 +110,17 @@ def test_standard_input(tmp_path: Path, catalog: Catalog) -> None:
     assert list(out.parent.iterdir()) == []
 
 
+def test_standard_input_of_a_running_job_is_not_overwritten(tmp_path: Path, catalog: Catalog) -> None:
+    data = written(tmp_path, "lists.jsonl").read_bytes()
+    with standard_input(io.BytesIO(data), catalog, tmp_path / "topk") as users:
+        with (
+            pytest.raises(InputError, match="topk: another job is writing here"),
+            standard_input(io.BytesIO(b'{"user_id": "x", "history": []}'), catalog, tmp_path / "topk"),
+        ):
+            pass
+        assert as_lists(users) == USERS
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
