@@ -99,7 +99,7 @@ def check_folder(folder: Path, *, hashes: bool = False) -> dict[str, Any]:
     if not (folder / MANIFEST).is_file():
         raise InputError(f"{folder}: no {MANIFEST}; the folder is unfinished or was not made by genrec")
     manifest: dict[str, Any] = read_json(folder / MANIFEST)
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+    if not _is_manifest(manifest):
         raise InputError(f"{folder / MANIFEST}: not a manifest of genrec")
     for name, facts in manifest["files"].items():
         path = folder / name
@@ -110,6 +110,13 @@ def check_folder(folder: Path, *, hashes: bool = False) -> dict[str, Any]:
         if hashes and hash_file(path) != facts["sha256"]:
             raise InputError(f"{path}: contents differ from the manifest's hash")
     return manifest
+
+
+def _is_manifest(value: Any) -> bool:
+    """Whether a JSON value has the parts that `write_manifest` writes."""
+    if not isinstance(value, dict) or not all(isinstance(value.get(part), dict) for part in ("inputs", "files")):
+        return False
+    return all(isinstance(facts, dict) and {"bytes", "sha256"} <= facts.keys() for facts in value["files"].values())
 
 
 @contextlib.contextmanager

@@ -203,9 +203,16 @@ def test_damage_is_found(tmp_path: Path) -> None:
     (run / "a.txt").unlink()
     with pytest.raises(InputError, match=r"a\.txt: listed in the manifest but missing"):
         check_folder(run)
-    (run / MANIFEST).write_text("[]")
-    with pytest.raises(InputError, match="not a manifest of genrec"):
-        check_folder(run)
+    for foreign in (
+        [],
+        {"files": {}},
+        {"inputs": {}, "files": []},
+        {"inputs": {}, "files": {"a": "abc"}},
+        {"inputs": {}, "files": {"a": {"bytes": 1}}},
+    ):
+        (run / MANIFEST).write_text(to_json(foreign))
+        with pytest.raises(InputError, match="not a manifest of genrec"):
+            check_folder(run)
 
 
 def test_a_lock_is_held_once_and_goes_with_its_holder(tmp_path: Path) -> None:
