@@ -237,6 +237,8 @@ def _ragged(values: pl.Series, lengths: NDArray[np.int64]) -> pl.Series:
 
 def _claim(out: Path, identity: dict[str, Any], *, restart: bool) -> bool:
     """Make `out` this job's folder, or find it to be; True if the job is done already."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: a file, not a folder; give another")
     present = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
     foreign = [name for name in present if not _is_ours(name)]
     if foreign:

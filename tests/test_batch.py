@@ -200,6 +200,13 @@ def test_a_second_job_on_the_folder_is_refused(tmp_path: Path, undisturbed: dict
     run(out, Counted(10, "others"), restart=True)  # the lock went with the job
 
 
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "topk").write_text("dear diary")
+    with pytest.raises(InputError, match="topk: a file, not a folder; give another"):
+        run(tmp_path / "topk", restart=True)
+    assert (tmp_path / "topk").read_text() == "dear diary"
+
+
 def test_a_damaged_job_is_named(tmp_path: Path) -> None:
     out = tmp_path / "topk"
     run(out)
