@@ -28,7 +28,7 @@ import polars as pl
 from inference.packed_lists import ListDecoder, PackedBatch, PackedLists, read_batch, user_key
 from inference.store import LONGEST_HISTORY, ListsInfo, StoredList, StoreFull
 from semtok.errors import InputError
-from semtok.folders import check_folder, hold_lock, new_folder, read_json, to_json, write_atomic
+from semtok.folders import check_folder, hash_file, hold_lock, new_folder, read_json, to_json, write_atomic
 
 log = logging.getLogger(__name__)
 _CURRENT, _PREVIOUS = b"current", b"previous"
@@ -225,7 +225,11 @@ class _Lists:
     """One sealed version, mapped."""
 
     def __init__(self, folder: Path) -> None:
-        check_folder(folder)
+        files = check_folder(folder)["files"]
+        # These two are small and read whole, so every opening hashes them; the pages of data.mdb only `verify` does.
+        for path in (folder / "info.json", folder / "items.parquet"):
+            if path.name not in files or hash_file(path) != files[path.name]["sha256"]:
+                raise InputError(f"{path}: contents differ from the manifest's hash")
         self.name = folder.name.encode()
         self.info = ListsInfo(**read_json(folder / "info.json"))
         self._decoder = ListDecoder(tuple(pl.read_parquet(folder / "items.parquet")["item_id"].to_list()))
