@@ -284,6 +284,8 @@ def test_the_command_line_loads_shows_and_rolls_back(tmp_path, capsys):
     assert '"version": "v000001"' in capsys.readouterr().out
     assert store_tool.main(["load", place, str(tmp_path / "nowhere")]) == 2
     assert capsys.readouterr().err == f"{tmp_path / 'nowhere'}: no such folder\n"
+    assert store_tool.main(["load", place, str(tmp_path / "b"), "--as-of", "1767222000000"]) == 2
+    assert capsys.readouterr().err.startswith("--as-of 1767222000000: wanted are seconds since the epoch")
     assert store_tool.main(["info", str(tmp_path / "nothing")]) == 2
     assert not (tmp_path / "nothing").exists()
 
