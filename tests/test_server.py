@@ -372,6 +372,23 @@ class TestBadRequests:
         assert named in is_problem(client.post("/v1/recommendations", json=body), 422, "invalid")["detail"]
         assert client.get("/health/live").status_code == 200
 
+    @pytest.mark.parametrize(
+        ("body", "named"),
+        [
+            ({"where": {"colour": "\ud800"}}, "body.where.colour"),
+            ({"where": {"colour": ["red", "\ud800"]}}, "body.where.colour"),
+            ({"where": {"\ud800": None}}, "body.where"),
+            ({"where": {"\ud800": "red"}}, "body.where"),
+            ({"\ud800": 1}, "body"),
+            ({"user_id": "\ud800"}, "body.user_id"),
+            ({"deny": ["\ud800"]}, "body.deny.0"),
+        ],
+    )
+    def test_half_a_character_is_refused(self, client, body, named):
+        """JSON may escape half of a pair; UTF-8 has no such thing."""
+        asked = {"content": json.dumps(body), "headers": {"Content-Type": "application/json"}}
+        assert named in is_problem(client.post("/v1/recommendations", **asked), 422, "invalid")["detail"]
+
     @pytest.mark.parametrize("text", ["{", "[" * 50_000, '{"k": NaN}', '{"where": {"price": Infinity}}', "\xff", ""])
     def test_what_is_not_json_is_refused(self, client, text):
         headers = {"Content-Type": "application/json"}
