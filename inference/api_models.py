@@ -7,15 +7,27 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictBool, StrictStr, Tag
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, StrictBool, StrictStr, Tag
+from pydantic_core import PydanticCustomError
 
 from inference.microbatch import Question, Ranking
 
+
+def _encodable(text: str) -> str:
+    """Text that UTF-8 can hold; JSON may escape half of a character. pydantic looks only where a length is asked."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise PydanticCustomError("string_unicode", "Input should be text without halves of characters") from None
+    return text
+
+
+Text = Annotated[StrictStr, AfterValidator(_encodable)]
 ItemId = Annotated[str, Field(min_length=1, max_length=512, examples=["B0009P4PZC"])]
 UserId = Annotated[str, Field(min_length=1, max_length=2048, examples=["A1YJEY40YUW4SE"])]
 Whole = Annotated[int, Field(strict=True, ge=-(2**53), le=2**53)]
 Real = Annotated[float, Field(allow_inf_nan=False, ge=-1e300, le=1e300)]
-Value = StrictBool | Whole | Annotated[Real, Field(strict=True)] | StrictStr
+Value = StrictBool | Whole | Annotated[Real, Field(strict=True)] | Text
 
 
 class Asked(BaseModel):
@@ -61,7 +73,7 @@ class RecommendationsRequest(Asked):
     history: list[ItemId] | None = Field(None, description="Item ids, oldest first. Empty: a stranger.")
     k: int = Field(10, ge=1, strict=True, description="Items wanted.")
     exclude_seen: StrictBool = Field(True, description="Leave out the history's items.")
-    where: dict[str, Condition] = Field(
+    where: dict[Text, Condition] = Field(
         {}, max_length=20, description="Attribute to a value, a list of values (any of them) or {min, max}."
     )
     deny: list[ItemId] = Field([], description="Items that must not come back.")

@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 from fastapi import FastAPI, Path, Query, Request
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.responses import Response
 
 from inference import api_models as api
@@ -117,6 +118,13 @@ class _Service:
             raise Problem(422, "invalid", f"{name}: {len(items)} items; at most {self.config.max_history}")
 
 
+class _Id(PathConvertor):
+    """The rest of a path, line breaks too, at which Starlette's own `path` stops."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("id", _Id())
 _LONGEST_USER = 2048
 _USER = Path(min_length=1, max_length=_LONGEST_USER, examples=["A1YJEY40YUW4SE"])
 _ITEM = Path(min_length=1, max_length=512, examples=["B0009P4PZC"])
@@ -127,7 +135,7 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
     k_query = Query(min(10, config.max_k), ge=1, le=config.max_k, description="Items wanted.")
 
     @app.get(
-        "/v1/users/{user_id:path}/recommendations",
+        "/v1/users/{user_id:id}/recommendations",
         openapi_extra={"parameters": _user_and_k(config.max_k)},
         **_gives(api.RecommendationsAnswer, "recommendations"),
     )
@@ -159,7 +167,7 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
         service.metrics.answer("live", False)
         return _json(answer)
 
-    @app.post("/v1/users/{user_id:path}/events", **_gives(api.EventsAnswer, "events", status=202))
+    @app.post("/v1/users/{user_id:id}/events", **_gives(api.EventsAnswer, "events", status=202))
     async def user_events(asked: api.EventsRequest, user_id: str = _USER) -> Response:
         """Add to a user's history: the stored list is stale from now on, until a later batch is loaded."""
         service.check_length("item_ids", asked.item_ids)
@@ -170,7 +178,7 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
             await asyncio.to_thread(service.store.add_events, user_id, known)
         return _json({"user_id": user_id, "accepted": len(known), "unknown_items": unknown}, status=202)
 
-    @app.get("/v1/items/{item_id:path}/similar", **_gives(api.SimilarAnswer, "items"))
+    @app.get("/v1/items/{item_id:id}/similar", **_gives(api.SimilarAnswer, "items"))
     async def similar_items(item_id: str = _ITEM, k: int = k_query) -> Response:
         """Items like this one, most alike first."""
         service.row(item_id)
@@ -180,7 +188,7 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
         listed = [{"item_id": item, "score": round(score, 6)} for item, score in found]
         return _json({"item_id": item_id, "items": listed, "model_id": service.recommender.run_id})
 
-    @app.get("/v1/items/{item_id:path}", **_gives(api.ItemAnswer, "items"))
+    @app.get("/v1/items/{item_id:id}", **_gives(api.ItemAnswer, "items"))
     async def item(item_id: str = _ITEM) -> Response:
         """An item's title, attributes and semantic ID."""
         row, table = service.row(item_id), service.catalog.attributes

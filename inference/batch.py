@@ -5,8 +5,9 @@
     out/manifest.json        written last: the job, counts, and every file with its hash
 
 Shards follow the order of the users and batches are formed inside a shard, so a shard's bytes don't depend on what ran
-before it or where. A shard is done when its file is there: files appear whole, by renaming. Where shards are worked on
-is the business of an `Executor`: in this process, or on many machines (`inference.ray_executor`).
+before it or where. A shard is done when its file is there: files appear whole, by renaming. The file `.out.lock`
+beside the folder keeps a second job out of it. Where shards are worked on is the business of an `Executor`: in this
+process, or on many machines (`inference.ray_executor`).
 
     job = BatchJob(run_id=..., ranking="beam", index_version=trie.index_version, k=10)
     run_batch(recommend, LogUsers(log), RUN / "topk", job=job, item_ids=catalog.item_ids, log=RUN / "log.jsonl")
@@ -33,7 +34,7 @@ from genrec.recommendations import Recommendations
 from genrec.sequences import Sequences
 from inference.users import Users
 from semtok.errors import InputError
-from semtok.folders import MANIFEST, check_folder, read_json, to_json, write_atomic, write_manifest
+from semtok.folders import MANIFEST, check_folder, hold_lock, read_json, to_json, write_atomic, write_manifest
 
 JOB = "job.json"
 ATTEMPTS = 3
@@ -161,30 +162,32 @@ def write_shards(
         Counts, as in the manifest: `users`, `items` (in all lists), `short_lists`, `shards`.
 
     Raises:
-        InputError: `out` holds something else.
+        InputError: `out` holds something else, or another job is writing there.
         ShardError: a shard failed too often. Finished shards stay.
     """
     if users.count == 0:
         raise InputError("there are no users to recommend to")
     identity = {**asdict(job), "users": users.count, "users_digest": users.digest}
-    if _claim(out, identity, restart=restart):
-        counts: dict[str, int] = check_folder(out)["inputs"]["counts"]
+    place = out.resolve()  # one lock by whichever path a folder is named
+    with hold_lock(place.parent / f".{place.name}.lock", f"{out}: another job is writing here"):
+        if _claim(out, identity, restart=restart):
+            counts: dict[str, int] = check_folder(out)["inputs"]["counts"]
+            return counts
+        ids = pl.Series(item_ids, dtype=pl.String)
+        started, written = time.monotonic(), 0
+        # tqdm shows nothing where standard error is no terminal, nor for a job that ends within two seconds.
+        with tqdm(total=users.count, unit="user", delay=2, disable=None) as bar:
+            pending = _pending(cut(users, job.shard_size), out, bar)
+            for shard, result in execute(pending):
+                write_atomic(out / shard.file, render(shard, result, job, ids))
+                bar.update(len(shard.user_ids))
+                written += len(shard.user_ids)
+                _note(log, "shard", shard=shard.index, users=len(shard.user_ids), speed=written / _since(started))
+        counts = _count(out, users.count, job.shard_size)
+        write_manifest(out, {"job": identity, "counts": counts})
+        seconds = _since(started)
+        _note(log, "batch", **counts, users_written=written, seconds=seconds, speed=written / seconds)
         return counts
-    ids = pl.Series(item_ids, dtype=pl.String)
-    started, written = time.monotonic(), 0
-    # tqdm shows nothing where standard error is no terminal, nor for a job that ends within two seconds.
-    with tqdm(total=users.count, unit="user", delay=2, disable=None) as bar:
-        pending = _pending(cut(users, job.shard_size), out, bar)
-        for shard, result in execute(pending):
-            write_atomic(out / shard.file, render(shard, result, job, ids))
-            bar.update(len(shard.user_ids))
-            written += len(shard.user_ids)
-            _note(log, "shard", shard=shard.index, users=len(shard.user_ids), speed=written / _since(started))
-    counts = _count(out, users.count, job.shard_size)
-    write_manifest(out, {"job": identity, "counts": counts})
-    seconds = _since(started)
-    _note(log, "batch", **counts, users_written=written, seconds=seconds, speed=written / seconds)
-    return counts
 
 
 def cut(users: Iterable[tuple[str, Any]], size: int) -> Iterator[Shard]:
@@ -234,6 +237,8 @@ def _ragged(values: pl.Series, lengths: NDArray[np.int64]) -> pl.Series:
 
 def _claim(out: Path, identity: dict[str, Any], *, restart: bool) -> bool:
     """Make `out` this job's folder, or find it to be; True if the job is done already."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: a file, not a folder; give another")
     present = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
     foreign = [name for name in present if not _is_ours(name)]
     if foreign:

@@ -96,7 +96,7 @@ class Guard:
             failure = Problem(500, "internal", "The server failed; its log says why.")
             await failure.response(scope["path"])(scope, receive, counted)
         finally:
-            route = getattr(scope.get("route"), "path", "unmatched").replace(":path}", "}")
+            route = getattr(scope.get("route"), "path", "unmatched").replace(":id}", "}")
             self._observe(route, scope["method"], status, time.perf_counter() - started)
 
     def _check(self, scope: Scope) -> None:

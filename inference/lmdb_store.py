@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import logging
 import shutil
 import struct
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ import polars as pl
 from inference.packed_lists import ListDecoder, PackedBatch, PackedLists, read_batch, user_key
 from inference.store import LONGEST_HISTORY, ListsInfo, StoredList, StoreFull
 from semtok.errors import InputError
-from semtok.folders import check_folder, new_folder, read_json, to_json, write_atomic
+from semtok.folders import check_folder, hash_file, hold_lock, new_folder, read_json, to_json, write_atomic
 
 log = logging.getLogger(__name__)
 _CURRENT, _PREVIOUS = b"current", b"previous"
@@ -218,22 +217,19 @@ class LmdbStore:
             if path.name not in kept:
                 shutil.rmtree(path, ignore_errors=True)
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the folder's load lock, which the system frees when its holder dies."""
-        with open(self.folder / "load.lock", "a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(f"{self.folder}: another load or rollback is running") from None
-            yield
+    def _alone(self) -> contextlib.AbstractContextManager[None]:
+        return hold_lock(self.folder / "load.lock", f"{self.folder}: another load or rollback is running")
 
 
 class _Lists:
     """One sealed version, mapped."""
 
     def __init__(self, folder: Path) -> None:
-        check_folder(folder)
+        files = check_folder(folder)["files"]
+        # These two are small and read whole, so every opening hashes them; the pages of data.mdb only `verify` does.
+        for path in (folder / "info.json", folder / "items.parquet"):
+            if path.name not in files or hash_file(path) != files[path.name]["sha256"]:
+                raise InputError(f"{path}: contents differ from the manifest's hash")
         self.name = folder.name.encode()
         self.info = ListsInfo(**read_json(folder / "info.json"))
         self._decoder = ListDecoder(tuple(pl.read_parquet(folder / "items.parquet")["item_id"].to_list()))

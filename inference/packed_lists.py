@@ -9,8 +9,10 @@ Shapes: U users, E listed items over all users, N items in the table.
 from __future__ import annotations
 
 import hashlib
+import math
 import operator
 import struct
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ from semtok.errors import InputError
 from semtok.folders import check_folder
 
 LONGEST_KEY = 511  # bytes; LMDB's limit
+DAY = 86_400.0  # seconds
 _METADATA = ("run_id", "ranking", "index_version")
 
 
@@ -143,9 +146,12 @@ def read_batch(folder: Path, *, as_of: float | None = None, histories: pl.DataFr
         histories: `user_id` and `item_ids` (list of strings, oldest first) behind the lists.
 
     Raises:
-        InputError: the folder is unfinished or damaged, parts differ in their run, a user stands twice, a list and its
+        InputError: `as_of` is no time or lies ahead, for events before it would all be taken as known; the folder is
+            unfinished or damaged, parts differ in their run, a user stands twice, a list and its
             scores differ in length, or an id or score is missing.
     """
+    if as_of is not None and not (math.isfinite(as_of) and as_of <= time.time() + DAY):  # a day, for clocks that differ
+        raise InputError(f"--as-of {as_of:.17g}: wanted are seconds since the epoch, not after now; milliseconds?")
     check_folder(folder, hashes=True)
     paths = sorted(folder.glob("part-*.parquet"))
     if not paths:

@@ -6,6 +6,7 @@ every route but those and /health want that key.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import json
@@ -20,8 +21,9 @@ from fastapi import FastAPI
 from inference.app import create_app
 from inference.histories import histories_behind
 from inference.serve_config import ServeConfig
-from inference.store import open_store
+from inference.store import StoreFull, StoreUnavailable, open_store
 from semtok.catalog import Catalog
+from semtok.errors import InputError
 from semtok.folders import MANIFEST
 
 __all__ = ["ServeConfig", "create_app", "serve"]
@@ -34,7 +36,7 @@ def serve(config: ServeConfig) -> None:
     """Serve until told to stop (SIGTERM, SIGINT), then finish what is under way.
 
     Raises:
-        InputError: the run or the store cannot be opened.
+        InputError: the run or the store cannot be opened, or an empty store not be filled.
     """
     _prepare(config)
     options: dict[str, Any] = {
@@ -67,10 +69,15 @@ def _place(config: ServeConfig) -> str:
 def _prepare(config: ServeConfig) -> None:
     """Check the run and the store once, before any worker starts; fill an empty store."""
     Catalog.load(config.run / "catalog")
-    store = open_store(_place(config), verify=True)
-    if store.info() is None and (config.run / "topk" / MANIFEST).is_file():
-        store.load(config.run / "topk", histories=histories_behind(config.run / "topk"))
-    store.close()
+    with contextlib.closing(open_store(_place(config), verify=True)) as store:
+        try:
+            if store.info() is None and (config.run / "topk" / MANIFEST).is_file():
+                store.load(config.run / "topk", histories=histories_behind(config.run / "topk"))
+        except (
+            StoreFull,
+            StoreUnavailable,
+        ) as error:  # before there is anything to serve, a line for whoever starts it
+            raise InputError(f"the store: {error}") from error
 
 
 def _app(config: ServeConfig) -> FastAPI:

@@ -20,7 +20,7 @@ import polars as pl
 
 from genrec.interactions import Interactions
 from inference.histories import histories_behind, histories_of
-from inference.store import ListsInfo, open_store
+from inference.store import ListsInfo, StoreFull, StoreUnavailable, open_store
 from inference.users import FileUsers, LogUsers
 from semtok.catalog import Catalog
 from semtok.errors import InputError
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 info: ListsInfo | None = store.load(chosen.batch, as_of=chosen.as_of, histories=histories)
             else:
                 info = store.rollback() if chosen.verb == "rollback" else store.info()
-    except InputError as error:
+    except (InputError, StoreFull, StoreUnavailable) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     sys.stdout.write(to_json(None if info is None else dataclasses.asdict(info)))

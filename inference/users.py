@@ -17,6 +17,7 @@ import io
 import json
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -28,11 +29,12 @@ from numpy.typing import NDArray
 from genrec.interactions import Interactions
 from semtok.catalog import Catalog
 from semtok.errors import InputError
-from semtok.folders import hash_file
+from semtok.folders import hash_file, hold_lock
 from semtok.tables import open_plain
 
 User = tuple[str, NDArray[np.int32]]
 PARQUET_ROWS = 8192  # read at a time
+LONGEST_FIELD = 1 << 24  # characters of a CSV history: not for ever, for a quote that nobody closes holds all the rest
 BUCKETS = 64  # files over which the hashes of user ids are spread
 
 
@@ -120,16 +122,20 @@ class FileUsers:
         for number, user_id, history in self._raw_rows():
             if isinstance(user_id, bool) or not isinstance(user_id, str | int) or user_id == "":
                 raise InputError(f"{self._name}: row {number} has no user_id")
+            if not _is_encodable(str(user_id)):
+                raise InputError(f"{self._name}: row {number}: half a character in the user_id {user_id!r}")
             items = history.split() if isinstance(history, str) else history
+            if not isinstance(items, list):
+                raise InputError(f"{self._name}: row {number}: the history is not a list of item ids")
             try:
                 rows = [row_of[item] for item in items]
             except (KeyError, TypeError):
                 rows = self._rows_of(items, number)
             yield number, (str(user_id), np.array(rows, dtype=np.int32))
 
-    def _rows_of(self, items: Any, number: int) -> list[int]:
-        """Catalogue rows where ids may be numbers, or the history no list, or an item unknown."""
-        if not isinstance(items, list) or any(isinstance(i, bool) or not isinstance(i, str | int) for i in items):
+    def _rows_of(self, items: list[Any], number: int) -> list[int]:
+        """Catalogue rows where ids may be numbers, or no ids at all, or an item unknown."""
+        if any(isinstance(i, bool) or not isinstance(i, str | int) for i in items):
             raise InputError(f"{self._name}: row {number}: the history is not a list of item ids")
         for item in items:
             if str(item) not in self._row_of:
@@ -146,9 +152,9 @@ class FileUsers:
             raise InputError(f"{self._name}: users must be a .jsonl, .csv or .parquet file, the first two also .gz")
         with open_plain(self._path) as data:
             try:
-                text = io.TextIOWrapper(data, encoding="utf-8", newline="" if suffix == ".csv" else None)
+                text = io.TextIOWrapper(data, encoding="utf-8-sig", newline="" if suffix == ".csv" else None)
                 yield from self._csv_rows(text) if suffix == ".csv" else self._json_rows(text)
-            except (UnicodeDecodeError, EOFError, OSError) as error:
+            except (UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
                 raise InputError(f"{self._name}: can't be read ({error})") from None
 
     def _json_rows(self, lines: Iterable[str]) -> Iterator[tuple[int, Any, Any]]:
@@ -157,11 +163,13 @@ class FileUsers:
                 continue
             try:
                 row = json.loads(line)
-                yield number, row["user_id"], row["history"]
-            except (json.JSONDecodeError, TypeError, KeyError):
+                user_id, history = row["user_id"], row["history"]
+            except (ValueError, RecursionError, TypeError, KeyError):  # ValueError: also of a number of 5,000 digits
                 raise InputError(f'{self._name}: row {number} is not {{"user_id": ..., "history": [...]}}') from None
+            yield number, user_id, history
 
     def _csv_rows(self, lines: Iterable[str]) -> Iterator[tuple[int, Any, Any]]:
+        csv.field_size_limit(LONGEST_FIELD)
         reader = csv.DictReader(lines, strict=True)
         if not {"user_id", "history"} <= set(reader.fieldnames or ()):
             raise InputError(f"{self._name}: needs the columns user_id and history")
@@ -194,13 +202,22 @@ def standard_input(stream: IO[bytes], catalog: Catalog, out: Path) -> Iterator[F
     A job that was interrupted goes on when the same lines are given again.
     """
     copy = out.with_name(f".{out.name}.users.jsonl")
-    copy.parent.mkdir(parents=True, exist_ok=True)
+    with hold_lock(copy, f"{out}: another job is writing here"):  # the copy is its own lock: it is the other's users
+        try:
+            with open(copy, "wb") as target:
+                shutil.copyfileobj(stream, target)
+            yield FileUsers(copy, catalog, name="standard input")
+        finally:
+            copy.unlink(missing_ok=True)
+
+
+def _is_encodable(text: str) -> bool:
+    """Whether UTF-8 can hold the text; it can't where JSON escapes half of a character."""
     try:
-        with open(copy, "wb") as target:
-            shutil.copyfileobj(stream, target)
-        yield FileUsers(copy, catalog, name="standard input")
-    finally:
-        copy.unlink(missing_ok=True)
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _hash(user_id: str) -> int:

@@ -7,6 +7,7 @@ what the folders hold.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -98,7 +99,7 @@ def check_folder(folder: Path, *, hashes: bool = False) -> dict[str, Any]:
     if not (folder / MANIFEST).is_file():
         raise InputError(f"{folder}: no {MANIFEST}; the folder is unfinished or was not made by genrec")
     manifest: dict[str, Any] = read_json(folder / MANIFEST)
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+    if not _is_manifest(manifest):
         raise InputError(f"{folder / MANIFEST}: not a manifest of genrec")
     for name, facts in manifest["files"].items():
         path = folder / name
@@ -109,6 +110,29 @@ def check_folder(folder: Path, *, hashes: bool = False) -> dict[str, Any]:
         if hashes and hash_file(path) != facts["sha256"]:
             raise InputError(f"{path}: contents differ from the manifest's hash")
     return manifest
+
+
+def _is_manifest(value: Any) -> bool:
+    """Whether a JSON value has the parts that `write_manifest` writes."""
+    if not isinstance(value, dict) or not all(isinstance(value.get(part), dict) for part in ("inputs", "files")):
+        return False
+    return all(isinstance(facts, dict) and {"bytes", "sha256"} <= facts.keys() for facts in value["files"].values())
+
+
+@contextlib.contextmanager
+def hold_lock(path: Path, refusal: str) -> Iterator[None]:
+    """Hold the lock file at `path`, which the system frees when its holder ends, however it ends.
+
+    Raises:
+        InputError: it is held already, also by another part of this process; the message is `refusal`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(refusal) from None
+        yield
 
 
 @contextlib.contextmanager

@@ -182,6 +182,31 @@ def test_folders_of_others_are_refused(tmp_path: Path) -> None:
     assert (out / "notes.txt").exists()
 
 
+def test_a_second_job_on_the_folder_is_refused(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    """Lists of two jobs never mix: neither a restart for other users nor the same job again gets in meanwhile."""
+    out, refused = tmp_path / "topk", []
+    (tmp_path / "link").symlink_to(out)
+
+    def interrupted(histories: Sequences) -> Recommendations:
+        for users, restart in ((Counted(10, "others"), True), (Counted(10), False)):
+            with pytest.raises(InputError, match="link: another job is writing here") as error:
+                run(tmp_path / "link", users, restart=restart)
+            refused.append(error)
+        return recommend(histories)
+
+    run_batch(interrupted, Counted(10), out, job=JOB, item_ids=ITEM_IDS, log=tmp_path / "log.jsonl")
+    assert len(refused) == 2 * 3
+    assert contents(out) == undisturbed
+    run(out, Counted(10, "others"), restart=True)  # the lock went with the job
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "topk").write_text("dear diary")
+    with pytest.raises(InputError, match="topk: a file, not a folder; give another"):
+        run(tmp_path / "topk", restart=True)
+    assert (tmp_path / "topk").read_text() == "dear diary"
+
+
 def test_a_damaged_job_is_named(tmp_path: Path) -> None:
     out = tmp_path / "topk"
     run(out)

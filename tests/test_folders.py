@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -20,6 +21,7 @@ from semtok.folders import (
     finish_rename,
     hash_file,
     hash_value,
+    hold_lock,
     link_folder,
     new_folder,
     read_json,
@@ -201,9 +203,33 @@ def test_damage_is_found(tmp_path: Path) -> None:
     (run / "a.txt").unlink()
     with pytest.raises(InputError, match=r"a\.txt: listed in the manifest but missing"):
         check_folder(run)
-    (run / MANIFEST).write_text("[]")
-    with pytest.raises(InputError, match="not a manifest of genrec"):
-        check_folder(run)
+    for foreign in (
+        [],
+        {"files": {}},
+        {"inputs": {}, "files": []},
+        {"inputs": {}, "files": {"a": "abc"}},
+        {"inputs": {}, "files": {"a": {"bytes": 1}}},
+    ):
+        (run / MANIFEST).write_text(to_json(foreign))
+        with pytest.raises(InputError, match="not a manifest of genrec"):
+            check_folder(run)
+
+
+def test_a_lock_is_held_once_and_goes_with_its_holder(tmp_path: Path) -> None:
+    lock = tmp_path / "new" / "lock"
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with hold_lock(lock, "taken"):
+            os.write(writing, b"x")
+            signal.pause()
+    os.read(reading, 1)
+    with pytest.raises(InputError, match="taken"), hold_lock(lock, "taken"):
+        pass
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    with hold_lock(lock, "taken"), pytest.raises(InputError, match="taken"), hold_lock(lock, "taken"):
+        pass
 
 
 def test_json(tmp_path: Path) -> None:

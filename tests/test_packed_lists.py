@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import numpy as np
 import polars as pl
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from topk_batches import write_batch
 
-from inference.packed_lists import LONGEST_KEY, ListDecoder, read_batch, row_type, user_key
+from inference.packed_lists import DAY, LONGEST_KEY, ListDecoder, read_batch, row_type, user_key
 from semtok.errors import InputError
 from semtok.folders import new_folder
 
@@ -76,6 +77,14 @@ def test_as_of_is_the_time_of_the_first_file_unless_given(tmp_path):
     os.utime(folder / "part-00001.parquet", (1234.5, 1234.5))
     assert read_batch(folder).as_of == 1234.5
     assert read_batch(folder, as_of=7.0).as_of == 7.0
+
+
+def test_an_as_of_that_no_event_could_follow_is_refused(tmp_path):
+    folder, now = write_batch(tmp_path / "topk", {"ann": [("a", 1.0)]}), time.time()
+    for as_of in (now * 1000, now + 2 * DAY, float("nan"), float("inf"), float("-inf")):
+        with pytest.raises(InputError, match=r"^--as-of \S+: wanted are seconds .* milliseconds\?$"):
+            read_batch(folder, as_of=as_of)
+    assert read_batch(folder, as_of=now + DAY / 2).as_of == now + DAY / 2  # a clock that is ahead
 
 
 METADATA = {"run_id": "r", "ranking": "joined", "index_version": "i"}

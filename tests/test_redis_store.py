@@ -17,6 +17,7 @@ from ring_recommender import RingRecommender, shop
 from store_contract import LISTS, StoreContract, batch_of, check_equals_dictionaries, served
 from topk_batches import write_batch
 
+from genrec.cli.main import main as genrec_main
 from inference import store_tool
 from inference.redis_store import RedisStore
 from inference.server import ServeConfig, create_app
@@ -183,6 +184,23 @@ def test_the_server_answers_from_redis_and_says_when_it_is_gone(tmp_path):
         assert (answer.status_code, answer.json()["type"]) == (503, "urn:genrec:store-down")
         assert client.get("/health/ready").status_code == 503
         assert client.get("/health/live").status_code == 200
+
+
+def test_a_server_that_fails_later_is_one_line(url, tmp_path, capsys):
+    run = tmp_path / "run"
+    (run / "catalog").mkdir(parents=True)
+    shop().save(run / "catalog")
+    batch = write_batch(run / "topk", {"ann": [("i3", -1.0)]})
+    client = redis.Redis.from_url(url)
+    client.config_set("maxmemory", 1)  # it answers, and refuses every write
+    try:
+        assert store_tool.main(["load", url, str(batch)]) == 2
+        assert genrec_main(["serve", str(run), "--store", url, "--live", "false"]) == 2
+    finally:
+        client.config_set("maxmemory", 0)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("Redis: ")
+    assert second.startswith("genrec serve: the store: Redis: ")
 
 
 def test_a_password_is_in_no_message():

@@ -32,6 +32,7 @@ CONFIG = ServeConfig(run=Path("run"), timeout=5.0, rate=0)
 LISTS = {
     "ann": [("i3", -0.125), ("i5", -0.5), ("i7", -1.0)],
     "a/b c?ü☃": [("i1", -1.0)],
+    "a\nb\r\n": [("i1", -1.0)],
     "x" * 600: [("i2", -1.0)],
     "gone": [("left-the-shop", -0.5), ("i2", -1.0)],
 }
@@ -88,7 +89,7 @@ class TestStored:
         }
         assert not ring.batches
 
-    @pytest.mark.parametrize("user", ["a/b c?ü☃", "x" * 600])
+    @pytest.mark.parametrize("user", ["a/b c?ü☃", "a\nb\r\n", "x" * 600])
     def test_any_id_can_be_asked_for(self, client, user):
         answer = client.get(f"/v1/users/{quote(user, safe='')}/recommendations")
         assert answer.json()["user_id"] == user
@@ -318,6 +319,15 @@ class TestItems:
             "semantic_id": [1, 1],
         }
 
+    def test_any_id_can_be_asked_about(self, store):
+        ids = ["a\nb", "\n", "c/d?", *(f"i{n}" for n in range(3, 12))]
+        odd = dataclasses.replace(shop(), item_ids=tuple(ids))
+        with TestClient(create_app(RingRecommender(odd), store, CONFIG)) as client:
+            for item_id in ids:
+                path = f"/v1/items/{quote(item_id, safe='')}"
+                assert client.get(path).json()["item_id"] == item_id
+                assert client.get(f"{path}/similar").json()["item_id"] == item_id
+
     def test_similar_items(self, client):
         answer = client.get("/v1/items/i5/similar?k=2")
         assert answer.json()["items"] == [{"item_id": "i4", "score": -1.0}, {"item_id": "i6", "score": -1.0}]
@@ -361,6 +371,23 @@ class TestBadRequests:
     def test_a_bad_body_is_named(self, client, ring, body, named):
         assert named in is_problem(client.post("/v1/recommendations", json=body), 422, "invalid")["detail"]
         assert client.get("/health/live").status_code == 200
+
+    @pytest.mark.parametrize(
+        ("body", "named"),
+        [
+            ({"where": {"colour": "\ud800"}}, "body.where.colour"),
+            ({"where": {"colour": ["red", "\ud800"]}}, "body.where.colour"),
+            ({"where": {"\ud800": None}}, "body.where"),
+            ({"where": {"\ud800": "red"}}, "body.where"),
+            ({"\ud800": 1}, "body"),
+            ({"user_id": "\ud800"}, "body.user_id"),
+            ({"deny": ["\ud800"]}, "body.deny.0"),
+        ],
+    )
+    def test_half_a_character_is_refused(self, client, body, named):
+        """JSON may escape half of a pair; UTF-8 has no such thing."""
+        asked = {"content": json.dumps(body), "headers": {"Content-Type": "application/json"}}
+        assert named in is_problem(client.post("/v1/recommendations", **asked), 422, "invalid")["detail"]
 
     @pytest.mark.parametrize("text", ["{", "[" * 50_000, '{"k": NaN}', '{"where": {"price": Infinity}}', "\xff", ""])
     def test_what_is_not_json_is_refused(self, client, text):
@@ -462,7 +489,7 @@ class TestHealth:
         assert 'genrec_answers_total{source="store",stale="false"} 1.0' in page
         assert 'genrec_answers_total{source="live",stale="false"} 1.0' in page
         assert "genrec_live_batch_size_count 1.0" in page
-        assert "genrec_lists_users 4.0" in page
+        assert "genrec_lists_users 5.0" in page
         assert float(page.split("\ngenrec_lists_age_seconds ")[1].split()[0]) >= 3600
 
 

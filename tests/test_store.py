@@ -117,6 +117,26 @@ def test_damage_that_keeps_the_size_is_found_by_verify(tmp_path, caplog):
     again.close()
 
 
+@pytest.mark.parametrize("name", ["items.parquet", "info.json"])
+def test_changed_bytes_of_a_small_file_are_refused_by_every_process(tmp_path, name):
+    store = LmdbStore(tmp_path / "store")
+    store.load(batch_of(tmp_path, "a"))
+    store.load(batch_of(tmp_path, "b"))
+    store.close()
+    path = tmp_path / "store" / "v000002" / name
+    whole = path.read_bytes()
+    for place in (0, len(whole) // 3, len(whole) // 2, len(whole) - 12, len(whole) - 1):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        for verify in (False, True):
+            again = open_store(tmp_path / "store", verify=verify)
+            assert served(again) == "a"
+            again.close()
+    path.write_bytes(whole)
+    again = open_store(tmp_path / "store", verify=True)
+    assert served(again) == "b"
+    again.close()
+
+
 def test_every_version_damaged_is_an_empty_store(tmp_path):
     store = LmdbStore(tmp_path / "store")
     store.load(batch_of(tmp_path, "a"))
@@ -264,6 +284,8 @@ def test_the_command_line_loads_shows_and_rolls_back(tmp_path, capsys):
     assert '"version": "v000001"' in capsys.readouterr().out
     assert store_tool.main(["load", place, str(tmp_path / "nowhere")]) == 2
     assert capsys.readouterr().err == f"{tmp_path / 'nowhere'}: no such folder\n"
+    assert store_tool.main(["load", place, str(tmp_path / "b"), "--as-of", "1767222000000"]) == 2
+    assert capsys.readouterr().err.startswith("--as-of 1767222000000: wanted are seconds since the epoch")
     assert store_tool.main(["info", str(tmp_path / "nothing")]) == 2
     assert not (tmp_path / "nothing").exists()
 

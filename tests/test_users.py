@@ -68,6 +68,22 @@ def test_every_format_gives_the_same(name: str, tmp_path: Path, catalog: Catalog
     assert as_lists(users) == as_lists(users) == USERS
 
 
+@pytest.mark.parametrize("name", ["texts.jsonl.gz", "lists.jsonl", "table.csv"])
+def test_a_byte_order_mark_is_passed_over(name: str, tmp_path: Path, catalog: Catalog) -> None:
+    """Excel puts one before a CSV file in UTF-8."""
+    path = written(tmp_path, name)
+    data = path.read_bytes()
+    path.write_bytes(
+        gzip.compress(b"\xef\xbb\xbf" + gzip.decompress(data)) if name.endswith("gz") else b"\xef\xbb\xbf" + data
+    )
+    assert as_lists(FileUsers(path, catalog)) == USERS
+
+
+def test_a_long_history_is_read_from_csv(tmp_path: Path, catalog: Catalog) -> None:
+    (tmp_path / "users.csv").write_text("user_id,history\nx," + "a b " * 50_000 + "\n")
+    assert as_lists(FileUsers(tmp_path / "users.csv", catalog)) == [("x", ["a", "b"] * 50_000)]
+
+
 def test_large_parquet_is_read_in_parts(tmp_path: Path, catalog: Catalog) -> None:
     path = tmp_path / "users.parquet"
     n = 20_000
@@ -110,6 +126,17 @@ def test_standard_input(tmp_path: Path, catalog: Catalog) -> None:
     assert list(out.parent.iterdir()) == []
 
 
+def test_standard_input_of_a_running_job_is_not_overwritten(tmp_path: Path, catalog: Catalog) -> None:
+    data = written(tmp_path, "lists.jsonl").read_bytes()
+    with standard_input(io.BytesIO(data), catalog, tmp_path / "topk") as users:
+        with (
+            pytest.raises(InputError, match="topk: another job is writing here"),
+            standard_input(io.BytesIO(b'{"user_id": "x", "history": []}'), catalog, tmp_path / "topk"),
+        ):
+            pass
+        assert as_lists(users) == USERS
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -121,6 +148,10 @@ def test_standard_input(tmp_path: Path, catalog: Catalog) -> None:
         ("u.jsonl", '{"user_id": true, "history": []}\n', "row 1 has no user_id"),
         ("u.jsonl", '{"user_id": "x", "history": null}\n', "row 1: the history is not a list"),
         ("u.jsonl", '{"user_id": "x", "history": ["a", 1.5]}\n', "row 1: the history is not a list"),
+        ("u.jsonl", '{"user_id": "x", "history": {"a": 1}}\n', "row 1: the history is not a list"),
+        ("u.jsonl", '{"user_id": "x", "history": [' + "9" * 5000 + "]}\n", "row 1 is not"),
+        ("u.jsonl", "[" * 100_000 + "\n", "row 1 is not"),
+        ("u.jsonl", '{"user_id": "\\ud83d", "history": []}\n', r"row 1: half a character in the user_id '\\ud83d'"),
         ("u.jsonl", '{"user_id": "x", "history": ["a", "zz"]}\n', "row 1: no item 'zz' in the catalogue"),
         ("u.jsonl", '{"user_id": 5, "history": []}\n{"user_id": "5", "history": []}\n', "user '5' stands twice, in"),
         ("u.jsonl", "", "no rows"),
@@ -150,12 +181,18 @@ def test_bad_files(name: str, text: str, message: str, tmp_path: Path, catalog: 
 def test_other_bad_files(tmp_path: Path, catalog: Catalog) -> None:
     (tmp_path / "latin.csv").write_bytes("user_id,history\nü,a\n".encode("latin-1"))
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"user_id": 1, "history": []}\n')[:-9])
+    garbled = bytearray(gzip.compress(b'{"user_id": 1, "history": []}\n'))
+    garbled[10] ^= 0x06  # the kind of the first block, behind the header
+    (tmp_path / "garbled.jsonl.gz").write_bytes(garbled)
     pl.DataFrame({"user": ["x"]}).write_parquet(tmp_path / "names.parquet")
+    pl.DataFrame({"user_id": ["x"], "history": [{"a": 1}]}).write_parquet(tmp_path / "struct.parquet")
     pl.DataFrame({"user_id": ["x", None], "history": [["a"], ["b"]]}).write_parquet(tmp_path / "null.parquet")
     for name, message in (
         ("latin.csv", "can't be read"),
         ("cut.jsonl.gz", "can't be read"),
+        ("garbled.jsonl.gz", "can't be read"),
         ("names.parquet", "needs the columns"),
+        ("struct.parquet", "row 1: the history is not a list"),
         ("null.parquet", "row 2 has no user_id"),
         ("missing.csv", "no such file"),
     ):

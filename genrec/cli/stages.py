@@ -5,11 +5,10 @@ Beside it what every command that makes stages needs: the lock on a run, and a p
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from semtok.errors import InputError
-from semtok.folders import MANIFEST, check_folder, finish_rename
+from semtok.folders import MANIFEST, check_folder, finish_rename, hold_lock
 
 _log = logging.getLogger(__name__)
 
@@ -56,15 +55,9 @@ def is_made_of(folder: Path, inputs: Mapping[str, Any]) -> bool:
         return False
 
 
-@contextmanager
-def locked(run: Path) -> Iterator[None]:
-    """Only one process at a time works on a run; the lock goes with the process, however it ends."""
-    with open(run / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{run}: another genrec process is working on this run") from None
-        yield
+def locked(run: Path) -> AbstractContextManager[None]:
+    """Only one process at a time works on a run."""
+    return hold_lock(run / ".lock", f"{run}: another genrec process is working on this run")
 
 
 @contextmanager
