@@ -208,6 +208,8 @@ def _typed(name: str, dtype: Any, value: Any) -> Any:
         if holds:
             if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds) or value != value:
                 raise InputError(f"where: {name} holds {what}, not {value!r}")
+            if isinstance(value, str) and not value.isascii() and value.encode("utf-8", "ignore").decode() != value:
+                raise InputError(f"where: {name} holds text, not the half of a character in {value!r}")
             return value
     raise InputError(f"where: {name} has the type {dtype}, which can't be filtered by")
 

@@ -70,13 +70,11 @@ def _prepare(config: ServeConfig) -> None:
     """Check the run and the store once, before any worker starts; fill an empty store."""
     Catalog.load(config.run / "catalog")
     with contextlib.closing(open_store(_place(config), verify=True)) as store:
+        # Nothing serves yet, so a store that fails is a line for whoever starts it.
         try:
             if store.info() is None and (config.run / "topk" / MANIFEST).is_file():
                 store.load(config.run / "topk", histories=histories_behind(config.run / "topk"))
-        except (
-            StoreFull,
-            StoreUnavailable,
-        ) as error:  # before there is anything to serve, a line for whoever starts it
+        except (StoreFull, StoreUnavailable) as error:
             raise InputError(f"the store: {error}") from error
 
 

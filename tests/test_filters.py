@@ -173,6 +173,7 @@ def test_where(shop: WhereFilters, where: dict[str, Any] | None, rows: list[int]
         ({"price": (None, "20")}, "price holds numbers, not '20'"),
         ({"price": (1, 2, 3)}, r"price: a range is \(low, high\)"),
         ({"price": True}, "price holds numbers, not True"),
+        ({"brand": "\ud800"}, "brand holds text, not the half of a character"),
         ({"price": [None, 20]}, "price holds numbers, not None"),
         ({"price": (float("nan"), 20)}, "price"),
         ({"brand": 3}, "brand holds text, not 3"),
