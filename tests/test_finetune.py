@@ -125,6 +125,11 @@ def test_an_interrupted_fit_ends_with_the_weights_of_an_undisturbed_one(inputs: 
     assert (tmp_path / "whole/training.json").read_bytes() == (tmp_path / "broken/training.json").read_bytes()
 
 
+def test_a_training_that_diverged_is_refused(inputs: LmInputs, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"diverged: lower --lm\.learning_rate 1e\+30 and --lm\.head_learning_rate"):
+        fitted(inputs, replace(TINY, epochs=1, learning_rate=1e30), tmp_path / "w")
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_warm_up_trains_new_rows_and_leaves_the_rest_equal_to_the_bit(
     inputs: LmInputs, tmp_path: Path, tied: bool

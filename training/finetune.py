@@ -183,6 +183,9 @@ def fit_lm(
 
     Returns:
         The model with the weights of the best epoch, in evaluation mode, on the main process; None on the others.
+
+    Raises:
+        InputError: the training diverged.
     """
     accelerator = Accelerator(
         mixed_precision=config.precision,
@@ -249,6 +252,9 @@ def fit_lm(
         if accelerator.is_main_process:
             if whole is not None:
                 built.model.load_state_dict(whole)
+            if not all(bool(weights.isfinite().all()) for weights in _weights(built.model).values()):
+                rates = f"{config.peak_learning_rate:g} and --lm.head_learning_rate {config.head_learning_rate:g}"
+                raise InputError(f"the language model's training diverged: lower --lm.learning_rate {rates}")
             built.model.eval()
             figures = dict(validate(built)) if stop_after is None else {}
             row = {"stage": "lm", "epoch": epoch, **losses, **figures}
