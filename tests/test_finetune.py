@@ -56,10 +56,10 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> LmInputs:
     return LmInputs(catalog, SemanticIds(catalog.item_ids, codes, (8, 8)), books, vectors, split, None)
 
 
-def fitted(inputs: LmInputs, config: LmConfig, work: Path, log: Any = lambda row: None) -> Built:
+def fitted(inputs: LmInputs, config: LmConfig, work: Path, log: Any = lambda row: None, **options: Any) -> Built:
     work.mkdir(exist_ok=True)
     validation = Validation(inputs, RankingConfig(max_items=6, beams=8), config.valid_cases, 0)
-    built = fit_lm(inputs, config, work, log, validation)
+    built = fit_lm(inputs, config, work, log, validation, **options)
     assert built is not None
     return built
 
@@ -107,7 +107,10 @@ def test_the_saved_folder_has_the_logits_of_the_trained_model(
     assert kept == (rank > 0)  # adapters leave every other row equal to the bit; full fine-tuning moves them
 
 
-def test_an_interrupted_fit_ends_with_the_weights_of_an_undisturbed_one(inputs: LmInputs, tmp_path: Path) -> None:
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_an_interrupted_fit_ends_with_the_weights_of_an_undisturbed_one(
+    inputs: LmInputs, tmp_path: Path, accumulation: int
+) -> None:
     class Killed(Exception):
         pass
 
@@ -115,8 +118,10 @@ def test_an_interrupted_fit_ends_with_the_weights_of_an_undisturbed_one(inputs: 
         if row["epoch"] == 1:
             raise Killed
 
-    config = replace(TINY, epochs=3)
-    whole = fitted(inputs, config, tmp_path / "whole")
+    steps: list[int] = []
+    config = replace(TINY, epochs=3, gradient_accumulation=accumulation)
+    whole = fitted(inputs, config, tmp_path / "whole", progress=lambda done, total: steps.append(total))
+    assert (steps[0] // config.epochs) % 4  # of an epoch's batches some are left over
     with pytest.raises(Killed):
         fitted(inputs, config, tmp_path / "broken", killer)
     resumed = fitted(inputs, config, tmp_path / "broken")

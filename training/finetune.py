@@ -11,6 +11,7 @@ Shapes: N items, L levels, W width of the item vectors.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -371,7 +372,11 @@ def _train_epoch(
             steps, left = max(0, step - settings["begins"]), max(1, total - settings["begins"])
             factor = learning_rate_factor(steps, left, min(200, left // 20 + 1)) if step >= settings["begins"] else 0.0
             settings["lr"] = settings["peak"] * factor
-        with accelerator.accumulate(model):
+        done = step + 1 - epoch * len(mine)
+        # Counted within the epoch, whose last batch steps too: a checkpoint holds no gradients. Accelerate's own
+        # `accumulate` counts on through the epochs.
+        accelerator.sync_gradients = done % config.gradient_accumulation == 0 or done == len(mine)
+        with contextlib.nullcontext() if accelerator.sync_gradients else accelerator.no_sync(model):
             losses: Losses = model(batch, None if teacher is None else teacher(batch))
             weighted = losses.codes + config.dense_weight * losses.dense + losses.text
             # A word weighs as much as a code: an item is its codes.
