@@ -202,6 +202,13 @@ def test_other_ways_of_training_learn(inputs: LmInputs, tmp_path: Path, changed:
         ({"text_vocabulary": 12}, "--lm.text_vocabulary"),
         ({"text_share": -1.0}, "--lm.text_share"),
         ({"warmup_steps": -1}, "--lm.warmup_steps -1"),
+        ({"valid_cases": 0}, "--lm.valid_cases 0"),
+        ({"batch_tokens": -4}, "--lm.batch_tokens -4"),
+        ({"learning_rate": 0.0}, "--lm.learning_rate 0"),
+        ({"learning_rate": float("nan")}, "--lm.learning_rate nan"),
+        ({"head_learning_rate": -1.0}, "--lm.head_learning_rate -1"),
+        ({"weight_decay": -1.0}, "--lm.weight_decay -1"),
+        ({"seed": -1}, "--lm.seed -1"),
     ],
 )
 def test_bad_settings_name_their_flag(changed: dict[str, Any], message: str) -> None:

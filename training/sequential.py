@@ -60,8 +60,11 @@ class SequentialTrainingConfig:
         for name in ("epochs", "patience", "batch_positions", "valid_cases"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} {getattr(self, name)} of a recommender's training must be at least 1")
-        if self.learning_rate <= 0:
+        if not self.learning_rate > 0:
             raise InputError(f"learning_rate {self.learning_rate} of a recommender's training must be positive")
+        for name in ("weight_decay", "seed"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name} {getattr(self, name)} of a recommender's training must not be negative")
 
 
 class Softmax:

@@ -91,6 +91,9 @@ class CompareConfig:
         for flag, values in (("backbones", self.backbones), ("seeds", self.seeds)):
             if not values or len(set(values)) < len(values):
                 raise InputError(f"--{flag} {list(values)}: at least one, and none twice")
+        for flag, seeds in (("seeds", self.seeds), ("split_seed", (self.split_seed,))):
+            if min(seeds) < 0:
+                raise InputError(f"--{flag} {min(seeds)} must not be negative")
         if self.negatives is not None and self.negatives < 1:
             raise InputError(f"--negatives {self.negatives} must be at least 1")
         for name in self.aligners:

@@ -208,6 +208,11 @@ class FitConfig:
             raise InputError("--run is missing: the folder to write the run to")
         if self.reuse is not None and not (Path(self.reuse) / "config.yaml").is_file():
             raise InputError(f"--reuse {self.reuse}: not a run of genrec fit")
+        if self.seed < 0:
+            raise InputError(f"--seed {self.seed} must not be negative")
+        if any(view >= self.lm.max_items for view in self.ranking.views):
+            views = list(self.ranking.views)
+            raise InputError(f"--ranking.views {views}: lengths from 1 to below --lm.max_items {self.lm.max_items}")
 
     def to_yaml(self) -> str:
         """The whole configuration as YAML."""
