@@ -41,8 +41,23 @@ def test_bad_values_are_refused_before_any_work(config: Path, flags: list[str], 
     assert message in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--data.split=given", "--data.splits=.", "--data.cold_share=0.5"], "--data.cold_share 0.5: a given split"),
+        (["--ranking.max_items=7"], "--ranking.max_items 7: as much is read as in training; set --lm.max_items"),
+        (["--ranking.max_items=7", "--lm.max_items=8"], "--ranking.max_items 7"),
+    ],
+)
+def test_flags_without_effect_are_refused(config: Path, flags: list[str], message: str) -> None:
+    with pytest.raises(InputError) as refused:
+        load_config(config, flags)
+    assert message in str(refused.value)
+
+
 def test_what_was_stored_is_read_again(config: Path, tmp_path: Path) -> None:
-    for flags in ([], ["--lm.max_items=50"], ["--ranking.views=[4]", "--lm.max_items=5"]):
+    endings = ["--ranking.views=[30]", "--ranking.max_items=50", "--lm.max_items=50"]
+    for flags in ([], ["--lm.max_items=50"], ["--ranking.views=[4]", "--lm.max_items=5"], endings):
         value = load_config(config, flags)
         (tmp_path / "stored.yaml").write_text(value.to_yaml())
         assert load_config(tmp_path / "stored.yaml") == value
