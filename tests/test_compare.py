@@ -242,6 +242,10 @@ def test_the_first_level_that_tells_items_apart() -> None:
         (["{config}", "--aligners", "{plain: {colour: 3}}"], "plain has no options"),
         (["{config}", "--aligners", "{text: {training: {colour: 3}}}"], "training.colour"),
         (["{config}", "--aligners", "{text: {training: {epochs: many}}}"], "--aligners.text.training"),
+        (
+            ["{config}", "--aligners", "{text: {training: {epochs: 2.5}}}"],
+            '--aligners.text.training: Parser key "epochs"',
+        ),
         (["{config}", "--aligners", "{text: {training: {epochs: 0}}}"], "epochs 0"),
         (["{config}", "--aligners", "{text: {training: 48}}"], "--aligners.text.training 48"),
         (["{config}", "--aligners", "{a/b: {aligner: text}}"], "'a/b'"),

@@ -36,6 +36,7 @@ from genrec.sequential import (
 )
 from semtok.aligners import aligner_config
 from semtok.errors import InputError
+from training.options import typed_options
 from training.sequential import SequentialTrainingConfig
 
 PLAIN = "plain"  # one free vector an item: what every other line is measured against unless `reference` says otherwise
@@ -139,10 +140,7 @@ class CompareConfig:
         for setting in own:
             if setting not in known:
                 raise InputError(f"--aligners.{name}.training.{setting}: choose of {', '.join(known)}")
-        try:
-            return replace(self.training, **own)
-        except TypeError as error:
-            raise InputError(f"--aligners.{name}.training {own}: {error}") from None
+        return replace(self.training, **typed_options(SequentialTrainingConfig, own, f"--aligners.{name}.training"))
 
     def _options(self, name: str) -> dict[str, Any]:
         return dict(self.aligners.get(name) or {})
