@@ -250,12 +250,13 @@ def fit_lm(
         trained_at = perf_counter()
         optimizer_state = whole_state(prepared_optimizer, keep=accelerator.is_main_process)
         whole = accelerator.get_state_dict(prepared) if sharded else None
+        if accelerator.is_main_process and whole is not None:
+            built.model.load_state_dict(whole)
+        diverged = not all(bool(weights.isfinite().all()) for weights in _weights(built.model).values())
+        if broadcast_object_list([diverged])[0]:  # every process stops, or the others would wait for the main one
+            rates = f"{config.peak_learning_rate:g} and --lm.head_learning_rate {config.head_learning_rate:g}"
+            raise InputError(f"the language model's training diverged: lower --lm.learning_rate {rates}")
         if accelerator.is_main_process:
-            if whole is not None:
-                built.model.load_state_dict(whole)
-            if not all(bool(weights.isfinite().all()) for weights in _weights(built.model).values()):
-                rates = f"{config.peak_learning_rate:g} and --lm.head_learning_rate {config.head_learning_rate:g}"
-                raise InputError(f"the language model's training diverged: lower --lm.learning_rate {rates}")
             built.model.eval()
             figures = dict(validate(built)) if stop_after is None else {}
             row = {"stage": "lm", "epoch": epoch, **losses, **figures}
