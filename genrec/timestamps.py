@@ -27,6 +27,8 @@ TimeUnit = Literal["seconds", "days", "position"]
 DAY = 86_400
 _MICRO = 1_000_000
 _YEAR_1990, _YEAR_2100 = 631_152_000, 4_102_444_800
+_ISO = r"^\d{4}-\d{2}-\d{2}(?:[T ]|$)"
+_OFFSET = r":[\d.]*(?:Z|[+-][\d:]+)$"
 _log = logging.getLogger(__name__)
 
 
@@ -72,9 +74,24 @@ def _parse_text(column: pl.Series, path: Path) -> Instants:
     numbers = column.cast(pl.Float64, strict=False)
     if numbers[0] is not None:
         return _from_floats(numbers, column, path)
-    dates = column.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
+    dates = _parse_iso(column)
     refuse_rows(dates.is_null(), path, "with a timestamp that is neither a number nor an ISO date", values=column)
     return Instants(dates.to_physical().to_numpy(), _MICRO, True)
+
+
+def _parse_iso(column: pl.Series) -> pl.Series:
+    """ISO dates and times as moments of UTC, null where a text is none.
+
+    polars takes the form of a column from its first value. It would read 03/04/2020 as 3 April, and where that value
+    has no offset from UTC it reads none that has one: so texts with and without one are parsed apart.
+    """
+    is_iso, has_offset = column.str.contains(_ISO), column.str.contains(_OFFSET)
+    dates = pl.repeat(None, len(column), dtype=pl.Datetime("us", "UTC"), eager=True)
+    for chosen in (is_iso & ~has_offset, is_iso & has_offset):
+        if chosen.any():
+            found = column.filter(chosen).str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
+            dates = dates.scatter(chosen.arg_true(), found)
+    return dates
 
 
 def _from_floats(numbers: pl.Series, column: pl.Series, path: Path) -> Instants:

@@ -56,10 +56,10 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> LmInputs:
     return LmInputs(catalog, SemanticIds(catalog.item_ids, codes, (8, 8)), books, vectors, split, None)
 
 
-def fitted(inputs: LmInputs, config: LmConfig, work: Path, log: Any = lambda row: None) -> Built:
+def fitted(inputs: LmInputs, config: LmConfig, work: Path, log: Any = lambda row: None, **options: Any) -> Built:
     work.mkdir(exist_ok=True)
     validation = Validation(inputs, RankingConfig(max_items=6, beams=8), config.valid_cases, 0)
-    built = fit_lm(inputs, config, work, log, validation)
+    built = fit_lm(inputs, config, work, log, validation, **options)
     assert built is not None
     return built
 
@@ -107,7 +107,10 @@ def test_the_saved_folder_has_the_logits_of_the_trained_model(
     assert kept == (rank > 0)  # adapters leave every other row equal to the bit; full fine-tuning moves them
 
 
-def test_an_interrupted_fit_ends_with_the_weights_of_an_undisturbed_one(inputs: LmInputs, tmp_path: Path) -> None:
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_an_interrupted_fit_ends_with_the_weights_of_an_undisturbed_one(
+    inputs: LmInputs, tmp_path: Path, accumulation: int
+) -> None:
     class Killed(Exception):
         pass
 
@@ -115,14 +118,21 @@ def test_an_interrupted_fit_ends_with_the_weights_of_an_undisturbed_one(inputs: 
         if row["epoch"] == 1:
             raise Killed
 
-    config = replace(TINY, epochs=3)
-    whole = fitted(inputs, config, tmp_path / "whole")
+    steps: list[int] = []
+    config = replace(TINY, epochs=3, gradient_accumulation=accumulation)
+    whole = fitted(inputs, config, tmp_path / "whole", progress=lambda done, total: steps.append(total))
+    assert (steps[0] // config.epochs) % 4  # of an epoch's batches some are left over
     with pytest.raises(Killed):
         fitted(inputs, config, tmp_path / "broken", killer)
     resumed = fitted(inputs, config, tmp_path / "broken")
     for (name, a), (_, b) in zip(whole.model.state_dict().items(), resumed.model.state_dict().items(), strict=True):
         assert torch.equal(a, b), name
     assert (tmp_path / "whole/training.json").read_bytes() == (tmp_path / "broken/training.json").read_bytes()
+
+
+def test_a_training_that_diverged_is_refused(inputs: LmInputs, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"diverged: lower --lm\.learning_rate 1e\+30 and --lm\.head_learning_rate"):
+        fitted(inputs, replace(TINY, epochs=1, learning_rate=1e30), tmp_path / "w")
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -192,6 +202,13 @@ def test_other_ways_of_training_learn(inputs: LmInputs, tmp_path: Path, changed:
         ({"text_vocabulary": 12}, "--lm.text_vocabulary"),
         ({"text_share": -1.0}, "--lm.text_share"),
         ({"warmup_steps": -1}, "--lm.warmup_steps -1"),
+        ({"valid_cases": 0}, "--lm.valid_cases 0"),
+        ({"batch_tokens": -4}, "--lm.batch_tokens -4"),
+        ({"learning_rate": 0.0}, "--lm.learning_rate 0"),
+        ({"learning_rate": float("nan")}, "--lm.learning_rate nan"),
+        ({"head_learning_rate": -1.0}, "--lm.head_learning_rate -1"),
+        ({"weight_decay": -1.0}, "--lm.weight_decay -1"),
+        ({"seed": -1}, "--lm.seed -1"),
     ],
 )
 def test_bad_settings_name_their_flag(changed: dict[str, Any], message: str) -> None:

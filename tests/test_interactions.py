@@ -83,6 +83,12 @@ def test_every_format_gives_the_same_log(tmp_path: Path) -> None:
         (["2017-07-14T00:00:01", "2017-07-14T00:00:00"], "seconds", [MIDNIGHT, MIDNIGHT + 1]),
         (["2017-07-14 00:00:01.5", "2017-07-14 00:00:00.5"], "seconds", [MIDNIGHT, MIDNIGHT + 1]),
         (["2017-07-14T02:00:00+02:00", "2017-07-14T00:00:01Z"], "seconds", [MIDNIGHT, MIDNIGHT + 1]),
+        (
+            ["2017-07-14T00:00:01", "2017-07-14", "2017-07-13T23:00:02-0100"],
+            "seconds",
+            [MIDNIGHT + s for s in range(3)],
+        ),
+        (["2017-07-14T00:00:01Z", "2017-07-14 00:00:02.5"], "seconds", [MIDNIGHT + 1, MIDNIGHT + 2]),
     ],
 )
 def test_units_are_recognised_and_logged(
@@ -152,6 +158,14 @@ BAD = {
     "huge": (GOOD + "u,7,1e300\n", "first at row 3: '1e300'"),
     "date": (
         csv(["2017-07-14", "14.7.2017"]),
+        "1 row with a timestamp that is neither a number nor an ISO date, first at row 3",
+    ),
+    "day or month first": (
+        csv(["03/04/2020", "05/06/2020"]),
+        "2 rows with a timestamp that is neither a number nor an ISO date, first at row 2: '03/04/2020'",
+    ),
+    "no such offset": (
+        csv(["2017-07-14", "2017-07-14T02:00:00+"]),
         "1 row with a timestamp that is neither a number nor an ISO date, first at row 3",
     ),
     "column": ("user,item_id,timestamp\nu,7,0\n", "no column 'user_id'; it has 'user', 'item_id', 'timestamp'"),

@@ -311,6 +311,19 @@ def test_broken_configurations_are_named(text: str, tmp_path: Path) -> None:
         read_config(tmp_path / "nothing.yaml")
 
 
+def test_values_have_the_types_of_their_fields(tmp_path: Path) -> None:
+    path = tmp_path / "scft.yaml"
+    path.write_text("items: a\noutput: b\nlearning_rate: 1e-4\n")  # text to a YAML reader
+    assert read_config(path) == ScftConfig("a", "b", learning_rate=1e-4)
+    for field in ("steps: 2.5", "batch: 4.5", "precision: fp8", "temperature: warm"):
+        path.write_text(f"items: a\noutput: b\n{field}\n")
+        with pytest.raises(InputError, match=rf'scft\.yaml: .*"{field.split(":")[0]}"'):
+            read_config(path)
+    path.write_text("items: a\noutput: b\nsteps:\n")
+    with pytest.raises(InputError, match="steps has no value"):
+        read_config(path)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

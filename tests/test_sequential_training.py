@@ -12,6 +12,7 @@ import torch
 from ring_world import N_ITEMS, ring_split
 from torch import Tensor
 
+from genrec.cases import Cases
 from genrec.sequences import Sequences
 from genrec.sequential import (
     BACKBONES,
@@ -30,7 +31,7 @@ from semtok.aligners.base import IdTable
 from semtok.aligners.simple import ConcatenationConfig, ConcatenationTable, TextTable, TextTableConfig
 from semtok.errors import InputError
 from training.lightgcn import fit_lightgcn
-from training.sequential import SequentialTrainingConfig, fit_sequential, training_windows
+from training.sequential import SequentialTrainingConfig, fit_sequential, training_windows, validation_recall
 
 SPLIT = ring_split(train=40, asked=20)
 SHORT = SequentialTrainingConfig(epochs=4, patience=4, batch_positions=64, seed=3)
@@ -100,6 +101,26 @@ def test_every_event_but_the_first_is_a_target_once(width: int) -> None:
         assert first_target >= 1
         targets += row[first_target:].tolist()
     assert sorted(targets) == [2, *range(4, 40), *range(41, 47)]
+
+
+def recall_of(scores: list[float], history: list[int], target: int, k: int = 2, *, exclude_seen: bool = True) -> float:
+    targets = np.array([target], dtype=np.int32)
+    cases = Cases(("c",), ("u",), Sequences.from_lists([history]), targets, None, np.zeros(1, dtype=bool))
+    return validation_recall(lambda asked: np.array([scores], dtype=np.float32), cases, k=k, exclude_seen=exclude_seen)
+
+
+def test_validation_recall_counts_targets_that_a_list_would_hold() -> None:
+    assert recall_of([9, 8, 7, 6], [0], 2) == 1
+    assert recall_of([9, 8, 7, 6], [0], 2, exclude_seen=False) == 0
+    assert recall_of([9, 7, 7, 7], [0], 2) == 0  # ties rank before the target
+    assert recall_of([9, 8, 7, 6], [2], 2, k=9) == 0  # excluded itself
+    assert recall_of([9, 8, 7, 6], [2], 2, k=9, exclude_seen=False) == 1
+    assert recall_of([9, 8, -np.inf, 6], [0], 2, k=9) == 0
+
+
+def test_a_training_that_diverged_is_refused() -> None:
+    with pytest.raises(InputError, match=r"diverged.*--collaborative\.learning_rate"):
+        recall_of([np.nan] * 4, [0], 2)
 
 
 def test_histories_of_one_item_alone_are_refused() -> None:

@@ -11,6 +11,7 @@ Shapes: N items, L levels, W width of the item vectors.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -183,6 +184,9 @@ def fit_lm(
 
     Returns:
         The model with the weights of the best epoch, in evaluation mode, on the main process; None on the others.
+
+    Raises:
+        InputError: the training diverged.
     """
     accelerator = Accelerator(
         mixed_precision=config.precision,
@@ -246,9 +250,13 @@ def fit_lm(
         trained_at = perf_counter()
         optimizer_state = whole_state(prepared_optimizer, keep=accelerator.is_main_process)
         whole = accelerator.get_state_dict(prepared) if sharded else None
+        if accelerator.is_main_process and whole is not None:
+            built.model.load_state_dict(whole)
+        diverged = not all(bool(weights.isfinite().all()) for weights in _weights(built.model).values())
+        if broadcast_object_list([diverged])[0]:  # every process stops, or the others would wait for the main one
+            rates = f"{config.peak_learning_rate:g} and --lm.head_learning_rate {config.head_learning_rate:g}"
+            raise InputError(f"the language model's training diverged: lower --lm.learning_rate {rates}")
         if accelerator.is_main_process:
-            if whole is not None:
-                built.model.load_state_dict(whole)
             built.model.eval()
             figures = dict(validate(built)) if stop_after is None else {}
             row = {"stage": "lm", "epoch": epoch, **losses, **figures}
@@ -365,7 +373,11 @@ def _train_epoch(
             steps, left = max(0, step - settings["begins"]), max(1, total - settings["begins"])
             factor = learning_rate_factor(steps, left, min(200, left // 20 + 1)) if step >= settings["begins"] else 0.0
             settings["lr"] = settings["peak"] * factor
-        with accelerator.accumulate(model):
+        done = step + 1 - epoch * len(mine)
+        # Counted within the epoch, whose last batch steps too: a checkpoint holds no gradients. Accelerate's own
+        # `accumulate` counts on through the epochs.
+        accelerator.sync_gradients = done % config.gradient_accumulation == 0 or done == len(mine)
+        with contextlib.nullcontext() if accelerator.sync_gradients else accelerator.no_sync(model):
             losses: Losses = model(batch, None if teacher is None else teacher(batch))
             weighted = losses.codes + config.dense_weight * losses.dense + losses.text
             # A word weighs as much as a code: an item is its codes.

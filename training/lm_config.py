@@ -97,11 +97,20 @@ class LmConfig:
             "max_items",
             "epochs",
             "patience",
+            "batch_tokens",
             "gradient_accumulation",
             "dense_width",
+            "valid_cases",
         ):
             if getattr(self, name) < 1:
                 raise InputError(f"--lm.{name} {getattr(self, name)} must be at least 1")
+        for name in ("learning_rate", "head_learning_rate"):
+            rate = getattr(self, name)
+            if rate is not None and not rate > 0:
+                raise InputError(f"--lm.{name} {rate} must be positive")
+        for name in ("lora_rank", "weight_decay", "seed"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"--lm.{name} {getattr(self, name)} must not be negative")
         if self.width % self.heads:
             raise InputError(f"--lm.heads {self.heads} does not divide --lm.width {self.width}")
         if not 0 <= self.dropout < 1:

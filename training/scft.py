@@ -45,6 +45,7 @@ from semtok.errors import InputError
 from semtok.folders import hash_file, new_folder, to_json, write_atomic
 from semtok.vectors import ItemVectors
 from training.checkpoint import load_checkpoint, save_checkpoint, whole_state
+from training.options import typed_options
 from training.schedule import learning_rate_factor
 from training.view_encoder import LEAST_TEMPERATURE, Tunable, ViewEncoder, load_tunable
 
@@ -264,11 +265,13 @@ def read_config(path: Path) -> ScftConfig:
     """Read a configuration; raises InputError where it is missing, no YAML mapping, or has a wrong field."""
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return ScftConfig(**value)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (yaml.YAMLError, TypeError) as error:
+    except yaml.YAMLError as error:
         raise InputError(f"{path}: not a configuration of this stage ({' '.join(str(error).split())})") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: not a configuration of this stage (no fields by name)")
+    return ScftConfig(**typed_options(ScftConfig, value, f"{path}: not a configuration of this stage"))
 
 
 if __name__ == "__main__":

@@ -60,8 +60,11 @@ class SequentialTrainingConfig:
         for name in ("epochs", "patience", "batch_positions", "valid_cases"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} {getattr(self, name)} of a recommender's training must be at least 1")
-        if self.learning_rate <= 0:
+        if not self.learning_rate > 0:
             raise InputError(f"learning_rate {self.learning_rate} of a recommender's training must be positive")
+        for name in ("weight_decay", "seed"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name} {getattr(self, name)} of a recommender's training must not be negative")
 
 
 class Softmax:
@@ -164,17 +167,30 @@ def validation_recall(
     exclude_seen: bool,
     batch: int = 1024,
 ) -> float:
-    """Recall@k over the whole catalogue; an item that ties with the target counts as ranked before it."""
+    """Recall@k over the whole catalogue; an item that ties with the target counts as ranked before it.
+
+    A target that no list can hold, because it is excluded or cannot be ranked, is a miss.
+
+    Raises:
+        InputError: a score is NaN: the training diverged.
+    """
     hits = 0
     for start in range(0, len(cases), batch):
         index = np.arange(start, min(start + batch, len(cases)))
         histories, targets = cases.histories.take(index), cases.targets[index]
         scores = score(histories)
-        own = scores[np.arange(len(index)), targets].copy()
+        if np.isnan(scores).any():  # nothing is as great as NaN, so every target would seem to be ranked first
+            raise InputError(
+                "the training of a recommender diverged: its scores are not numbers; lower its learning_rate"
+                " (fit: --collaborative.learning_rate or --aligner.training.learning_rate, compare:"
+                " --training.learning_rate)"
+            )
         if exclude_seen:
             scores[np.repeat(np.arange(len(index)), histories.lengths), histories.values] = -np.inf
+        own = scores[np.arange(len(index)), targets].copy()
         scores[np.arange(len(index)), targets] = -np.inf
-        hits += int(((scores >= own[:, None]).sum(axis=1) < k).sum())
+        before = (scores >= own[:, None]).sum(axis=1)
+        hits += int(((before < k) & (own > -np.inf)).sum())
     return hits / max(1, len(cases))
 
 

@@ -36,6 +36,7 @@ from genrec.sequential import (
 )
 from semtok.aligners import aligner_config
 from semtok.errors import InputError
+from training.options import typed_options
 from training.sequential import SequentialTrainingConfig
 
 PLAIN = "plain"  # one free vector an item: what every other line is measured against unless `reference` says otherwise
@@ -91,6 +92,9 @@ class CompareConfig:
         for flag, values in (("backbones", self.backbones), ("seeds", self.seeds)):
             if not values or len(set(values)) < len(values):
                 raise InputError(f"--{flag} {list(values)}: at least one, and none twice")
+        for flag, seeds in (("seeds", self.seeds), ("split_seed", (self.split_seed,))):
+            if min(seeds) < 0:
+                raise InputError(f"--{flag} {min(seeds)} must not be negative")
         if self.negatives is not None and self.negatives < 1:
             raise InputError(f"--negatives {self.negatives} must be at least 1")
         for name in self.aligners:
@@ -136,10 +140,7 @@ class CompareConfig:
         for setting in own:
             if setting not in known:
                 raise InputError(f"--aligners.{name}.training.{setting}: choose of {', '.join(known)}")
-        try:
-            return replace(self.training, **own)
-        except TypeError as error:
-            raise InputError(f"--aligners.{name}.training {own}: {error}") from None
+        return replace(self.training, **typed_options(SequentialTrainingConfig, own, f"--aligners.{name}.training"))
 
     def _options(self, name: str) -> dict[str, Any]:
         return dict(self.aligners.get(name) or {})

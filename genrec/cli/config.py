@@ -67,6 +67,10 @@ class DataConfig:
                 raise InputError(f"--data.{name} {getattr(self, name)}: no such file")
         if (self.split == "given") != (self.splits is not None):
             raise InputError("--data.split given and --data.splits FOLDER go together")
+        if self.split == "given" and self.cold_share:
+            raise InputError(
+                f"--data.cold_share {self.cold_share}: a given split is taken as it is; none is drawn cold"
+            )
 
 
 @dataclass(frozen=True)
@@ -208,6 +212,14 @@ class FitConfig:
             raise InputError("--run is missing: the folder to write the run to")
         if self.reuse is not None and not (Path(self.reuse) / "config.yaml").is_file():
             raise InputError(f"--reuse {self.reuse}: not a run of genrec fit")
+        if self.seed < 0:
+            raise InputError(f"--seed {self.seed} must not be negative")
+        if self.ranking.max_items not in (RankingConfig.max_items, self.lm.max_items):
+            asked = f"--ranking.max_items {self.ranking.max_items}"
+            raise InputError(f"{asked}: as much is read as in training; set --lm.max_items {self.lm.max_items} instead")
+        if any(view >= self.lm.max_items for view in self.ranking.views):
+            views = list(self.ranking.views)
+            raise InputError(f"--ranking.views {views}: lengths from 1 to below --lm.max_items {self.lm.max_items}")
 
     def to_yaml(self) -> str:
         """The whole configuration as YAML."""

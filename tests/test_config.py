@@ -1,0 +1,63 @@
+"""`genrec fit`'s configuration: what is refused before any work, and that what was stored is read again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from genrec.cli.config import load_config
+from semtok.errors import InputError
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    for name in ("items.jsonl", "log.csv"):
+        (tmp_path / name).write_text("")
+    text = f"{{data: {{items: {tmp_path}/items.jsonl, interactions: {tmp_path}/log.csv}}, run: {tmp_path}/run}}"
+    (tmp_path / "config.yaml").write_text(text)
+    return tmp_path / "config.yaml"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--seed=-1"], "--seed -1 must not be negative"),
+        (["--lm.seed=-1"], "--lm.seed -1 must not be negative"),
+        (["--lm.learning_rate=-1"], "--lm.learning_rate -1.0 must be positive"),
+        (["--collaborative.learning_rate=.nan"], "learning_rate nan of a recommender's training must be positive"),
+        (["--collaborative.weight_decay=-1"], "weight_decay -1.0 of a recommender's training must not be negative"),
+        (["--collaborative.valid_cases=0"], "valid_cases 0 of a recommender's training must be at least 1"),
+        (["--aligner.training.seed=-1"], "seed -1 of a recommender's training must not be negative"),
+        (
+            ["--ranking.views=[10]", "--lm.max_items=5"],
+            "--ranking.views [10]: lengths from 1 to below --lm.max_items",
+        ),
+    ],
+)
+def test_bad_values_are_refused_before_any_work(config: Path, flags: list[str], message: str) -> None:
+    with pytest.raises(InputError) as refused:
+        load_config(config, flags)
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--data.split=given", "--data.splits=.", "--data.cold_share=0.5"], "--data.cold_share 0.5: a given split"),
+        (["--ranking.max_items=7"], "--ranking.max_items 7: as much is read as in training; set --lm.max_items"),
+        (["--ranking.max_items=7", "--lm.max_items=8"], "--ranking.max_items 7"),
+    ],
+)
+def test_flags_without_effect_are_refused(config: Path, flags: list[str], message: str) -> None:
+    with pytest.raises(InputError) as refused:
+        load_config(config, flags)
+    assert message in str(refused.value)
+
+
+def test_what_was_stored_is_read_again(config: Path, tmp_path: Path) -> None:
+    endings = ["--ranking.views=[30]", "--ranking.max_items=50", "--lm.max_items=50"]
+    for flags in ([], ["--lm.max_items=50"], ["--ranking.views=[4]", "--lm.max_items=5"], endings):
+        value = load_config(config, flags)
+        (tmp_path / "stored.yaml").write_text(value.to_yaml())
+        assert load_config(tmp_path / "stored.yaml") == value
