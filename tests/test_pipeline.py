@@ -268,6 +268,61 @@ def test_add_items_moves_no_id_and_recommends_the_new(run: Path, tmp_path: Path)
     assert main(["add-items", str(copy), str(file)]) == 2
 
 
+def test_added_items_outlive_fit_and_evaluate(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is made again but the lists; where something would be, one line and the run as it was."""
+    copy, config = tmp_path / "run", str(run.parent / "my.yaml")
+    shutil.copytree(run, copy)
+    for name in ("new1", "new2"):
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text(json.dumps({"item_id": name, "title": "Copper kettle"}) + "\n")
+        assert main(["add-items", str(copy), str(file)]) == 0
+    before = contents(copy)
+    assert main(["evaluate", str(copy)]) == 0
+    assert contents(copy) == before
+    assert main(["fit", config, *SMALL, f"--run={copy}"]) == 0
+    after = contents(copy)
+    assert {name for name in after if before.get(name) != after[name]} <= {
+        name for name in after if name.startswith("topk/")
+    }
+    assert Recommender.from_pretrained(copy).catalog.item_ids[-2:] == ("new1", "new2")
+    shutil.rmtree(copy / "report")
+    assert main(["evaluate", str(copy)]) == 0  # over the items that were fitted
+    assert contents(copy) == after
+    shutil.copyfile(copy / "config.yaml", tmp_path / "config.yaml")
+    capsys.readouterr()
+    for change, stage in (("--semtok.extra_level=4", "semtok"), ("--lm.epochs=1", "lm")):
+        assert main(["fit", config, *SMALL, change, f"--run={copy}"]) == 2
+        assert f"{stage} is out of date, but made again the run would lose" in capsys.readouterr().err
+    assert contents(copy) == after
+    assert (copy / "config.yaml").read_text() == (tmp_path / "config.yaml").read_text()
+    other = tmp_path / "other"
+    assert main(["fit", config, *SMALL, "--topk.k=0", f"--run={other}", f"--reuse={copy}"]) == 0
+    assert len(Recommender.from_pretrained(other).catalog) == 60
+
+
+def test_evaluate_reads_nothing_outside_the_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Raw tables may be gone or grown; an unfinished run is named, and left as it is."""
+    copy = tmp_path / "moved"
+    shutil.copytree(run, copy)
+    settings = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(settings.replace(str(run.parent), str(tmp_path / "gone")))
+    shutil.rmtree(copy / "report")
+    assert main(["evaluate", str(copy)]) == 0
+    assert read_json(copy / "report/metrics.json") == read_json(run / "report/metrics.json")
+    manifest = read_json(copy / "semtok/manifest.json")
+    manifest["files"]["quality.json"]["sha256"] = "of a later fit that was interrupted"
+    (copy / "semtok/manifest.json").write_text(json.dumps(manifest))
+    (copy / "lm").rename(copy / "kept")
+    capsys.readouterr()
+    assert main(["evaluate", str(copy)]) == 2
+    assert "lm: no such folder; genrec fit finishes the run" in capsys.readouterr().err
+    (copy / "kept").rename(copy / "lm")
+    before = contents(copy)
+    assert main(["evaluate", str(copy)]) == 2
+    assert "lm was made of another semtok; genrec fit finishes the run" in capsys.readouterr().err
+    assert contents(copy) == before
+
+
 def test_inspect_and_evaluate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     item = Recommender.from_pretrained(run).catalog.item_ids[3]
     assert main(["inspect", str(run), item]) == 0

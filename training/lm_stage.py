@@ -26,7 +26,7 @@ from genrec.sequential.frozen import load_frozen
 from genrec.tasks import TaskWeights
 from semtok.catalog import Catalog
 from semtok.errors import InputError
-from semtok.folders import check_folder, finish_rename, hash_value, new_folder, read_json
+from semtok.folders import finish_rename, new_folder, read_json
 from semtok.quantizers import load_quantizer
 from semtok.semantic_ids import SemanticIds
 from semtok.vectors import ItemVectors
@@ -35,6 +35,7 @@ from training.lm_config import LmConfig
 from training.preference import PreferenceStageConfig
 from training.preference_stage import prefer
 from training.refit import chosen_epochs, chosen_shares, with_shares
+from training.run_folder import files_hash
 from training.validation import Validation
 
 NEEDS = ("catalog", "split", "vectors/collaborative", "vectors/item", "semtok")
@@ -57,7 +58,7 @@ class LmStage(NamedTuple):
 
     def inputs(self) -> dict[str, Any]:
         """What decides the stage's bytes: configuration, and the files of the stages before it."""
-        needs = {name: hash_value(check_folder(self.run / name)["files"]) for name in NEEDS}
+        needs = {name: files_hash(self.run / name) for name in NEEDS}
         config: dict[str, Any] = {"lm": asdict(self.lm), "ranking": asdict(self.ranking)}
         if self.stop_after is not None:
             config["stop_after"] = self.stop_after

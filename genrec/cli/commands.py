@@ -54,15 +54,14 @@ def compare(arguments: Sequence[str]) -> None:
 
 
 def evaluate(arguments: Sequence[str]) -> None:
-    """`genrec evaluate RUN [RUN ...]`: a run's report, made again where it is out of date; of several, one table."""
+    """`genrec evaluate RUN [RUN ...]`: a finished run's report, made again where out of date; of several, one table."""
     runs = [_run([one], "evaluate") for one in arguments] or [_run(arguments, "evaluate")]
-    from genrec.cli.config import load_config
-    from genrec.cli.pipeline import Pipeline
+    from genrec.cli.report_stage import update_report
     from genrec.cli.seeds import check_runs, differences, table_over_seeds
 
     check_runs(runs)
     for run in runs:
-        Pipeline(load_config(run / "config.yaml", ["--run", str(run)])).fit(lists=False)
+        update_report(run)
     if len(runs) == 1:
         _print_report(runs[0])
         sys.stdout.write(f"\n{differences(runs)}")

@@ -28,7 +28,7 @@ from genrec.cli.compare_config import LIGHTGCN, PLAIN, CompareConfig
 from genrec.cli.compare_report import Result, table, write_comparison
 from genrec.cli.config import FitConfig
 from genrec.cli.pipeline import Pipeline
-from genrec.cli.stages import Stage, locked, progress_bar
+from genrec.cli.stages import Stage, progress_bar
 from genrec.evaluation import rank
 from genrec.preferences import preference_vectors
 from genrec.sequential import BACKBONES, ColdItems, LightGcn, SequentialModel
@@ -40,6 +40,7 @@ from semtok.folders import read_json, write_atomic
 from semtok.vectors import ItemVectors
 from training.alignment import aligner_inputs
 from training.lightgcn import fit_lightgcn
+from training.run_folder import locked
 from training.sequential import fit_sequential
 
 
@@ -76,7 +77,6 @@ class Comparison(Pipeline):
         Raises:
             InputError: bad input, or another process works on the run.
         """
-        self.run.mkdir(parents=True, exist_ok=True)
         with locked(self.run):
             write_atomic(self.run / "config.yaml", self.comparison.to_yaml())
             for stage in self._stages_before_lm():
