@@ -300,6 +300,18 @@ def test_added_items_outlive_fit_and_evaluate(run: Path, tmp_path: Path, capsys:
     assert len(Recommender.from_pretrained(other).catalog) == 60
 
 
+@pytest.mark.parametrize("folder", ["split", "vectors/text", "lm", "report"])
+def test_a_persons_own_folder_in_the_place_of_a_stage_is_left_alone(
+    folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, own = write_shop(tmp_path), tmp_path / "run" / folder / "mywork.py"
+    own.parent.mkdir(parents=True)
+    own.write_text("dear to me")
+    assert main(["fit", str(config), *SMALL]) == 2
+    assert f"{folder}: holds something else already" in capsys.readouterr().err
+    assert list(contents(tmp_path / "run")) == [f"{folder}/mywork.py"]
+
+
 def test_evaluate_reads_nothing_outside_the_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Raw tables may be gone or grown; an unfinished run is named, and left as it is."""
     copy = tmp_path / "moved"

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from semtok.errors import InputError
-from semtok.folders import MANIFEST, check_folder, finish_rename, hash_value, hold_lock, read_json
+from semtok.folders import MANIFEST, check_folder, check_replaceable, finish_rename, hash_value, hold_lock, read_json
 
 EXTENDED = ("vectors/text", "vectors/item", "semtok", "catalog")  # what items are added to, in this order
 ADDED, BEFORE = "items_added", "files_before"  # in the inputs of such a folder's manifest
@@ -84,6 +84,11 @@ def is_made_of(folder: Path, inputs: Mapping[str, Any]) -> bool:
 def is_extended(folder: Path) -> bool:
     """Whether items were added to a sealed folder."""
     return (folder / MANIFEST).is_file() and ADDED in read_json(folder / MANIFEST).get("inputs", {})
+
+
+def check_stage_folder(run: Path, name: str) -> None:
+    """Raise InputError where a stage would replace what is no folder of that stage."""
+    check_replaceable(run / name, lambda inputs: inputs.get("stage") == name, str(run / name))
 
 
 def has_added_items(run: Path) -> bool:

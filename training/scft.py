@@ -42,7 +42,7 @@ from semtok.attribute_prompt import Attribute, attribute_prompts, disjoint_views
 from semtok.catalog import Catalog
 from semtok.encoders.hf import HFEncoder
 from semtok.errors import InputError
-from semtok.folders import hash_file, new_folder, to_json, write_atomic
+from semtok.folders import check_replaceable, hash_file, new_folder, to_json, write_atomic
 from semtok.vectors import ItemVectors
 from training.checkpoint import load_checkpoint, save_checkpoint, whole_state
 from training.schedule import learning_rate_factor
@@ -122,8 +122,11 @@ def fit_scft(
         progress: told (steps done, steps at most).
 
     Raises:
-        InputError: the table or the encoder cannot be read, or there are too few items.
+        InputError: the table or the encoder cannot be read, there are too few items, or `config.output` holds
+            something else.
     """
+    target = Path(config.output)
+    check_replaceable(target, lambda inputs: inputs.get("stage") == "scft", f"--scft.output {target}")
     # Unlike `Accelerator`, `PartialState` does not read by itself that the launcher asked for CPUs.
     main_process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).is_main_process
     catalog = Catalog.from_file(Path(config.items))
@@ -136,7 +139,6 @@ def fit_scft(
         temperature=config.temperature,
         seed=config.seed,
     )
-    target = Path(config.output)
     inputs = {"stage": "scft", "config": asdict(config), "items": hash_file(Path(config.items))}
     with contextlib.ExitStack() as stack:
         scratch = target.with_name(f".{target.name}.new")

@@ -54,7 +54,7 @@ from training.letter import Behaviour
 from training.lm_stage import LmStage, from_config, run_lm_stage
 from training.quantizer import fit_quantizer
 from training.refit import check_same_settings, chosen_epochs
-from training.run_folder import has_added_items, is_current, is_extended, is_made_of, locked
+from training.run_folder import check_stage_folder, has_added_items, is_current, is_extended, is_made_of, locked
 from training.sequential import fit_sequential
 
 
@@ -74,6 +74,8 @@ class Pipeline:
         if self.chooser is not None:
             check_same_settings(self.chooser, yaml.safe_load(self.config.to_yaml()))
         with locked(self.run):
+            for name in [*(stage.folder for stage in self._stages_before_lm()), "lm", "report"]:
+                check_stage_folder(self.run, name)
             self._keep_added_items()
             text = self.config.to_yaml()
             if not (self.run / "config.yaml").is_file() or (self.run / "config.yaml").read_text() != text:
@@ -143,7 +145,10 @@ class Pipeline:
 
     def _bring_up_to_date(self, stage: Stage) -> None:
         inputs = stage.inputs(self.run)
-        if not is_current(self.run / stage.folder, inputs) and not self._linked(stage.folder, inputs):
+        if is_current(self.run / stage.folder, inputs):
+            return
+        check_stage_folder(self.run, stage.folder)
+        if not self._linked(stage.folder, inputs):
             make_stage(self.run, stage, inputs)
 
     def _linked(self, folder: str, inputs: Mapping[str, Any]) -> bool:

@@ -28,7 +28,7 @@ from inference.recommender import Recommender
 from semtok.errors import InputError
 from semtok.folders import check_folder, read_json, write_atomic
 from semtok.vectors import ItemVectors, unit_rows
-from training.run_folder import files_hash, is_current, locked, read_settings
+from training.run_folder import check_stage_folder, files_hash, is_current, locked, read_settings
 
 _NEEDS = ("catalog", "split", "vectors/text", "vectors/collaborative", "vectors/item", "semtok", "lm")
 
@@ -59,6 +59,7 @@ def update_report(run: Path) -> None:
         except InputError as error:
             raise InputError(f"{error}; genrec fit finishes the run") from None
         if not is_current(run / stage.folder, inputs):
+            check_stage_folder(run, stage.folder)
             make_stage(run, stage, inputs)
 
 
