@@ -28,6 +28,8 @@ from genrec.sample_shop import make_sample_shop
 from genrec.sequences import Sequences
 from semtok.errors import InputError
 from semtok.folders import hash_file, read_json
+from training import lm_stage
+from training.run_folder import locked
 from training.validation import SEQUENCE_SHARES
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
@@ -496,6 +498,61 @@ def test_ray_workers_write_the_same_lists(run: Path, tmp_path: Path) -> None:
     assert contents(tmp_path / "local") == contents(tmp_path / "ray")
 
 
+def lm_stage_alone(monkeypatch: pytest.MonkeyPatch, config: Path) -> int:
+    """`python -m training.finetune --config CONFIG`; its exit status."""
+    monkeypatch.setattr(sys, "argv", ["finetune", "--config", str(config)])
+    with pytest.raises(SystemExit) as ended:
+        lm_stage.main()
+    return int(str(ended.value.code or 0))
+
+
+def test_the_lm_stage_alone_is_of_the_folder_of_its_configuration(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A copied run trains its own model, to the bytes of `genrec fit`, once; the run that it was copied from stays."""
+    before, copy = contents(run), tmp_path / "copy"
+    started = [path.stat().st_mtime_ns for path in sorted((run / "lm").iterdir())]
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / "lm")
+    with locked(copy):
+        assert lm_stage_alone(monkeypatch, copy / "config.yaml") == 1
+    assert "another genrec process is working on this run" in capsys.readouterr().err
+    assert not (copy / "lm").exists()
+    assert lm_stage_alone(monkeypatch, copy / "config.yaml") == 0
+    assert contents(copy) == before
+    made = (copy / "lm/manifest.json").stat().st_mtime_ns
+    assert lm_stage_alone(monkeypatch, copy / "config.yaml") == 0
+    assert "lm is up to date" in capsys.readouterr().err
+    assert (copy / "lm/manifest.json").stat().st_mtime_ns == made
+    assert contents(run) == before
+    assert [path.stat().st_mtime_ns for path in sorted((run / "lm").iterdir())] == started
+
+
+@pytest.mark.parametrize("text", ["a: [\n", "", "- 1\n", "run: x\n", "\udcff"])
+def test_the_lm_stage_alone_names_a_bad_configuration(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_bytes(text.encode(errors="surrogateescape"))
+    assert lm_stage_alone(monkeypatch, config) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{config}: not " in line
+
+
+def test_fit_ends_before_the_language_model_where_asked(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For the LM stage under `accelerate launch`; another fit then does what is left."""
+    other, reuse = tmp_path / "other", f"--reuse={run}"
+    options = [str(run.parent / "my.yaml"), *SMALL, "--topk.k=0", f"--run={other}", reuse]
+    assert main(["fit", *options, "--before_lm"]) == 0
+    assert f"training.finetune --config {other}/config.yaml" in capsys.readouterr().out
+    assert (other / "semtok/manifest.json").is_file()
+    assert not (other / "lm").exists()
+    assert main(["fit", *options]) == 0
+    assert (other / "report/metrics.json").is_file()
+
+
 def launched_lm_stage(
     run: Path, copy: Path, configuration: str, *command: str, precision: str = "no", **variables: str
 ) -> int:
@@ -503,7 +560,7 @@ def launched_lm_stage(
     if not copy.exists():
         shutil.copytree(run, copy)
         shutil.rmtree(copy / "lm")
-        settings = (copy / "config.yaml").read_text().replace(f"run: {run}", f"run: {copy}")
+        settings = (copy / "config.yaml").read_text()
         settings = settings.replace("  precision: 'no'", f"  precision: '{precision}'")
         (copy / "config.yaml").write_text(settings)
     file = Path(__file__).parents[1] / f"configs/accelerate/{configuration}.yaml"
@@ -520,6 +577,9 @@ def test_the_lm_stage_alone_on_two_processes(run: Path, tmp_path: Path) -> None:
     script = str(Path(__file__).with_name("accelerate_stage.py"))
     stage = ("-m", "training.finetune")
     assert launched_lm_stage(run, tmp_path / "parallel", "multi_cpu", *stage) == 0
+    with locked(tmp_path / "parallel"):  # refused in every process: none waits for the others
+        assert launched_lm_stage(run, tmp_path / "parallel", "multi_cpu", *stage) != 0
+    assert launched_lm_stage(run, tmp_path / "parallel", "multi_cpu", *stage) == 0  # up to date
     assert launched_lm_stage(run, tmp_path / "sharded", "fsdp2", script) == 0
     assert launched_lm_stage(run, tmp_path / "killed", "fsdp2", script, STOP_AFTER_CHECKPOINT="1") != 0
     assert not (tmp_path / "killed/lm").exists()
@@ -549,8 +609,6 @@ def test_the_lm_stage_under_deepspeed(run: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "killed/lm").exists()
     shutil.copytree(tmp_path / "killed", tmp_path / "crossed")
     assert launched_lm_stage(run, tmp_path / "killed", "deepspeed_zero2", script, **on_cpu) == 0
-    settings = tmp_path / "crossed/config.yaml"
-    settings.write_text(settings.read_text().replace(str(tmp_path / "killed"), str(tmp_path / "crossed")))
     assert launched_lm_stage(run, tmp_path / "crossed", "multi_cpu", "-m", "training.finetune") == 0
     assert launched_lm_stage(run, tmp_path / "half", "deepspeed_zero2", script, precision="bf16", **on_cpu) == 0
     assert contents(tmp_path / "killed/lm") == contents(tmp_path / "zero/lm")

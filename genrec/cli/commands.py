@@ -20,7 +20,7 @@ Config = TypeVar("Config")
 
 
 def fit(arguments: Sequence[str]) -> None:
-    """`genrec fit CONFIG [overrides]`."""
+    """`genrec fit CONFIG [overrides] [--before_lm]`."""
     from genrec.cli.config import fit_parser, load_config
 
     if not arguments or arguments[0].startswith("-"):
@@ -30,9 +30,13 @@ def fit(arguments: Sequence[str]) -> None:
         raise InputError("CONFIG is missing: genrec fit my.yaml")
     from genrec.cli.pipeline import Pipeline
 
-    config = load_config(Path(arguments[0]), arguments[1:])
-    Pipeline(config).fit()
-    _print_report(Path(config.run))
+    config = load_config(Path(arguments[0]), [one for one in arguments[1:] if one != "--before_lm"])
+    before_lm = "--before_lm" in arguments
+    Pipeline(config).fit(before_lm=before_lm)
+    if before_lm:
+        sys.stdout.write(f"ready for: accelerate launch -m training.finetune --config {config.run}/config.yaml\n")
+    else:
+        _print_report(Path(config.run))
 
 
 def compare(arguments: Sequence[str]) -> None:

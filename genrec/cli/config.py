@@ -217,7 +217,8 @@ class FitConfig:
 
 def fit_parser() -> ArgumentParser:
     """The parser of `genrec fit`."""
-    parser = ArgumentParser(prog="genrec fit", exit_on_error=False, description="Every stage that is out of date.")
+    about = "Every stage that is out of date; with --before_lm, those before the language model (docs/training.md)."
+    parser = ArgumentParser(prog="genrec fit", exit_on_error=False, description=about)
     parser.add_argument("--config", action=ActionConfigFile, help="the YAML file (given first, without the flag)")
     parser.add_class_arguments(FitConfig)
     return parser

@@ -65,8 +65,11 @@ class Pipeline:
         self.config, self.run = config, Path(config.run)
         self.chooser = None if config.refit is None else Path(config.refit)
 
-    def fit(self) -> None:
+    def fit(self, *, before_lm: bool = False) -> None:
         """Run every stage that is out of date.
+
+        Args:
+            before_lm: end before the language model, which `training.finetune` then trains on many processes.
 
         Raises:
             InputError: bad input, another process works on the run, or items were added that would be lost.
@@ -82,6 +85,8 @@ class Pipeline:
                 write_atomic(self.run / "config.yaml", text)
             for stage in self._stages_before_lm():
                 self._bring_up_to_date(stage)
+            if before_lm:
+                return
             self._lm()
             self._bring_up_to_date(report_stage(self.run, self.chooser))
             if self.config.topk.k:
