@@ -30,6 +30,7 @@ from semtok.folders import new_folder, read_json
 from semtok.quantizers import load_quantizer
 from semtok.semantic_ids import SemanticIds
 from semtok.vectors import ItemVectors
+from training.checkpoint import remove_work
 from training.finetune import LmInputs, Log, fit_lm, load_lm, save_lm
 from training.lm_config import LmConfig
 from training.preference import PreferenceStageConfig
@@ -121,7 +122,7 @@ def run_lm_stage(
         (scratch / "work/training.json").rename(scratch / "training.json")
         save_lm(built, scratch, {"score_space": lm.score_space, "ranking": asdict(ranking)})
         validation.neighbours.save(scratch / "heads/neighbours.safetensors")
-        shutil.rmtree(scratch / "work")
+        remove_work(scratch / "work")
 
 
 def main() -> None:

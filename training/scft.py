@@ -23,7 +23,6 @@ import argparse
 import contextlib
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -44,7 +43,7 @@ from semtok.encoders.hf import HFEncoder
 from semtok.errors import InputError
 from semtok.folders import check_replaceable, hash_file, new_folder, to_json, write_atomic
 from semtok.vectors import ItemVectors
-from training.checkpoint import load_checkpoint, save_checkpoint, whole_state
+from training.checkpoint import load_checkpoint, remove_work, save_checkpoint, whole_state
 from training.schedule import learning_rate_factor
 from training.view_encoder import LEAST_TEMPERATURE, Tunable, ViewEncoder, load_tunable
 
@@ -150,7 +149,7 @@ def fit_scft(
         if not main_process:
             return
         tuned.export(scratch)
-        shutil.rmtree(scratch / "work")
+        remove_work(scratch / "work")
         write_atomic(scratch / "training.json", to_json(rows))
         write_atomic(scratch / "scft.json", to_json({"encoder": config.encoder, "pooling": tuned.views.pooling}))
         encoder = HFEncoder(scratch, name="scft", pooling=tuned.views.pooling)

@@ -14,7 +14,6 @@ the vectors that their words give them (`ItemTable.from_text`). A table that kno
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -39,6 +38,7 @@ from semtok.encoders import load_encoder
 from semtok.folders import read_json, write_atomic
 from semtok.vectors import ItemVectors
 from training.alignment import aligner_inputs
+from training.checkpoint import remove_work
 from training.lightgcn import fit_lightgcn
 from training.run_folder import locked
 from training.sequential import fit_sequential
@@ -166,7 +166,7 @@ class Comparison(Pipeline):
         ItemVectors(model.ranking_vectors(cold), f"{cell.name}-{cell.backbone}").save(folder / "item.safetensors")
         write_atomic(folder / "lists.safetensors", save({"rows": lists}))
         (work / "training.json").rename(folder / "training.json")
-        shutil.rmtree(work)
+        remove_work(work)
 
     def _model_maker(
         self, cell: Cell, split: Split, text: ItemVectors

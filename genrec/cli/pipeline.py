@@ -10,7 +10,6 @@ checkpoint, or starts again; everything before it stands.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -50,6 +49,7 @@ from semtok.quality_plots import plot_quality
 from semtok.semantic_ids import assign_ids
 from semtok.vectors import ItemVectors
 from training.alignment import aligned_vectors, cold_items, fit_aligner, load_inputs
+from training.checkpoint import remove_work
 from training.letter import Behaviour
 from training.lm_stage import LmStage, from_config, run_lm_stage
 from training.quantizer import fit_quantizer
@@ -229,7 +229,7 @@ class Pipeline:
         vectors = model.item_vectors.detach().numpy().copy()
         ItemVectors(vectors, "sasrec").save(folder / "collaborative.safetensors")
         (work / "training.json").rename(folder / "training.json")
-        shutil.rmtree(work)
+        remove_work(work)
 
     def _item(self, folder: Path) -> None:
         if self.config.aligner.name != "fusion":
@@ -265,7 +265,7 @@ class Pipeline:
         source = f"{aligner.name}({text.source}, {collaborative.source})"
         aligned_vectors(model.items, inputs, source).save(folder / "item.safetensors")
         (work / "training.json").rename(folder / "training.json")
-        shutil.rmtree(work)
+        remove_work(work)
 
     def _semtok(self, folder: Path) -> None:
         catalog, vectors = (
