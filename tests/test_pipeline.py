@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from genrec import Recommender
 from genrec.cases import Split
-from genrec.cli.main import main
+from genrec.cli.main import COMMANDS, main
 from genrec.sample_shop import make_sample_shop
 from genrec.sequences import Sequences
 from semtok.errors import InputError
@@ -424,6 +424,8 @@ def test_recommend_for_given_histories(run: Path, tmp_path: Path) -> None:
         (["fit", "{config}", "--data.split=given"], "--data.splits"),
         (["fit", "{config}", "--text.encoder=word2vec"], "word2vec"),
         (["fit", "{config}", "--lm.base=no/such/model", "--run={new}"], "--lm.base no/such/model"),
+        (["fit", "{config}", "--run={run}/config.yaml"], "config.yaml: cannot be the folder of a run"),
+        (["fit", "{config}", "--run={run}/config.yaml/below"], "below: cannot be the folder of a run"),
         (["nonsense"], "no command"),
         (["inspect", "nowhere"], "not a run folder"),
         (["inspect", "{run}", "nobody"], "nobody"),
@@ -450,6 +452,44 @@ def test_bad_input_is_one_line_and_status_2(
     last = capfd.readouterr().err.strip().splitlines()[-1]
     assert message in last
     assert contents(run) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"\xff\xfe\x00", "not UTF-8 text"),
+        (b"data: 5\n", "--data 5: a section of settings belongs here"),
+        (b"%s\nlm:\n", "--lm None: a section of settings belongs here"),
+        (b"%s\nlm: {tasks: [1]}\n", "--lm.tasks [1]: a section of settings belongs here"),
+    ],
+)
+def test_a_configuration_that_is_none_is_named(
+    text: bytes, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_shop(tmp_path)
+    config.write_bytes(text.replace(b"%s", config.read_bytes()))
+    assert main(["fit", str(config), f"--run={tmp_path / 'run'}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{config}: {message}" in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text", ["", "run: runs/x\ndata: {items: a}\naligners: {}\nseeds: [0]\n", "a: [\n"])
+def test_evaluate_names_what_is_no_run_of_fit(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    assert main(["evaluate", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path / 'config.yaml'}: not " in line
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_helps(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        status = main([command, "--help"])
+    except SystemExit as ended:
+        status = int(str(ended.code))
+    assert status == 0
+    assert f"genrec {command}" in capsys.readouterr().out
 
 
 def test_a_truncated_run_is_refused(run: Path, tmp_path: Path) -> None:
