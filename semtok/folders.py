@@ -131,7 +131,7 @@ def check_replaceable(target: Path, is_ours: Callable[[Mapping[str, Any]], bool]
     """
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
-    manifest = read_json(target / MANIFEST) if (target / MANIFEST).is_file() else None
+    manifest: Any = read_json(target / MANIFEST) if (target / MANIFEST).is_file() else None
     if not _is_manifest(manifest) or not is_ours(manifest["inputs"]):
         raise InputError(f"{name}: holds something else already; name a new folder")
 
