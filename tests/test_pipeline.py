@@ -259,6 +259,8 @@ def test_add_items_moves_no_id_and_recommends_the_new(run: Path, tmp_path: Path)
     before = pl.read_parquet(copy / "semtok/semantic_ids.parquet")
     file = tmp_path / "new.jsonl"
     file.write_text(json.dumps({"item_id": "new1", "title": "Copper kettle", "price": 20.0}) + "\n")
+    with locked(copy):  # another process adds: of two that read one catalogue, one would lose its items
+        assert main(["add-items", str(copy), str(file)]) == 2
     assert main(["add-items", str(copy), str(file)]) == 0
     after = pl.read_parquet(copy / "semtok/semantic_ids.parquet")
     assert after.head(len(before)).equals(before)
