@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,23 @@ def _is_manifest(value: Any) -> bool:
     return all(isinstance(facts, dict) and {"bytes", "sha256"} <= facts.keys() for facts in value["files"].values())
 
 
+def check_replaceable(target: Path, is_ours: Callable[[Mapping[str, Any]], bool], name: str) -> None:
+    """Refuse to put a folder where something stands that its writer never made; a damaged one of its own may go.
+
+    Args:
+        is_ours: whether the writer makes folders of these inputs (in the manifest).
+        name: what the message calls the target.
+
+    Raises:
+        InputError: the target is neither absent, nor an empty folder, nor one of the writer's.
+    """
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    manifest: Any = read_json(target / MANIFEST) if (target / MANIFEST).is_file() else None
+    if not _is_manifest(manifest) or not is_ours(manifest["inputs"]):
+        raise InputError(f"{name}: holds something else already; name a new folder")
+
+
 @contextlib.contextmanager
 def hold_lock(path: Path, refusal: str) -> Iterator[None]:
     """Hold the lock file at `path`, which the system frees when its holder ends, however it ends.
@@ -140,7 +157,8 @@ def new_folder(target: Path, inputs: Mapping[str, Any], *, resume: bool = False)
     """Give a scratch folder beside `target`; when the block ends well, seal it with a manifest and put it in place.
 
     Args:
-        target: where the folder will stand; an older one there is replaced.
+        target: where the folder will stand; an older one there is replaced, whatever it holds (see
+            `check_replaceable`).
         inputs: goes into the manifest.
         resume: keep the scratch folder that an interrupted attempt with the same inputs left (its checkpoints live in
             it).

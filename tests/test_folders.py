@@ -18,6 +18,7 @@ from semtok.errors import InputError
 from semtok.folders import (
     MANIFEST,
     check_folder,
+    check_replaceable,
     finish_rename,
     hash_file,
     hash_value,
@@ -213,6 +214,31 @@ def test_damage_is_found(tmp_path: Path) -> None:
         (run / MANIFEST).write_text(to_json(foreign))
         with pytest.raises(InputError, match="not a manifest of genrec"):
             check_folder(run)
+
+
+def test_only_absent_empty_and_own_folders_may_be_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "run"
+
+    def check() -> None:
+        check_replaceable(target, lambda inputs: "version" in inputs, "--out run")
+
+    check()
+    target.mkdir()
+    check()
+    write_version(target, OLD)
+    (target / "a.txt").unlink()  # damaged, but made by this writer
+    check()
+    for manifest in ({"name": "my web app"}, {"inputs": {"other": 1}, "files": {}}, []):
+        (target / MANIFEST).write_text(to_json(manifest))
+        with pytest.raises(InputError, match="--out run: holds something else already"):
+            check()
+    (target / MANIFEST).unlink()
+    with pytest.raises(InputError, match="holds something else already"):
+        check()
+    shutil.rmtree(target)
+    target.write_text("a file")
+    with pytest.raises(InputError, match="holds something else already"):
+        check()
 
 
 def test_a_lock_is_held_once_and_goes_with_its_holder(tmp_path: Path) -> None:

@@ -323,8 +323,12 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> Non
     (out / "thesis.txt").write_text("dear to me")
     with pytest.raises(InputError, match="holds something else already"):
         import_amazon(raw, meta, out, year=2014, k_core=0)
+    (out / "manifest.json").write_text('{"name": "my web app"}')
+    with pytest.raises(InputError, match="holds something else already"):
+        import_amazon(raw, meta, out, year=2014, k_core=0)
     assert (out / "thesis.txt").read_text() == "dear to me"
     (out / "thesis.txt").unlink()
+    (out / "manifest.json").unlink()
     import_amazon(raw, meta, out, year=2014, k_core=0)
     before = {p.name: p.read_bytes() for p in out.iterdir()}
     import_amazon(raw, meta, out, year=2014, k_core=0)

@@ -16,7 +16,8 @@ from genrec.sequences import Sequences
 from genrec.vocabulary import SidVocabulary, encode_text, spell
 from semtok.errors import InputError
 from training.batching import batches, windows
-from training.checkpoint import load_checkpoint, save_checkpoint, whole_state
+from training.checkpoint import load_checkpoint, remove_work, save_checkpoint, whole_state
+from training.epochs import fit_epochs
 from training.lm_base import scratch_tokenizer
 from training.lm_data import IGNORE, collate, history_examples, response_example
 from training.losses import linear_cross_entropy
@@ -119,6 +120,39 @@ def test_checkpoint_brings_weights_optimiser_and_progress_back(tmp_path: Path) -
     trained(5, model, optimizer)
     trained(5, again, again_optimizer)
     assert torch.equal(model.weight, again.weight)
+
+
+def test_a_kill_inside_the_removal_of_checkpoints_leaves_a_fit_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fitted() -> torch.Tensor:
+        torch.manual_seed(0)
+        model = torch.nn.Linear(2, 2)
+
+        def epoch(number: int) -> float:
+            with torch.no_grad():
+                model.weight.fill_(number)
+            return 1.0
+
+        optimizer, quiet = torch.optim.AdamW(model.parameters()), {"log": lambda row: None, "stage": "some"}
+        fit_epochs(
+            model, optimizer, epoch, lambda: model.weight[0, 0].item(), epochs=3, patience=9, workdir=tmp_path,
+            progress=lambda done, total: None, **quiet,
+        )  # fmt: skip
+        return model.weight.detach()
+
+    def killed(folder: Path) -> None:
+        next(folder.glob("best-*")).unlink()
+        raise KeyboardInterrupt
+
+    whole = fitted()
+    with monkeypatch.context() as patch:
+        patch.setattr("training.checkpoint.shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            remove_work(tmp_path)
+    assert torch.equal(fitted(), whole)
+    remove_work(tmp_path)
+    assert not tmp_path.exists()
 
 
 def _head() -> DenseHead:

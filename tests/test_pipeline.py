@@ -23,11 +23,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from genrec import Recommender
 from genrec.cases import Split
-from genrec.cli.main import main
+from genrec.cli.main import COMMANDS, main
 from genrec.sample_shop import make_sample_shop
 from genrec.sequences import Sequences
 from semtok.errors import InputError
 from semtok.folders import hash_file, read_json
+from training import lm_stage
+from training.run_folder import locked
 from training.validation import SEQUENCE_SHARES
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
@@ -257,6 +259,8 @@ def test_add_items_moves_no_id_and_recommends_the_new(run: Path, tmp_path: Path)
     before = pl.read_parquet(copy / "semtok/semantic_ids.parquet")
     file = tmp_path / "new.jsonl"
     file.write_text(json.dumps({"item_id": "new1", "title": "Copper kettle", "price": 20.0}) + "\n")
+    with locked(copy):  # another process adds: of two that read one catalogue, one would lose its items
+        assert main(["add-items", str(copy), str(file)]) == 2
     assert main(["add-items", str(copy), str(file)]) == 0
     after = pl.read_parquet(copy / "semtok/semantic_ids.parquet")
     assert after.head(len(before)).equals(before)
@@ -266,6 +270,73 @@ def test_add_items_moves_no_id_and_recommends_the_new(run: Path, tmp_path: Path)
     mask[row] = True
     assert recommender.recommend([[recommender.catalog.item_ids[0]]], k=1, allowed=mask).rows[0].tolist() == [row]
     assert main(["add-items", str(copy), str(file)]) == 2
+
+
+def test_added_items_outlive_fit_and_evaluate(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is made again but the lists; where something would be, one line and the run as it was."""
+    copy, config = tmp_path / "run", str(run.parent / "my.yaml")
+    shutil.copytree(run, copy)
+    for name in ("new1", "new2"):
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text(json.dumps({"item_id": name, "title": "Copper kettle"}) + "\n")
+        assert main(["add-items", str(copy), str(file)]) == 0
+    before = contents(copy)
+    assert main(["evaluate", str(copy)]) == 0
+    assert contents(copy) == before
+    assert main(["fit", config, *SMALL, f"--run={copy}"]) == 0
+    after = contents(copy)
+    assert {name for name in after if before.get(name) != after[name]} <= {
+        name for name in after if name.startswith("topk/")
+    }
+    assert Recommender.from_pretrained(copy).catalog.item_ids[-2:] == ("new1", "new2")
+    shutil.rmtree(copy / "report")
+    assert main(["evaluate", str(copy)]) == 0  # over the items that were fitted
+    assert contents(copy) == after
+    shutil.copyfile(copy / "config.yaml", tmp_path / "config.yaml")
+    capsys.readouterr()
+    for change, stage in (("--semtok.extra_level=4", "semtok"), ("--lm.epochs=1", "lm")):
+        assert main(["fit", config, *SMALL, change, f"--run={copy}"]) == 2
+        assert f"{stage} is out of date, but made again the run would lose" in capsys.readouterr().err
+    assert contents(copy) == after
+    assert (copy / "config.yaml").read_text() == (tmp_path / "config.yaml").read_text()
+    other = tmp_path / "other"
+    assert main(["fit", config, *SMALL, "--topk.k=0", f"--run={other}", f"--reuse={copy}"]) == 0
+    assert len(Recommender.from_pretrained(other).catalog) == 60
+
+
+@pytest.mark.parametrize("folder", ["split", "vectors/text", "lm", "report"])
+def test_a_persons_own_folder_in_the_place_of_a_stage_is_left_alone(
+    folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, own = write_shop(tmp_path), tmp_path / "run" / folder / "mywork.py"
+    own.parent.mkdir(parents=True)
+    own.write_text("dear to me")
+    assert main(["fit", str(config), *SMALL]) == 2
+    assert f"{folder}: holds something else already" in capsys.readouterr().err
+    assert list(contents(tmp_path / "run")) == [f"{folder}/mywork.py"]
+
+
+def test_evaluate_reads_nothing_outside_the_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Raw tables may be gone or grown; an unfinished run is named, and left as it is."""
+    copy = tmp_path / "moved"
+    shutil.copytree(run, copy)
+    settings = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(settings.replace(str(run.parent), str(tmp_path / "gone")))
+    shutil.rmtree(copy / "report")
+    assert main(["evaluate", str(copy)]) == 0
+    assert read_json(copy / "report/metrics.json") == read_json(run / "report/metrics.json")
+    manifest = read_json(copy / "semtok/manifest.json")
+    manifest["files"]["quality.json"]["sha256"] = "of a later fit that was interrupted"
+    (copy / "semtok/manifest.json").write_text(json.dumps(manifest))
+    (copy / "lm").rename(copy / "kept")
+    capsys.readouterr()
+    assert main(["evaluate", str(copy)]) == 2
+    assert "lm: no such folder; genrec fit finishes the run" in capsys.readouterr().err
+    (copy / "kept").rename(copy / "lm")
+    before = contents(copy)
+    assert main(["evaluate", str(copy)]) == 2
+    assert "lm was made of another semtok; genrec fit finishes the run" in capsys.readouterr().err
+    assert contents(copy) == before
 
 
 def test_inspect_and_evaluate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -355,6 +426,8 @@ def test_recommend_for_given_histories(run: Path, tmp_path: Path) -> None:
         (["fit", "{config}", "--data.split=given"], "--data.splits"),
         (["fit", "{config}", "--text.encoder=word2vec"], "word2vec"),
         (["fit", "{config}", "--lm.base=no/such/model", "--run={new}"], "--lm.base no/such/model"),
+        (["fit", "{config}", "--run={run}/config.yaml"], "config.yaml: cannot be the folder of a run"),
+        (["fit", "{config}", "--run={run}/config.yaml/below"], "below: cannot be the folder of a run"),
         (["nonsense"], "no command"),
         (["inspect", "nowhere"], "not a run folder"),
         (["inspect", "{run}", "nobody"], "nobody"),
@@ -381,6 +454,44 @@ def test_bad_input_is_one_line_and_status_2(
     last = capfd.readouterr().err.strip().splitlines()[-1]
     assert message in last
     assert contents(run) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"\xff\xfe\x00", "not UTF-8 text"),
+        (b"data: 5\n", "--data 5: a section of settings belongs here"),
+        (b"%s\nlm:\n", "--lm None: a section of settings belongs here"),
+        (b"%s\nlm: {tasks: [1]}\n", "--lm.tasks [1]: a section of settings belongs here"),
+    ],
+)
+def test_a_configuration_that_is_none_is_named(
+    text: bytes, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_shop(tmp_path)
+    config.write_bytes(text.replace(b"%s", config.read_bytes()))
+    assert main(["fit", str(config), f"--run={tmp_path / 'run'}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{config}: {message}" in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text", ["", "run: runs/x\ndata: {items: a}\naligners: {}\nseeds: [0]\n", "a: [\n"])
+def test_evaluate_names_what_is_no_run_of_fit(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    assert main(["evaluate", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path / 'config.yaml'}: not " in line
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_helps(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        status = main([command, "--help"])
+    except SystemExit as ended:
+        status = int(str(ended.code))
+    assert status == 0
+    assert f"genrec {command}" in capsys.readouterr().out
 
 
 def test_a_truncated_run_is_refused(run: Path, tmp_path: Path) -> None:
@@ -429,6 +540,61 @@ def test_ray_workers_write_the_same_lists(run: Path, tmp_path: Path) -> None:
     assert contents(tmp_path / "local") == contents(tmp_path / "ray")
 
 
+def lm_stage_alone(monkeypatch: pytest.MonkeyPatch, config: Path) -> int:
+    """`python -m training.finetune --config CONFIG`; its exit status."""
+    monkeypatch.setattr(sys, "argv", ["finetune", "--config", str(config)])
+    with pytest.raises(SystemExit) as ended:
+        lm_stage.main()
+    return int(str(ended.value.code or 0))
+
+
+def test_the_lm_stage_alone_is_of_the_folder_of_its_configuration(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A copied run trains its own model, to the bytes of `genrec fit`, once; the run that it was copied from stays."""
+    before, copy = contents(run), tmp_path / "copy"
+    started = [path.stat().st_mtime_ns for path in sorted((run / "lm").iterdir())]
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / "lm")
+    with locked(copy):
+        assert lm_stage_alone(monkeypatch, copy / "config.yaml") == 1
+    assert "another genrec process is working on this run" in capsys.readouterr().err
+    assert not (copy / "lm").exists()
+    assert lm_stage_alone(monkeypatch, copy / "config.yaml") == 0
+    assert contents(copy) == before
+    made = (copy / "lm/manifest.json").stat().st_mtime_ns
+    assert lm_stage_alone(monkeypatch, copy / "config.yaml") == 0
+    assert "lm is up to date" in capsys.readouterr().err
+    assert (copy / "lm/manifest.json").stat().st_mtime_ns == made
+    assert contents(run) == before
+    assert [path.stat().st_mtime_ns for path in sorted((run / "lm").iterdir())] == started
+
+
+@pytest.mark.parametrize("text", ["a: [\n", "", "- 1\n", "run: x\n", "\udcff"])
+def test_the_lm_stage_alone_names_a_bad_configuration(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_bytes(text.encode(errors="surrogateescape"))
+    assert lm_stage_alone(monkeypatch, config) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{config}: not " in line
+
+
+def test_fit_ends_before_the_language_model_where_asked(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For the LM stage under `accelerate launch`; another fit then does what is left."""
+    other, reuse = tmp_path / "other", f"--reuse={run}"
+    options = [str(run.parent / "my.yaml"), *SMALL, "--topk.k=0", f"--run={other}", reuse]
+    assert main(["fit", *options, "--before_lm"]) == 0
+    assert f"training.finetune --config {other}/config.yaml" in capsys.readouterr().out
+    assert (other / "semtok/manifest.json").is_file()
+    assert not (other / "lm").exists()
+    assert main(["fit", *options]) == 0
+    assert (other / "report/metrics.json").is_file()
+
+
 def launched_lm_stage(
     run: Path, copy: Path, configuration: str, *command: str, precision: str = "no", **variables: str
 ) -> int:
@@ -436,7 +602,7 @@ def launched_lm_stage(
     if not copy.exists():
         shutil.copytree(run, copy)
         shutil.rmtree(copy / "lm")
-        settings = (copy / "config.yaml").read_text().replace(f"run: {run}", f"run: {copy}")
+        settings = (copy / "config.yaml").read_text()
         settings = settings.replace("  precision: 'no'", f"  precision: '{precision}'")
         (copy / "config.yaml").write_text(settings)
     file = Path(__file__).parents[1] / f"configs/accelerate/{configuration}.yaml"
@@ -453,6 +619,9 @@ def test_the_lm_stage_alone_on_two_processes(run: Path, tmp_path: Path) -> None:
     script = str(Path(__file__).with_name("accelerate_stage.py"))
     stage = ("-m", "training.finetune")
     assert launched_lm_stage(run, tmp_path / "parallel", "multi_cpu", *stage) == 0
+    with locked(tmp_path / "parallel"):  # refused in every process: none waits for the others
+        assert launched_lm_stage(run, tmp_path / "parallel", "multi_cpu", *stage) != 0
+    assert launched_lm_stage(run, tmp_path / "parallel", "multi_cpu", *stage) == 0  # up to date
     assert launched_lm_stage(run, tmp_path / "sharded", "fsdp2", script) == 0
     assert launched_lm_stage(run, tmp_path / "killed", "fsdp2", script, STOP_AFTER_CHECKPOINT="1") != 0
     assert not (tmp_path / "killed/lm").exists()
@@ -482,8 +651,6 @@ def test_the_lm_stage_under_deepspeed(run: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "killed/lm").exists()
     shutil.copytree(tmp_path / "killed", tmp_path / "crossed")
     assert launched_lm_stage(run, tmp_path / "killed", "deepspeed_zero2", script, **on_cpu) == 0
-    settings = tmp_path / "crossed/config.yaml"
-    settings.write_text(settings.read_text().replace(str(tmp_path / "killed"), str(tmp_path / "crossed")))
     assert launched_lm_stage(run, tmp_path / "crossed", "multi_cpu", "-m", "training.finetune") == 0
     assert launched_lm_stage(run, tmp_path / "half", "deepspeed_zero2", script, precision="bf16", **on_cpu) == 0
     assert contents(tmp_path / "killed/lm") == contents(tmp_path / "zero/lm")

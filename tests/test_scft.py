@@ -345,6 +345,15 @@ def test_a_model_that_is_not_there_is_named(config: ScftConfig, tmp_path: Path) 
         fit_scft(replace(config, encoder=f"hf:{tmp_path}"))
 
 
+def test_a_folder_of_other_things_is_left_alone(config: ScftConfig, tmp_path: Path) -> None:
+    kept = tmp_path / "runs/mine/notes.txt"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("dear to me")
+    with pytest.raises(InputError, match="runs: holds something else already"):
+        fit_scft(replace(config, output=str(tmp_path / "runs")))
+    assert kept.read_text() == "dear to me"
+
+
 def test_two_items_are_too_few(config: ScftConfig, tmp_path: Path) -> None:
     (tmp_path / "items.csv").write_text("item_id,title\n1,a\n2,b\n")
     with pytest.raises(InputError, match=r"items\.csv: 2 items are too few"):

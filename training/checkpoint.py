@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -96,6 +97,16 @@ def load_checkpoint(folder: Path, modules: Mapping[str, nn.Module], optimizer: S
             states.setdefault(int(index), {})[field] = _spread(value, like=sharded.get(int(index)))
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
     return progress
+
+
+def remove_work(folder: Path) -> None:
+    """Remove the folder that a finished fit kept its checkpoints in, and the work folders inside it.
+
+    Checkpoints go first: one that outlived the best weights that it speaks of could never be gone on from.
+    """
+    for checkpoint in list(folder.rglob(CHECKPOINT)):
+        checkpoint.unlink()
+    shutil.rmtree(folder)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:

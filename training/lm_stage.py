@@ -13,12 +13,12 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
 from genrec.cases import Split
 from genrec.ranking import RankingConfig
@@ -26,15 +26,17 @@ from genrec.sequential.frozen import load_frozen
 from genrec.tasks import TaskWeights
 from semtok.catalog import Catalog
 from semtok.errors import InputError
-from semtok.folders import check_folder, finish_rename, hash_value, new_folder, read_json
+from semtok.folders import new_folder, read_json
 from semtok.quantizers import load_quantizer
 from semtok.semantic_ids import SemanticIds
 from semtok.vectors import ItemVectors
+from training.checkpoint import remove_work
 from training.finetune import LmInputs, Log, fit_lm, load_lm, save_lm
 from training.lm_config import LmConfig
 from training.preference import PreferenceStageConfig
 from training.preference_stage import prefer
 from training.refit import chosen_epochs, chosen_shares, with_shares
+from training.run_folder import check_stage_folder, files_hash, has_added_items, is_current, locked, read_settings
 from training.validation import Validation
 
 NEEDS = ("catalog", "split", "vectors/collaborative", "vectors/item", "semtok")
@@ -57,7 +59,7 @@ class LmStage(NamedTuple):
 
     def inputs(self) -> dict[str, Any]:
         """What decides the stage's bytes: configuration, and the files of the stages before it."""
-        needs = {name: hash_value(check_folder(self.run / name)["files"]) for name in NEEDS}
+        needs = {name: files_hash(self.run / name) for name in NEEDS}
         config: dict[str, Any] = {"lm": asdict(self.lm), "ranking": asdict(self.ranking)}
         if self.stop_after is not None:
             config["stop_after"] = self.stop_after
@@ -93,8 +95,7 @@ def run_lm_stage(
     Args:
         finetuned: the finished folder of `stage.before_preference()`, so that only the preference stage is left to do.
     """
-    # Unlike `Accelerator`, `PartialState` does not read by itself that the launcher asked for CPUs.
-    main_process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).is_main_process
+    main_process = _main_process()
     run, lm, ranking, stop_after = stage
     inputs = load_inputs(run)
     target = run / "lm"
@@ -121,7 +122,7 @@ def run_lm_stage(
         (scratch / "work/training.json").rename(scratch / "training.json")
         save_lm(built, scratch, {"score_space": lm.score_space, "ranking": asdict(ranking)})
         validation.neighbours.save(scratch / "heads/neighbours.safetensors")
-        shutil.rmtree(scratch / "work")
+        remove_work(scratch / "work")
 
 
 def main() -> None:
@@ -129,24 +130,57 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="training.finetune", description="Fine-tune the language model of a run.")
     parser.add_argument("--config", type=Path, required=True, help="config.yaml of a run that `genrec fit` began")
     path: Path = parser.parse_args().config
+    main_process = _main_process()
     try:
-        if not path.is_file():
-            raise InputError(f"{path}: no such file")
-        value: Mapping[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-        stage = from_config(value)
-        finish_rename(stage.run / "lm")
-        log_file = stage.run / "log.jsonl"
-
-        def log(row: Mapping[str, Any]) -> None:
-            with open(log_file, "a", encoding="utf-8") as out:
-                out.write(json.dumps(dict(row)) + "\n")
-
-        run_lm_stage(stage, log, lambda done, total: None)
-        PartialState().wait_for_everyone()  # the main process still chooses and saves when the others are done
-        if PartialState().num_processes > 1:
-            os._exit(0)  # gloo's threads can keep an interpreter from ending; everything is written
+        # A run may have been copied or renamed: it is the folder that its configuration lies in.
+        stage = from_config(read_settings(path))._replace(run=path.parent)
+        with contextlib.ExitStack() as held:
+            if _begin(stage, held):
+                run_lm_stage(stage, partial(_note, stage.run / "log.jsonl"), lambda done, total: None)
+            elif main_process:
+                sys.stderr.write(f"training.finetune: {stage.run / 'lm'} is up to date\n")
+            PartialState().wait_for_everyone()  # the main process still chooses and saves when the others are done
+        status = 0
     except InputError as error:
-        sys.exit(f"training.finetune: {error}")
+        status = 1
+        if main_process:
+            sys.stderr.write(f"training.finetune: {error}\n")
+    if PartialState().num_processes > 1:
+        sys.stderr.flush()
+        os._exit(status)  # gloo's threads can keep an interpreter from ending; everything is written
+    sys.exit(status)
+
+
+def _begin(stage: LmStage, held: contextlib.ExitStack) -> bool:
+    """Whether there is something to train; if so the main process holds the run's lock, and all processes agree.
+
+    Raises:
+        InputError: in every process, where the main process may not work on the run.
+    """
+    todo, refusal = False, None
+    if _main_process():
+        try:
+            held.enter_context(locked(stage.run))
+            todo = not is_current(stage.run / "lm", stage.inputs())
+            if todo and has_added_items(stage.run):
+                raise InputError(f"{stage.run}: lm is out of date, and items were added since; fit another run")
+            check_stage_folder(stage.run, "lm")
+        except InputError as error:
+            refusal = str(error)
+    todo, refusal = broadcast_object_list([todo, refusal])
+    if refusal is not None:
+        raise InputError(refusal)
+    return bool(todo)
+
+
+def _main_process() -> bool:
+    # Unlike `Accelerator`, `PartialState` does not read by itself that the launcher asked for CPUs.
+    return bool(PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).is_main_process)
+
+
+def _note(file: Path, row: Mapping[str, Any]) -> None:
+    with open(file, "a", encoding="utf-8") as out:
+        out.write(json.dumps(dict(row)) + "\n")
 
 
 def from_config(value: Mapping[str, Any]) -> LmStage:

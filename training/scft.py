@@ -23,7 +23,6 @@ import argparse
 import contextlib
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -42,9 +41,9 @@ from semtok.attribute_prompt import Attribute, attribute_prompts, disjoint_views
 from semtok.catalog import Catalog
 from semtok.encoders.hf import HFEncoder
 from semtok.errors import InputError
-from semtok.folders import hash_file, new_folder, to_json, write_atomic
+from semtok.folders import check_replaceable, hash_file, new_folder, to_json, write_atomic
 from semtok.vectors import ItemVectors
-from training.checkpoint import load_checkpoint, save_checkpoint, whole_state
+from training.checkpoint import load_checkpoint, remove_work, save_checkpoint, whole_state
 from training.options import typed_options
 from training.schedule import learning_rate_factor
 from training.view_encoder import LEAST_TEMPERATURE, Tunable, ViewEncoder, load_tunable
@@ -123,8 +122,11 @@ def fit_scft(
         progress: told (steps done, steps at most).
 
     Raises:
-        InputError: the table or the encoder cannot be read, or there are too few items.
+        InputError: the table or the encoder cannot be read, there are too few items, or `config.output` holds
+            something else.
     """
+    target = Path(config.output)
+    check_replaceable(target, lambda inputs: inputs.get("stage") == "scft", f"--scft.output {target}")
     # Unlike `Accelerator`, `PartialState` does not read by itself that the launcher asked for CPUs.
     main_process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).is_main_process
     catalog = Catalog.from_file(Path(config.items))
@@ -137,7 +139,6 @@ def fit_scft(
         temperature=config.temperature,
         seed=config.seed,
     )
-    target = Path(config.output)
     inputs = {"stage": "scft", "config": asdict(config), "items": hash_file(Path(config.items))}
     with contextlib.ExitStack() as stack:
         scratch = target.with_name(f".{target.name}.new")
@@ -149,7 +150,7 @@ def fit_scft(
         if not main_process:
             return
         tuned.export(scratch)
-        shutil.rmtree(scratch / "work")
+        remove_work(scratch / "work")
         write_atomic(scratch / "training.json", to_json(rows))
         write_atomic(scratch / "scft.json", to_json({"encoder": config.encoder, "pooling": tuned.views.pooling}))
         encoder = HFEncoder(scratch, name="scft", pooling=tuned.views.pooling)

@@ -26,6 +26,7 @@ from semtok.semantic_ids import SemanticIds
 from semtok.semantic_ids import add_items as assign_new
 from semtok.vectors import ItemVectors, unit_rows
 from training.alignment import load_inputs, vectors_from_text
+from training.run_folder import ADDED, BEFORE, EXTENDED, files_hash, locked
 
 
 def add(run: Path, file: Path) -> int:
@@ -35,10 +36,14 @@ def add(run: Path, file: Path) -> int:
         How many items were new.
 
     Raises:
-        InputError: the table is bad, or an item is in the catalogue already.
+        InputError: the table is bad, an item is in the catalogue already, or another process works on the run.
     """
-    folders = ("catalog", "vectors/text", "vectors/item", "semtok")
-    for folder in folders:
+    with locked(run):
+        return _add(run, file)
+
+
+def _add(run: Path, file: Path) -> int:
+    for folder in EXTENDED:
         finish_rename(run / folder)
         check_folder(run / folder)
     old = Catalog.load(run / "catalog")
@@ -92,8 +97,9 @@ def _behind(old: ItemVectors, n: int, new: ItemVectors) -> ItemVectors:
 @contextlib.contextmanager
 def _extended(folder: Path, inputs: dict[str, str]) -> Iterator[Path]:
     """A copy of a sealed folder to change, put in its place when the block ends; keeps what it was made from."""
+    before = files_hash(folder)
     made_from = check_folder(folder)["inputs"]
-    added = [*made_from.get("items_added", []), inputs["added"]]
-    with new_folder(folder, {**made_from, "items_added": added}) as scratch:
+    added = [*made_from.get(ADDED, []), inputs["added"]]
+    with new_folder(folder, {**made_from, ADDED: added, BEFORE: before}) as scratch:
         shutil.copytree(folder, scratch, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
         yield scratch

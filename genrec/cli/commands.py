@@ -20,7 +20,7 @@ Config = TypeVar("Config")
 
 
 def fit(arguments: Sequence[str]) -> None:
-    """`genrec fit CONFIG [overrides]`."""
+    """`genrec fit CONFIG [overrides] [--before_lm]`."""
     from genrec.cli.config import fit_parser, load_config
 
     if not arguments or arguments[0].startswith("-"):
@@ -30,9 +30,13 @@ def fit(arguments: Sequence[str]) -> None:
         raise InputError("CONFIG is missing: genrec fit my.yaml")
     from genrec.cli.pipeline import Pipeline
 
-    config = load_config(Path(arguments[0]), arguments[1:])
-    Pipeline(config).fit()
-    _print_report(Path(config.run))
+    config = load_config(Path(arguments[0]), [one for one in arguments[1:] if one != "--before_lm"])
+    before_lm = "--before_lm" in arguments
+    Pipeline(config).fit(before_lm=before_lm)
+    if before_lm:
+        sys.stdout.write(f"ready for: accelerate launch -m training.finetune --config {config.run}/config.yaml\n")
+    else:
+        _print_report(Path(config.run))
 
 
 def compare(arguments: Sequence[str]) -> None:
@@ -54,15 +58,14 @@ def compare(arguments: Sequence[str]) -> None:
 
 
 def evaluate(arguments: Sequence[str]) -> None:
-    """`genrec evaluate RUN [RUN ...]`: a run's report, made again where it is out of date; of several, one table."""
+    """`genrec evaluate RUN [RUN ...]`: a finished run's report, made again where out of date; of several, one table."""
     runs = [_run([one], "evaluate") for one in arguments] or [_run(arguments, "evaluate")]
-    from genrec.cli.config import load_config
-    from genrec.cli.pipeline import Pipeline
+    from genrec.cli.report_stage import update_report
     from genrec.cli.seeds import check_runs, differences, table_over_seeds
 
     check_runs(runs)
     for run in runs:
-        Pipeline(load_config(run / "config.yaml", ["--run", str(run)])).fit(lists=False)
+        update_report(run)
     if len(runs) == 1:
         _print_report(runs[0])
         sys.stdout.write(f"\n{differences(runs)}")

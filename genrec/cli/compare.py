@@ -14,7 +14,6 @@ the vectors that their words give them (`ItemTable.from_text`). A table that kno
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from genrec.cli.compare_config import LIGHTGCN, PLAIN, CompareConfig
 from genrec.cli.compare_report import Result, table, write_comparison
 from genrec.cli.config import FitConfig
 from genrec.cli.pipeline import Pipeline
-from genrec.cli.stages import Stage, locked, progress_bar
+from genrec.cli.stages import Stage, progress_bar
 from genrec.evaluation import rank
 from genrec.preferences import preference_vectors
 from genrec.sequential import BACKBONES, ColdItems, LightGcn, SequentialModel
@@ -39,7 +38,9 @@ from semtok.encoders import load_encoder
 from semtok.folders import read_json, write_atomic
 from semtok.vectors import ItemVectors
 from training.alignment import aligner_inputs
+from training.checkpoint import remove_work
 from training.lightgcn import fit_lightgcn
+from training.run_folder import locked
 from training.sequential import fit_sequential
 
 
@@ -76,7 +77,6 @@ class Comparison(Pipeline):
         Raises:
             InputError: bad input, or another process works on the run.
         """
-        self.run.mkdir(parents=True, exist_ok=True)
         with locked(self.run):
             write_atomic(self.run / "config.yaml", self.comparison.to_yaml())
             for stage in self._stages_before_lm():
@@ -166,7 +166,7 @@ class Comparison(Pipeline):
         ItemVectors(model.ranking_vectors(cold), f"{cell.name}-{cell.backbone}").save(folder / "item.safetensors")
         write_atomic(folder / "lists.safetensors", save({"rows": lists}))
         (work / "training.json").rename(folder / "training.json")
-        shutil.rmtree(work)
+        remove_work(work)
 
     def _model_maker(
         self, cell: Cell, split: Split, text: ItemVectors

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser  # type: ignore[attr-defined]
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace  # type: ignore[attr-defined]
 
 from genrec.ranking import RankingConfig
 from genrec.sequential import Gru4RecConfig, LruRecConfig, SasRecConfig
@@ -229,7 +229,8 @@ class FitConfig:
 
 def fit_parser() -> ArgumentParser:
     """The parser of `genrec fit`."""
-    parser = ArgumentParser(prog="genrec fit", exit_on_error=False, description="Every stage that is out of date.")
+    about = "Every stage that is out of date; with --before_lm, those before the language model (docs/training.md)."
+    parser = ArgumentParser(prog="genrec fit", exit_on_error=False, description=about)
     parser.add_argument("--config", action=ActionConfigFile, help="the YAML file (given first, without the flag)")
     parser.add_class_arguments(FitConfig)
     return parser
@@ -253,10 +254,24 @@ def values_of(parser: ArgumentParser, path: Path, overrides: Sequence[str]) -> d
     if not path.is_file():
         raise InputError(f"{path}: no such configuration file")
     try:
-        values = parser.instantiate(parser.parse_args(["--config", str(path), *overrides]))
+        parsed = parser.parse_args(["--config", str(path), *overrides])
+        _check_sections(path, parsed, parser.get_defaults())
+        values = parser.instantiate(parsed)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     except ArgumentError as error:
         raise InputError(f"{path}: {' '.join(str(error).split())}") from None
     return {name: value for name, value in values.items() if name != "config"}
+
+
+def _check_sections(path: Path, values: Namespace, defaults: Namespace, above: str = "--") -> None:
+    """Refuse one value where a section of settings belongs, which the parser lets pass."""
+    for name, default in vars(defaults).items():
+        if isinstance(default, Namespace):
+            value = getattr(values, name)
+            if not isinstance(value, Namespace):
+                raise InputError(f"{path}: {above}{name} {value!r}: a section of settings belongs here")
+            _check_sections(path, value, default, f"{above}{name}.")
 
 
 def plain(value: Any) -> Any:

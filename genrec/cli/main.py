@@ -21,6 +21,7 @@ COMMANDS = {
     "chat": "talk to it: genrec chat RUN [--web] [--prose http://localhost:8001]",
     "import": "raw Amazon or MovieLens files to the two tables: genrec import FORMAT ...",
 }
+_WITHOUT_OPTIONS = ("evaluate", "inspect", "add-items")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         sys.stderr.write(f"genrec: no command {name!r}; there are {', '.join(COMMANDS)}\n")
         return 2
+    if name in _WITHOUT_OPTIONS and set(rest) & {"-h", "--help"}:
+        sys.stdout.write(f"genrec {name}: {COMMANDS[name]}\n")
+        return 0
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     for room in ("semtok", "genrec", "training", "inference"):
         logging.getLogger(room).setLevel(logging.INFO)

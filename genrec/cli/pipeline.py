@@ -10,10 +10,7 @@ checkpoint, or starts again; everything before it stands.
 from __future__ import annotations
 
 import json
-import logging
-import resource
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
@@ -22,21 +19,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 import yaml
-from safetensors.numpy import save
 
-from genrec.baselines import BASELINES, ContentKnn, Random
-from genrec.cases import Cases, Split
+from genrec.cases import Split
 from genrec.cli.config import FitConfig
-from genrec.cli.stages import Stage, is_current, is_made_of, locked, progress_bar
-from genrec.evaluation import DEFAULT, KS, RANKS, Lists, Row, compare, evaluate, rank
+from genrec.cli.report_stage import report_stage
+from genrec.cli.stages import Stage, done, make_stage, note, progress_bar
 from genrec.interactions import Interactions
-from genrec.metrics import rank_of_target
-from genrec.neighbours import Neighbours, Score, best_share, mixture
 from genrec.preferences import preference_vectors
-from genrec.ranking import Shares
-from genrec.report import write_report
-from genrec.sequential import BACKBONES, SasRec, SequentialModel
-from genrec.sequential.frozen import frozen, load_frozen
+from genrec.sequential import BACKBONES, SasRec
+from genrec.sequential.frozen import frozen
 from genrec.splits import by_time, from_given, leave_last_out
 from inference.batch import JOB, BatchJob, run_batch
 from inference.recommender import Recommender
@@ -44,12 +35,10 @@ from inference.users import FileUsers
 from semtok.aligners import ALIGNERS, save_table
 from semtok.catalog import Catalog
 from semtok.encoders import load_encoder, make_encoder
+from semtok.errors import InputError
 from semtok.folders import (
-    check_folder,
     hash_file,
-    hash_value,
     link_folder,
-    new_folder,
     read_json,
     to_json,
     write_atomic,
@@ -58,15 +47,15 @@ from semtok.fusion import Fusion
 from semtok.quality import measure_quality
 from semtok.quality_plots import plot_quality
 from semtok.semantic_ids import assign_ids
-from semtok.vectors import ItemVectors, unit_rows
+from semtok.vectors import ItemVectors
 from training.alignment import aligned_vectors, cold_items, fit_aligner, load_inputs
+from training.checkpoint import remove_work
 from training.letter import Behaviour
 from training.lm_stage import LmStage, from_config, run_lm_stage
 from training.quantizer import fit_quantizer
 from training.refit import check_same_settings, chosen_epochs
+from training.run_folder import check_stage_folder, has_added_items, is_current, is_extended, is_made_of, locked
 from training.sequential import fit_sequential
-
-_log = logging.getLogger(__name__)
 
 
 class Pipeline:
@@ -76,28 +65,44 @@ class Pipeline:
         self.config, self.run = config, Path(config.run)
         self.chooser = None if config.refit is None else Path(config.refit)
 
-    def fit(self, *, lists: bool = True) -> None:
+    def fit(self, *, before_lm: bool = False) -> None:
         """Run every stage that is out of date.
 
         Args:
-            lists: also write everybody's list, where the configuration asks for them.
+            before_lm: end before the language model, which `training.finetune` then trains on many processes.
 
         Raises:
-            InputError: bad input, or another process works on the run.
+            InputError: bad input, another process works on the run, or items were added that would be lost.
         """
         if self.chooser is not None:
             check_same_settings(self.chooser, yaml.safe_load(self.config.to_yaml()))
-        self.run.mkdir(parents=True, exist_ok=True)
         with locked(self.run):
+            for name in [*(stage.folder for stage in self._stages_before_lm()), "lm", "report"]:
+                check_stage_folder(self.run, name)
+            self._keep_added_items()
             text = self.config.to_yaml()
             if not (self.run / "config.yaml").is_file() or (self.run / "config.yaml").read_text() != text:
                 write_atomic(self.run / "config.yaml", text)
             for stage in self._stages_before_lm():
                 self._bring_up_to_date(stage)
+            if before_lm:
+                return
             self._lm()
-            self._bring_up_to_date(self._report_stage())
-            if lists and self.config.topk.k:
+            self._bring_up_to_date(report_stage(self.run, self.chooser))
+            if self.config.topk.k:
                 self._topk()
+
+    def _keep_added_items(self) -> None:
+        """Refuse to make a stage of a run again to which items were added: they have IDs, which they keep for ever."""
+        if not has_added_items(self.run):
+            return
+        stages = [(stage.folder, stage.inputs(self.run)) for stage in self._stages_before_lm()]
+        for folder, inputs in [*stages, ("lm", from_config(asdict(self.config)).inputs())]:
+            if not is_current(self.run / folder, inputs):
+                raise InputError(
+                    f"{self.run}: {folder} is out of date, but made again the run would lose the IDs of items that "
+                    "came by genrec add-items; fit another --run"
+                )
 
     def _stages_before_lm(self) -> list[Stage]:
         c = self.config
@@ -143,48 +148,27 @@ class Pipeline:
         """Epochs that a refit trains a stage for."""
         return None if self.chooser is None else chosen_epochs(self.chooser / folder)
 
-    def _report_stage(self) -> Stage:
-        needs = ("catalog", "split", "vectors/text", "vectors/collaborative", "vectors/item", "semtok", "lm")
-        return Stage("report", {"title": self.run.name, "ranks": True}, needs, self._report)
-
     def _bring_up_to_date(self, stage: Stage) -> None:
-        target = self.run / stage.folder
-        needs = {name: hash_value(check_folder(self.run / name)["files"]) for name in stage.needs}
-        inputs = {"stage": stage.folder, "config": dict(stage.config), "needs": needs}
-        if is_current(target, inputs) or self._linked(stage.folder, inputs):
+        inputs = stage.inputs(self.run)
+        if is_current(self.run / stage.folder, inputs):
             return
-        started = perf_counter()
-        with new_folder(target, inputs, resume=True) as scratch:
-            stage.make(scratch)
-        self._note(self._done(stage.folder, started))
+        check_stage_folder(self.run, stage.folder)
+        if not self._linked(stage.folder, inputs):
+            make_stage(self.run, stage, inputs)
 
     def _linked(self, folder: str, inputs: Mapping[str, Any]) -> bool:
         """Whether the run to reuse has made this stage of the same inputs; it then stands here too."""
-        if self.config.reuse is None or not is_made_of(Path(self.config.reuse) / folder, inputs):
+        if self.config.reuse is None:
             return False
-        link_folder(Path(self.config.reuse) / folder, self.run / folder)
+        source = Path(self.config.reuse) / folder
+        if not is_made_of(source, inputs) or is_extended(source):  # this run's table may not have the added items
+            return False
+        link_folder(source, self.run / folder)
         self._note({"stage": folder, "event": "linked"})
         return True
 
-    @staticmethod
-    def _done(stage: str, started: float) -> dict[str, Any]:
-        """The log's row of a finished stage; memory is the most that this process has had resident so far."""
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # Linux counts KiB
-        return {"stage": stage, "event": "done", "seconds": perf_counter() - started, "peak_mib": peak}
-
     def _note(self, row: Mapping[str, Any]) -> None:
-        with open(self.run / "log.jsonl", "a", encoding="utf-8") as out:
-            out.write(json.dumps(dict(row)) + "\n")
-        if row.get("event") == "done":
-            _log.info("%s: %.1f s", row["stage"], row["seconds"])
-        elif "epoch" in row:
-            figures = {name: value for name, value in row.items() if name not in ("stage", "epoch")}
-            _log.info(
-                "%s, epoch %d: %s",
-                row["stage"],
-                row["epoch"] + 1,
-                ", ".join(f"{k} {v:.4g}" for k, v in figures.items()),
-            )
+        note(self.run, row)
 
     # --- the stages -------------------------------------------------------------------------------------------------
 
@@ -245,7 +229,7 @@ class Pipeline:
         vectors = model.item_vectors.detach().numpy().copy()
         ItemVectors(vectors, "sasrec").save(folder / "collaborative.safetensors")
         (work / "training.json").rename(folder / "training.json")
-        shutil.rmtree(work)
+        remove_work(work)
 
     def _item(self, folder: Path) -> None:
         if self.config.aligner.name != "fusion":
@@ -281,7 +265,7 @@ class Pipeline:
         source = f"{aligner.name}({text.source}, {collaborative.source})"
         aligned_vectors(model.items, inputs, source).save(folder / "item.safetensors")
         (work / "training.json").rename(folder / "training.json")
-        shutil.rmtree(work)
+        remove_work(work)
 
     def _semtok(self, folder: Path) -> None:
         catalog, vectors = (
@@ -306,7 +290,7 @@ class Pipeline:
         finetuned = self._finetuned(stage.before_preference())
         with progress_bar("language model", "step") as progress:
             run_lm_stage(stage, self._note, progress, finetuned=finetuned)
-        self._note(self._done("lm", started))
+        self._note(done("lm", started))
 
     def _finetuned(self, stage: LmStage | None) -> Path | None:
         """A finished model that only lacks the preference stage: the run's own, or that of the run to reuse."""
@@ -314,77 +298,6 @@ class Pipeline:
             return None
         runs = [self.run] if self.config.reuse is None else [self.run, Path(self.config.reuse)]
         return next((run / "lm" for run in runs if is_made_of(run / "lm", stage.inputs())), None)
-
-    def _report(self, folder: Path) -> None:
-        rows, notes, lists = self.evaluate()
-        logs = [self.run / part / "training.json" for part in ("vectors/collaborative", "vectors/item", "lm")]
-        training = [row for log in logs if log.is_file() for row in read_json(log)]
-        quality = read_json(self.run / "semtok/quality.json")
-        write_report(
-            folder, rows, training_log=training, quality=quality, title=f"Report of {self.run.name}", notes=notes
-        )
-        targets = Split.load(self.run / "split").test.targets
-        ranks = {name: rank_of_target(ranked, targets).astype(np.uint8) for name, ranked in lists.items()}
-        write_atomic(folder / RANKS, save({name.removesuffix(DEFAULT): one for name, one in ranks.items()}))
-
-    def evaluate(self) -> tuple[list[Row], list[str], Lists]:
-        """Metrics of the test split for baselines and every ranking of the run; notes on the protocol; the lists."""
-        split, recommender = Split.load(self.run / "split"), Recommender.from_pretrained(self.run)
-        exclude_seen = read_json(self.run / "split/data.json")["exclude_seen"]
-        n_items, cases = len(recommender.catalog), split.test
-        lists: dict[str, Any] = {}
-        for name, baseline in BASELINES.items():
-            lists[name] = rank(baseline.fit(split.train, n_items).score, cases.histories, exclude_seen=exclude_seen)
-        text = ItemVectors.load(self.run / "vectors/text/text.safetensors")
-        content = ContentKnn(unit_rows(text.values))
-        lists["ContentKnn"] = rank(content.score, cases.histories, exclude_seen=exclude_seen)
-        lists["Random"] = rank(Random(n_items).score, cases.histories, exclude_seen=exclude_seen)
-        neighbours, near_shares = Neighbours.fit(split.train, n_items), self._near_shares(n_items)
-        others: dict[str, Score] = {}
-        for name, model in _sequential_models(self.run).items():
-            others[name] = model.score
-            others[f"{name} + neighbours"] = mixture(model.score, neighbours, near_shares[name])
-        for name, score in others.items():
-            lists[name] = rank(score, cases.histories, exclude_seen=exclude_seen)
-        settings = recommender.ranker.config
-        best = settings.shares
-        voices = {"beam": Shares(0.0), "dense": Shares(1.0), "beam and dense": Shares(best.dense), "joined": best}
-        shared = recommender.filters()
-        filters = [shared.deny(history) if exclude_seen else shared for history in cases.histories]
-        with progress_bar("ranking the test cases", "case") as progress:
-            joined = recommender.ranker.joined_lists(
-                cases.histories,
-                shares=list(dict.fromkeys(voices.values())),
-                k=max(KS),
-                filters=filters,
-                progress=_counted(progress, cases),
-            )
-        for name, shares in voices.items():
-            lists[f"genrec {name}" + (DEFAULT if name == settings.ranking else "")] = joined[shares]
-        rows = evaluate(lists, cases, split.train, n_items)
-        for reference in ("Markov", "ItemKnn", *others):
-            rows += compare(lists, cases, reference=reference)
-        notes = [
-            f"Split {split.name}: {len(cases):,} test cases over {n_items:,} items; the whole catalogue is ranked.",
-            f"Fitted on training items {'only' if self.chooser is None else 'and validation items'}; epochs and the "
-            f"shares of the voices in the joined ranking ({best}) were chosen on validation"
-            f"{'' if self.chooser is None else ' by the run before'}; the test split was read once.",
-            "Items of the history are left out of every list."
-            if exclude_seen
-            else "Items of the history may be listed.",
-        ]
-        return rows, notes, lists
-
-    def _near_shares(self, n_items: int) -> dict[str, float]:
-        """The neighbours' share that wins on validation beside each sequential model, of a refit: that won before."""
-        run = self.chooser or self.run
-        split = Split.load(run / "split")
-        neighbours = Neighbours.fit(split.train, n_items)
-        exclude_seen = read_json(run / "split/data.json")["exclude_seen"]
-        return {
-            name: best_share(model.score, neighbours, split.valid, exclude_seen)
-            for name, model in _sequential_models(run).items()
-        }
 
     def _topk(self) -> None:
         recommender = Recommender.from_pretrained(self.run)
@@ -423,22 +336,3 @@ class Pipeline:
         collaborative = ItemVectors.load(self.run / "vectors/collaborative/collaborative.safetensors")
         counts = np.bincount(Split.load(self.run / "split").train.values, minlength=len(text))
         return text, collaborative, counts
-
-
-def _sequential_models(run: Path) -> dict[str, SequentialModel]:
-    """SASRec of ID vectors, and the one that the run's aligner was trained with, where there is one."""
-    aligned = load_frozen(run / "vectors/item")
-    models: dict[str, SequentialModel] = {"SASRec": SasRec.load(run / "vectors/collaborative")}
-    return models if aligned is None else models | {f"{aligned.backbone.name}, aligned": aligned}
-
-
-def _counted(progress: Callable[[int, int], None], cases: Cases) -> Callable[[int], None]:
-    """From "so many more are done" to "so many of all are done"."""
-    done = 0
-
-    def told(more: int) -> None:
-        nonlocal done
-        done += more
-        progress(done, len(cases))
-
-    return told

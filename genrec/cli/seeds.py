@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from safetensors.numpy import load_file
 
 from genrec.cases import Split
+from genrec.cli.report_stage import fitted_items
 from genrec.evaluation import COLUMNS, DEFAULT, METRICS, RANKS, slices
 from genrec.metrics import Values, paired_interval
-from semtok.catalog import Catalog
 from semtok.errors import InputError
 from semtok.folders import hash_file, read_json
 from training.refit import other_section
+from training.run_folder import read_settings
 
 _FREE = ("run", "refit", "reuse", "topk", "seed")  # what runs of one table may have set otherwise
 _EPOCHS = {"vectors/collaborative": "collaborative", "vectors/item": "aligner", "lm": "lm"}  # their names in the log
@@ -38,10 +38,10 @@ def check_runs(runs: Sequence[Path]) -> None:
     Raises:
         InputError: a run that is named twice, or has other settings than the first, or other test cases.
     """
-    first = yaml.safe_load((runs[0] / "config.yaml").read_text(encoding="utf-8"))
+    first = read_settings(runs[0] / "config.yaml")
     seeds: dict[int, Path] = {}
     for run in runs:
-        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        config = read_settings(run / "config.yaml")
         other = other_section(first, config, _FREE)
         if other is not None:
             raise InputError(f"{run}: its {other} settings are others than those of {runs[0]}")
@@ -80,7 +80,7 @@ def _figures(runs: Sequence[Path]) -> str:
 
 def differences(runs: Sequence[Path]) -> str:
     """Markdown: the default ranking minus every other model, paired, over one run or the mean of several."""
-    split, n_items = Split.load(runs[0] / "split"), len(Catalog.load(runs[0] / "catalog"))
+    split, n_items = Split.load(runs[0] / "split"), fitted_items(runs[0])
     groups = slices(split.test, split.train, n_items)
     ranks = [load_file(run / "report" / RANKS) for run in runs]
     models = dict.fromkeys(row["model"] for row in read_json(runs[0] / "report/metrics.json"))

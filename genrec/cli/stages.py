@@ -1,22 +1,24 @@
-"""`Stage`: one sealed folder of a run, what decides it, and whether it stands; for `genrec fit` and `genrec compare`.
+"""`Stage`: one sealed folder of a run, what decides it, and how it is made; for `genrec fit` and `genrec compare`.
 
-Beside it what every command that makes stages needs: the lock on a run, and a progress bar.
+Beside it a progress bar for everything that takes long.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import resource
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from tqdm import tqdm
 
-from semtok.errors import InputError
-from semtok.folders import MANIFEST, check_folder, finish_rename, hold_lock
+from semtok.folders import new_folder
+from training.run_folder import files_hash
 
 _log = logging.getLogger(__name__)
 
@@ -37,27 +39,36 @@ class Stage:
     needs: tuple[str, ...]
     make: Callable[[Path], None]
 
-
-def is_current(folder: Path, inputs: Mapping[str, Any]) -> bool:
-    """Whether a sealed folder, put in place where a kill left it aside, was made from these inputs and is whole."""
-    finish_rename(folder)
-    return is_made_of(folder, inputs)
-
-
-def is_made_of(folder: Path, inputs: Mapping[str, Any]) -> bool:
-    """Whether a sealed folder was made from these inputs and is whole; a damaged one is made again, and said so."""
-    if not (folder / MANIFEST).is_file():
-        return False
-    try:
-        return bool(check_folder(folder)["inputs"] == json.loads(json.dumps(inputs)))
-    except InputError as error:
-        _log.warning("%s; made again", error)
-        return False
+    def inputs(self, run: Path) -> dict[str, Any]:
+        """What decides the stage's bytes; raises InputError where a folder that it reads is unfinished."""
+        needs = {name: files_hash(run / name) for name in self.needs}
+        return {"stage": self.folder, "config": dict(self.config), "needs": needs}
 
 
-def locked(run: Path) -> AbstractContextManager[None]:
-    """Only one process at a time works on a run."""
-    return hold_lock(run / ".lock", f"{run}: another genrec process is working on this run")
+def make_stage(run: Path, stage: Stage, inputs: Mapping[str, Any]) -> None:
+    """Make a stage in place of what stands there; an interrupted attempt with the same inputs goes on."""
+    started = perf_counter()
+    with new_folder(run / stage.folder, inputs, resume=True) as scratch:
+        stage.make(scratch)
+    note(run, done(stage.folder, started))
+
+
+def done(stage: str, started: float) -> dict[str, Any]:
+    """The log's row of a finished stage; memory is the most that this process has had resident so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # Linux counts KiB
+    return {"stage": stage, "event": "done", "seconds": perf_counter() - started, "peak_mib": peak}
+
+
+def note(run: Path, row: Mapping[str, Any]) -> None:
+    """Add a row to the run's log, and tell the person."""
+    with open(run / "log.jsonl", "a", encoding="utf-8") as out:
+        out.write(json.dumps(dict(row)) + "\n")
+    if row.get("event") == "done":
+        _log.info("%s: %.1f s", row["stage"], row["seconds"])
+    elif "epoch" in row:
+        figures = {name: value for name, value in row.items() if name not in ("stage", "epoch")}
+        told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        _log.info("%s, epoch %d: %s", row["stage"], row["epoch"] + 1, told)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from semtok.errors import InputError
-from semtok.folders import MANIFEST, new_folder, write_atomic
+from semtok.folders import check_replaceable, new_folder, write_atomic
 
 _log = logging.getLogger(__name__)
 
@@ -105,8 +105,7 @@ def write_tables(
 
 def check_out(out: Path) -> None:
     """Raise InputError if writing the folder would replace something that no import wrote."""
-    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / MANIFEST).is_file())):
-        raise InputError(f"--out {out}: holds something else already; name a new folder")
+    check_replaceable(out, lambda inputs: "import" in inputs, f"--out {out}")
 
 
 def _item_line(item_id: str, facts: Mapping[str, Any]) -> str:
