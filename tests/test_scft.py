@@ -284,7 +284,7 @@ def test_the_command_reads_its_file(
     assert [json.loads(line)["step"] for line in capsys.readouterr().err.splitlines() if line.startswith("{")] == [0, 1]
     assert (Path(config.output) / "model.safetensors").is_file()
     path.write_text("items: a\nspeed: 9\n")
-    with pytest.raises(SystemExit, match=r"training.scft: .*scft.yaml: not a configuration of this stage .*speed"):
+    with pytest.raises(SystemExit, match=r"training.scft: .*scft.yaml: not a configuration of this stage: .*speed"):
         main()
 
 
