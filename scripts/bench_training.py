@@ -11,7 +11,8 @@ processor seconds, which other work on the machine stretches less; ratios are me
 Neither way trains the dense head here: it costs the same a target in both.
 
 Recall is the beam's, on validation cases, after equal epochs at equal targets a step: both ways then take about the
-same number of steps over the same targets. `--all_epochs` trains all positions for longer, towards equal recall.
+same number of steps over the same targets. `--all_epochs` and `--all_batch_tokens` train all positions for longer, or
+in smaller steps, towards equal recall.
 """
 
 from __future__ import annotations
@@ -164,6 +165,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="for the recall: one epoch over 2,000 histories")
     parser.add_argument("--epochs", type=int, default=5, help="epochs of each for the recall")
     parser.add_argument("--all_epochs", type=int, help="of the all-position way, if others: a few more cost little")
+    parser.add_argument("--all_batch_tokens", type=int, help="of the all-position way for the recall, if others")
     parser.add_argument("--rounds", type=int, default=9, help="interleaved pairs of rounds for the speeds")
     parser.add_argument("--max_items", type=int, default=50, help="the last items of a history that are read")
     parser.add_argument("--json", type=Path, help="write figures and conditions here")
@@ -202,13 +204,17 @@ def main() -> None:
     flops_per_token = counter.get_total_flops() / int(ways["all"].lengths[group].sum())
     tokens_per_second = median(rate[1] for rate in rates["all"])
 
+    batch_tokens_of = {
+        "all": options.all_batch_tokens or config.batch_tokens,
+        "prefix": round(config.batch_tokens * token_ratio),
+    }
     if options.quick:
         train = train.take(np.random.default_rng(0).permutation(len(train))[:QUICK_HISTORIES])
     recalls, seconds, steps = {}, {}, {}
     for name in ways:
         way = fresh(name, train)
         started = time.process_time()
-        steps[name] = way.train(epochs_of[name], round(config.batch_tokens * (token_ratio if name == "prefix" else 1)))
+        steps[name] = way.train(epochs_of[name], batch_tokens_of[name])
         seconds[name] = time.process_time() - started
         recalls[name] = beam_recall(way.built, inputs, config)
     over = median(a[0] / b[0] for a, b in zip(rates["all"], rates["prefix"], strict=True))
@@ -232,6 +238,7 @@ def main() -> None:
         conditions = {
             "data": options.data.name,
             "epochs": epochs_of,
+            "batch_tokens": batch_tokens_of,
             "histories_of_recall": len(train),
             "steps": steps,
             "rounds": options.rounds,

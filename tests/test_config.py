@@ -55,6 +55,13 @@ def test_flags_without_effect_are_refused(config: Path, flags: list[str], messag
     assert message in str(refused.value)
 
 
+@pytest.mark.parametrize(("section", "named"), [("lm: {epochs: null}", "--lm.epochs"), ("seed: null", "--seed")])
+def test_a_setting_without_a_value_is_refused(config: Path, section: str, named: str) -> None:
+    config.write_text(f"{config.read_text().removesuffix('}')}, {section}}}")
+    with pytest.raises(InputError, match=f"{named} has no value"):
+        load_config(config)
+
+
 def test_what_was_stored_is_read_again(config: Path, tmp_path: Path) -> None:
     endings = ["--ranking.views=[30]", "--ranking.max_items=50", "--lm.max_items=50"]
     for flags in ([], ["--lm.max_items=50"], ["--ranking.views=[4]", "--lm.max_items=5"], endings):

@@ -265,10 +265,12 @@ def values_of(parser: ArgumentParser, path: Path, overrides: Sequence[str]) -> d
 
 
 def _check_sections(path: Path, values: Namespace, defaults: Namespace, above: str = "--") -> None:
-    """Refuse one value where a section of settings belongs, which the parser lets pass."""
+    """Refuse one value where a section of settings belongs, and none where there must be one: the parser does not."""
     for name, default in vars(defaults).items():
+        value = getattr(values, name)
+        if value is None and default is not None:
+            raise InputError(f"{path}: {above}{name} has no value")
         if isinstance(default, Namespace):
-            value = getattr(values, name)
             if not isinstance(value, Namespace):
                 raise InputError(f"{path}: {above}{name} {value!r}: a section of settings belongs here")
             _check_sections(path, value, default, f"{above}{name}.")
