@@ -461,7 +461,7 @@ def test_bad_input_is_one_line_and_status_2(
     [
         (b"\xff\xfe\x00", "not UTF-8 text"),
         (b"data: 5\n", "--data 5: a section of settings belongs here"),
-        (b"%s\nlm:\n", "--lm None: a section of settings belongs here"),
+        (b"%s\nlm:\n", "--lm has no value"),
         (b"%s\nlm: {tasks: [1]}\n", "--lm.tasks [1]: a section of settings belongs here"),
     ],
 )
