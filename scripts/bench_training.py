@@ -10,9 +10,8 @@ how many times the tokens that takes, so it bounds what all-position training ca
 processor seconds, which other work on the machine stretches less; ratios are medians of interleaved pairs of rounds.
 Neither way trains the dense head here: it costs the same a target in both.
 
-Recall is the beam's, on validation cases, after equal epochs at equal targets a step: both ways then take about the
-same number of steps over the same targets. `--all_epochs` and `--all_batch_tokens` train all positions for longer, or
-in smaller steps, towards equal recall.
+Recall is the beam's, on validation cases, after equal epochs. Both ways are timed in the batches that they are trained
+in: by default at equal targets a step, so that they take about the same number of steps over the same targets.
 """
 
 from __future__ import annotations
@@ -31,9 +30,10 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
+from genrec.cases import Cases
 from genrec.filters import ItemFilter
 from genrec.interactions import Interactions
-from genrec.metrics import rank_of_target, recall
+from genrec.metrics import paired_interval, rank_of_target, recall
 from genrec.ranking import Ranker, RankingConfig
 from genrec.sequences import Sequences
 from genrec.splits import leave_last_out
@@ -53,8 +53,7 @@ from training.quantizer import fit_quantizer
 from training.schedule import learning_rate_factor
 from training.sequential import sample_cases
 
-CASES = 2_000
-QUICK_HISTORIES = 2_000
+QUICK = 2_000  # histories, and validation cases
 
 
 def read(folder: Path) -> LmInputs:
@@ -96,7 +95,9 @@ class Way:
 
     def __post_init__(self) -> None:
         self.lengths = np.array([len(example) for example in self.examples])
-        self.optimizer = torch.optim.AdamW(self.built.model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01)
+        self.optimizer = torch.optim.AdamW(
+            self.built.model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+        )
 
     def targets_of(self, group: NDArray[np.int64]) -> int:
         """Items that a batch teaches."""
@@ -134,9 +135,8 @@ class Way:
         return len(plan)
 
 
-def beam_recall(built: Built, inputs: LmInputs, config: LmConfig) -> float:
-    """Recall@10 of constrained decoding on validation cases, items of the history left out."""
-    cases = sample_cases(inputs.split.valid, CASES, 0)
+def beam_recall(built: Built, inputs: LmInputs, config: LmConfig, cases: Cases) -> NDArray[np.float64]:
+    """Recall@10 of constrained decoding for each case, items of the history left out."""
     trie = CodeTrie(inputs.semantic_ids.codes, inputs.semantic_ids.sizes)
     built.model.eval()
     settings = RankingConfig(ranking="beam", max_items=config.max_items)
@@ -144,7 +144,7 @@ def beam_recall(built: Built, inputs: LmInputs, config: LmConfig) -> float:
     everything = ItemFilter(trie)
     found = ranker.rank(cases.histories, k=10, filters=[everything.deny(h) for h in cases.histories])
     rows = np.stack([np.pad(r, (0, 10 - len(r)), constant_values=-1) for r in found.rows])
-    return float(recall(rank_of_target(rows, cases.targets), 10).mean())
+    return recall(rank_of_target(rows, cases.targets), 10)
 
 
 def matmul_peak(tokens: int, width: int, wide: int, seconds: float = 0.3) -> float:
@@ -162,16 +162,17 @@ def matmul_peak(tokens: int, width: int, wide: int, seconds: float = 0.3) -> flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with items.jsonl and interactions.csv")
-    parser.add_argument("--quick", action="store_true", help="for the recall: one epoch over 2,000 histories")
+    parser.add_argument(
+        "--quick", action="store_true", help="for the recall: one epoch over 2,000 histories, 2,000 cases"
+    )
     parser.add_argument("--epochs", type=int, default=5, help="epochs of each for the recall")
-    parser.add_argument("--all_epochs", type=int, help="of the all-position way, if others: a few more cost little")
-    parser.add_argument("--all_batch_tokens", type=int, help="of the all-position way for the recall, if others")
+    parser.add_argument("--batch_tokens", type=int, default=768, help="of a batch of all positions")
+    parser.add_argument("--prefix_batch_tokens", type=int, help="of a batch of prefixes; by default as many targets")
     parser.add_argument("--rounds", type=int, default=9, help="interleaved pairs of rounds for the speeds")
     parser.add_argument("--max_items", type=int, default=50, help="the last items of a history that are read")
     parser.add_argument("--json", type=Path, help="write figures and conditions here")
     options = parser.parse_args()
     epochs = 1 if options.quick else options.epochs
-    epochs_of = {"all": options.all_epochs or epochs, "prefix": epochs}
     torch.set_num_threads(1)
     inputs = read(options.data)
     config = LmConfig(max_items=options.max_items, text_share=0.0, dense_weight=0.0)
@@ -186,37 +187,40 @@ def main() -> None:
     train = inputs.split.train
     ways = {name: fresh(name, train) for name in ("all", "prefix")}
     token_ratio = ways["prefix"].lengths.sum() / ways["all"].lengths.sum()
+    batch_tokens = {
+        "all": options.batch_tokens,
+        "prefix": options.prefix_batch_tokens or round(options.batch_tokens * token_ratio),
+    }
     peak = 0.0
     rates: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ways}
     rng = np.random.default_rng(0)
-    plans = {name: batches(way.lengths, config.batch_tokens, rng) for name, way in ways.items()}
+    plans = {name: batches(way.lengths, batch_tokens[name], rng) for name, way in ways.items()}
     for name, way in ways.items():
         way.rate(plans[name][:3])
-    each = 12
+    each = 24
     for begin in range(3, 3 + options.rounds * each, each):
         for name, way in ways.items():
             some = [plans[name][i % len(plans[name])] for i in range(begin, begin + each)]
             rates[name].append(way.rate(some))
-        peak = max(peak, matmul_peak(config.batch_tokens, config.width, 2 * config.width))
+        peak = max(peak, matmul_peak(options.batch_tokens, config.width, 2 * config.width))
     group = plans["all"][0]
     with FlopCounterMode(display=False) as counter:
         ways["all"].step(group)
     flops_per_token = counter.get_total_flops() / int(ways["all"].lengths[group].sum())
     tokens_per_second = median(rate[1] for rate in rates["all"])
 
-    batch_tokens_of = {
-        "all": options.all_batch_tokens or config.batch_tokens,
-        "prefix": round(config.batch_tokens * token_ratio),
-    }
+    cases = inputs.split.valid
     if options.quick:
-        train = train.take(np.random.default_rng(0).permutation(len(train))[:QUICK_HISTORIES])
-    recalls, seconds, steps = {}, {}, {}
+        train = train.take(np.random.default_rng(0).permutation(len(train))[:QUICK])
+        cases = sample_cases(cases, QUICK, 0)
+    hits, seconds, steps = {}, {}, {}
     for name in ways:
         way = fresh(name, train)
         started = time.process_time()
-        steps[name] = way.train(epochs_of[name], batch_tokens_of[name])
+        steps[name] = way.train(epochs, batch_tokens[name])
         seconds[name] = time.process_time() - started
-        recalls[name] = beam_recall(way.built, inputs, config)
+        hits[name] = beam_recall(way.built, inputs, config, cases)
+    difference = paired_interval(hits["all"], hits["prefix"])
     over = median(a[0] / b[0] for a, b in zip(rates["all"], rates["prefix"], strict=True))
     figures = {
         "all_position_over_per_prefix": over,
@@ -224,8 +228,11 @@ def main() -> None:
         "share_of_token_ratio": over / float(token_ratio),
         "targets_per_second_all_position": median(rate[0] for rate in rates["all"]),
         "targets_per_second_per_prefix": median(rate[0] for rate in rates["prefix"]),
-        "recall_all_position": recalls["all"],
-        "recall_per_prefix": recalls["prefix"],
+        "recall_all_position": float(hits["all"].mean()),
+        "recall_per_prefix": float(hits["prefix"].mean()),
+        "recall_difference": difference.value,
+        "recall_difference_low": difference.low,
+        "recall_difference_high": difference.high,
         "training_seconds_all_position": seconds["all"],
         "training_seconds_per_prefix": seconds["prefix"],
         "padding_share": median(rate[2] for rate in rates["all"]),
@@ -237,14 +244,14 @@ def main() -> None:
     if options.json:
         conditions = {
             "data": options.data.name,
-            "epochs": epochs_of,
-            "batch_tokens": batch_tokens_of,
+            "epochs": epochs,
+            "batch_tokens": batch_tokens,
             "histories_of_recall": len(train),
             "steps": steps,
             "rounds": options.rounds,
             "batches_a_round": each,
             "spread": sorted(a[0] / b[0] for a, b in zip(rates["all"], rates["prefix"], strict=True)),
-            "cases": CASES,
+            "cases": len(cases),
             "threads": 1,
             "cores": os.cpu_count(),
             "processor": platform.machine(),

@@ -192,6 +192,16 @@ def test_other_ways_of_training_learn(inputs: LmInputs, tmp_path: Path, changed:
     assert rows[-1]["dense_loss"] < rows[0]["dense_loss"]
 
 
+def test_a_dense_head_of_no_weight_stays_as_it_was(inputs: LmInputs, tmp_path: Path) -> None:
+    rows: list[Mapping[str, Any]] = []
+    config = replace(TINY, epochs=4, dense_weight=0.0)
+    first = build(inputs, config).model.head.state_dict()
+    head = fitted(inputs, config, tmp_path / "w", rows.append).model.head.state_dict()
+    assert all(torch.equal(head[name], weights) for name, weights in first.items())
+    assert rows[-1]["code_loss"] < rows[0]["code_loss"]
+    assert rows[-1]["dense_loss"] == 0
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

@@ -316,6 +316,16 @@ def test_a_persons_own_folder_in_the_place_of_a_stage_is_left_alone(
     assert list(contents(tmp_path / "run")) == [f"{folder}/mywork.py"]
 
 
+def test_a_persons_own_config_in_the_run_folder_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = write_shop(tmp_path).rename(tmp_path / "config.yaml")
+    before = own.read_text()
+    assert main(["fit", str(own), f"--run={tmp_path}", *SMALL]) == 2
+    assert f"{own}: not the resolved configuration of a run" in capsys.readouterr().err
+    assert own.read_text() == before
+
+
 def test_evaluate_reads_nothing_outside_the_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Raw tables may be gone or grown; an unfinished run is named, and left as it is."""
     copy = tmp_path / "moved"

@@ -143,7 +143,14 @@ def build(inputs: LmInputs, config: LmConfig) -> Built:
         spread = float(rows.std()) * float(getattr(lm.get_input_embeddings(), "embed_scale", 1.0))
         item_input = ItemInput(SpelledItems(vocabulary, inputs.semantic_ids.codes), head.content, rows.shape[1], spread)
     model = JointModel(
-        lm, head, vocabulary, rows, item_input=item_input, score_space=config.score_space, dropout=config.dropout
+        lm,
+        head,
+        vocabulary,
+        rows,
+        item_input=item_input,
+        score_space=config.score_space,
+        dropout=config.dropout,
+        train_head=config.dense_weight > 0,
     )
     return Built(model, tokenizer, vocabulary, adapter)
 

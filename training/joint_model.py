@@ -56,6 +56,7 @@ class JointModel(nn.Module):
         item_input: what item vectors add to embeddings; None: items are read by their codes alone.
         score_space: what the softmax over a code runs over.
         dropout: on embeddings and on what attention and feed-forward blocks add; for small models trained from scratch.
+        train_head: whether the head learns too; where it does not, its loss is 0 and nothing is computed for it.
     """
 
     level_of: Tensor
@@ -73,9 +74,11 @@ class JointModel(nn.Module):
         item_input: ItemInput | None = None,
         score_space: ScoreSpace = "level",
         dropout: float = 0.0,
+        train_head: bool = True,
     ) -> None:
         super().__init__()
-        self.item_input = item_input
+        self.item_input, self.train_head = item_input, train_head
+        head.requires_grad_(train_head)
         self.lm, self.head, self.score_space, self.dropout = lm, head, score_space, dropout
         self._no_split_modules = lm._no_split_modules  # the blocks that FSDP2 gathers one at a time
         ids = np.concatenate([[vocabulary.history_token], *vocabulary.token_ids])
@@ -162,13 +165,15 @@ class JointModel(nn.Module):
             codes = codes - self._agreement(hidden, output_rows, batch.items, lesson)
         is_text = labelled & (level < 0)
         text = linear_cross_entropy(hidden[is_text], words[: self.first], labels[is_text])
-        starts = batch.items >= 0
-        dense = linear_cross_entropy(
-            self.head.query(hidden[starts].to(self.head.query.weight.dtype)),  # float32, or what FSDP2 computes in
-            self.head.item_matrix(self.seen_rows),
-            self.seen_index[batch.items[starts]],
-            soft=None if lesson is None else Soft(lesson.states, lesson.vectors, lesson.shares),
-        )
+        dense = hidden.new_zeros((), dtype=torch.float32)
+        if self.train_head:
+            starts = batch.items >= 0
+            dense = linear_cross_entropy(
+                self.head.query(hidden[starts].to(self.head.query.weight.dtype)),  # float32, or what FSDP2 computes in
+                self.head.item_matrix(self.seen_rows),
+                self.seen_index[batch.items[starts]],
+                soft=None if lesson is None else Soft(lesson.states, lesson.vectors, lesson.shares),
+            )
         n_codes = int((labelled & (level >= 0)).sum())
         return Losses(codes, text, dense, n_codes // len(self.level_rows), int(is_text.sum()))
 

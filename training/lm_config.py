@@ -39,7 +39,7 @@ class LmConfig:
         head_learning_rate: peak of the rate of SID rows, item input and dense head.
         weight_decay: AdamW's.
         dense_width: width of the dense item head.
-        dense_weight: weight of its loss.
+        dense_weight: weight of its loss; 0 leaves the head untrained and computes nothing for it.
         identity_dropout: share of items whose identity vectors are absent from a step, so that codes and content learn
             to rank items that nobody has taken.
         teacher_share: how much of what is learned of the next item comes from what the recommender of the run's aligner

@@ -54,7 +54,15 @@ from training.letter import Behaviour
 from training.lm_stage import LmStage, from_config, run_lm_stage
 from training.quantizer import fit_quantizer
 from training.refit import check_same_settings, chosen_epochs
-from training.run_folder import check_stage_folder, has_added_items, is_current, is_extended, is_made_of, locked
+from training.run_folder import (
+    check_stage_folder,
+    has_added_items,
+    is_current,
+    is_extended,
+    is_made_of,
+    locked,
+    read_settings,
+)
 from training.sequential import fit_sequential
 
 
@@ -72,7 +80,7 @@ class Pipeline:
             before_lm: end before the language model, which `training.finetune` then trains on many processes.
 
         Raises:
-            InputError: bad input, another process works on the run, or items were added that would be lost.
+            InputError: bad input, another process works on the run, or something in its folder would be lost.
         """
         if self.chooser is not None:
             check_same_settings(self.chooser, yaml.safe_load(self.config.to_yaml()))
@@ -80,9 +88,11 @@ class Pipeline:
             for name in [*(stage.folder for stage in self._stages_before_lm()), "lm", "report"]:
                 check_stage_folder(self.run, name)
             self._keep_added_items()
-            text = self.config.to_yaml()
-            if not (self.run / "config.yaml").is_file() or (self.run / "config.yaml").read_text() != text:
-                write_atomic(self.run / "config.yaml", text)
+            text, settings = self.config.to_yaml(), self.run / "config.yaml"
+            if settings.is_file():
+                read_settings(settings)  # a file of the user's own is refused, not replaced
+            if not settings.is_file() or settings.read_text() != text:
+                write_atomic(settings, text)
             for stage in self._stages_before_lm():
                 self._bring_up_to_date(stage)
             if before_lm:
