@@ -116,8 +116,8 @@ class RecommendConfig:
     restart: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("k", "workers", "shard_size"):
-            if getattr(self, name) < 1:
+        for name in ("k", "beams", "workers", "shard_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"--{name} {getattr(self, name)} must be at least 1")
         if self.executor == "local" and (self.workers > 1 or {self.cpus, self.gpus, self.address} != {None}):
             raise InputError("--workers, --cpus, --gpus and --address go with --executor ray")
