@@ -134,8 +134,10 @@ def make_sample_shop(seed: int = 0, *, users: int = 3000, items: int = 400) -> S
     """Make the shop of a seed: the same seed and sizes give the same shop.
 
     Raises:
-        InputError: no users, or a number of items that the shop has no words for.
+        InputError: no users, a negative seed, or a number of items that the shop has no words for.
     """
+    if seed < 0:
+        raise InputError(f"seed: {seed}; it must not be negative")
     if users < 1:
         raise InputError(f"users: {users}; the sample shop needs at least one")
     rng = np.random.default_rng(seed)

@@ -59,7 +59,9 @@ def parse_timestamps(column: pl.Series, path: Path) -> Instants:
     if column.dtype == pl.String:
         return _parse_text(column, path)
     if column.dtype.is_integer():
-        return Instants(column.cast(pl.Int64).to_numpy(), 1, False)
+        whole = column.cast(pl.Int64, strict=False)
+        refuse_rows(whole.is_null(), path, "with a timestamp that is not a number of a sane size", values=column)
+        return Instants(whole.to_numpy(), 1, False)
     if column.dtype.is_float() or column.dtype.is_decimal():
         return _from_floats(column.cast(pl.Float64), column, path)
     if column.dtype in (pl.Date, pl.Datetime):

@@ -91,7 +91,7 @@ class Recommender:
             dtype: None takes float32 on a CPU and bfloat16 on a GPU.
 
         Raises:
-            InputError: a part of the run is missing, truncated, foreign or of another run.
+            InputError: a part of the run is missing, truncated, foreign or of another run; there is no such device.
         """
         run = Path(run)
         manifests = {name: check_folder(run / name) for name in ("catalog", "vectors/item", "semtok", "lm")}
@@ -107,6 +107,10 @@ class Recommender:
             raise InputError(f"{lm}: trained for codes {vocabulary.sizes}, the semantic IDs have {ids.sizes}")
         if device is None or engine == "vllm":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise InputError(f"device {device!r} is not to be had here ({str(error).splitlines()[0]})") from None
         dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
         trie = CodeTrie(ids.codes, ids.sizes)
         content = torch.from_numpy(vectors.values).to(device)

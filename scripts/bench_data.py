@@ -16,6 +16,7 @@ import os
 import platform
 import resource
 import statistics
+import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -27,6 +28,7 @@ import polars as pl
 from genrec.interactions import Interactions
 from genrec.splits import leave_last_out
 from semtok.catalog import Catalog
+from semtok.errors import InputError
 from semtok.folders import to_json, write_atomic
 
 ROUNDS = 3
@@ -104,4 +106,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"bench_data: {error}")

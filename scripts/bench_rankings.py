@@ -21,6 +21,7 @@ import argparse
 import os
 import platform
 import statistics
+import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from genrec.metrics import interval, ndcg, paired_interval, rank_of_target, reca
 from genrec.ranking import Ranking, RankingConfig
 from genrec.sequences import Sequences
 from inference.recommender import Recommender
+from semtok.errors import InputError
 from semtok.folders import to_json, write_atomic
 
 K, BATCH, ALONE = 10, 250, 5
@@ -93,6 +95,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="500 cases")
     parser.add_argument("--json", type=Path, help="write figures and conditions here")
     options = parser.parse_args()
+    if options.cases < 1:
+        parser.error("--cases must be at least 1")
     recommender = Recommender.from_pretrained(options.run, device="cpu")
     test = Split.load(options.run / "split").test
     count = min(500 if options.quick else options.cases, len(test))
@@ -132,4 +136,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"bench_rankings: {error}")

@@ -23,8 +23,8 @@ it came from (three sizes of one mug); both searchers get the same blame for it.
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -34,6 +34,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from inference.catalog_words import WORD
 from inference.recommender import Recommender
 from semtok.catalog import Catalog
+from semtok.errors import InputError
+from semtok.folders import to_json, write_atomic
 
 KINDS = ("title words", "text words", "lead-in", "misspelt")
 K = 10
@@ -66,6 +68,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="200 queries")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if arguments.queries < 1:
+        parser.error("--queries must be at least 1")
     recommender = Recommender.from_pretrained(arguments.run)
     catalog, rng = recommender.catalog, np.random.default_rng(arguments.seed)
     count = 200 if arguments.quick else arguments.queries
@@ -128,8 +132,11 @@ def main() -> None:
             "threads": os.environ.get("OMP_NUM_THREADS"),
         }  # fmt: skip
         value = {"figures": {name: float(figure) for name, figure in figures.items()}, "conditions": conditions}
-        arguments.json.write_text(json.dumps(value, indent=2) + "\n")
+        write_atomic(arguments.json, to_json(value))
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"bench_search: {error}")

@@ -39,7 +39,6 @@ import polars as pl
 from inference.lmdb_store import LmdbStore
 from inference.store import StoredList
 from semtok.catalog import Catalog
-from semtok.errors import InputError
 from semtok.folders import new_folder, to_json, write_atomic
 
 K, ITEMS, RATE, CONNECTIONS, ROUNDS, LOOKUPS = 20, 12_101, 500, 50, 5, 200_000
@@ -289,7 +288,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures here")
     chosen = parser.parse_args()
     if shutil.which("h2load") is None:
-        raise InputError("h2load is not installed (Debian: nghttp2-client)")
+        sys.exit("bench_serving: h2load is not installed (Debian: nghttp2-client)")
     users, seconds, swap_seconds = (100_000, 10, 20) if chosen.quick else (1_000_000, 30, 90)
     with tempfile.TemporaryDirectory() as folder:
         figures, more = bench(Path(folder), users, seconds, swap_seconds)

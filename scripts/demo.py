@@ -20,6 +20,7 @@ from genrec.cli.pipeline import Pipeline
 from genrec.evaluation import ORACLE, evaluate, format_table, rank
 from genrec.sample_shop import make_sample_shop
 from semtok.catalog import Catalog
+from semtok.errors import InputError
 from semtok.folders import read_json
 
 
@@ -36,7 +37,7 @@ def main() -> None:
     shop, data = make_sample_shop(options.seed), options.run.with_name(f"{options.run.name}-data")
     data.mkdir(parents=True, exist_ok=True)
     shop.write(data)
-    config = load_config(Path("configs/demo.yaml"), [
+    config = load_config(Path(__file__).resolve().parents[1] / "configs/demo.yaml", [
         f"--data.items={data / 'items.jsonl'}", f"--data.interactions={data / 'interactions.csv'}",
         f"--run={options.run}", f"--seed={options.seed}",
     ])  # fmt: skip
@@ -65,4 +66,7 @@ def _print_examples(run: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"demo: {error}")

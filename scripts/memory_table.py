@@ -16,6 +16,8 @@ def main() -> None:
     parser.add_argument("--lora_rank", type=int, default=16, help="rank of the adapters")
     parser.add_argument("--devices", type=int, default=8, help="devices that a model is sharded over")
     options = parser.parse_args()
+    if min(options.tokens, options.lora_rank, options.devices) < 1:
+        parser.error("--tokens, --lora_rank and --devices must be at least 1")
     print(markdown(options.tokens, options.lora_rank, options.devices))
 
 

@@ -23,6 +23,7 @@ from playwright.sync_api import Page, sync_playwright
 from inference.chat_page import build_page, create_page_app
 from inference.conversation import Conversation
 from inference.recommender import Recommender
+from semtok.errors import InputError
 
 
 def serve(names: dict[str, Path]) -> tuple[uvicorn.Server, str]:
@@ -91,4 +92,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"shoot_chat: {error}")

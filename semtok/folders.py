@@ -141,9 +141,14 @@ def hold_lock(path: Path, refusal: str) -> Iterator[None]:
     """Hold the lock file at `path`, which the system frees when its holder ends, however it ends.
 
     Raises:
-        InputError: it is held already, also by another part of this process; the message is `refusal`.
+        InputError: it is held already, also by another part of this process (the message is `refusal`), or there can
+            be no such file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except OSError as error:
+        raise InputError(f"{path.parent}: cannot be written to ({error.strerror})") from None
     with open(path, "a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -164,15 +169,21 @@ def new_folder(target: Path, inputs: Mapping[str, Any], *, resume: bool = False)
             it).
 
     A kill leaves either the old folder, or the new one, or a sealed scratch folder that `finish_rename` puts in place.
+
+    Raises:
+        InputError: there can be no folder there.
     """
     finish_rename(target)
     scratch = target.with_name(f".{target.name}.new")
     key = hash_value(dict(inputs))
     owner = scratch / ".inputs"
     if not (resume and owner.is_file() and owner.read_text() == key):
-        owner.unlink(missing_ok=True)  # first: a kill inside the removal must not leave a folder that looks resumable
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
+        try:
+            owner.unlink(missing_ok=True)  # first: a kill inside the removal must not leave what looks resumable
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir(parents=True)
+        except OSError as error:
+            raise InputError(f"{target}: cannot be made ({error.strerror})") from None
         write_atomic(owner, key)
     yield scratch
     owner.unlink()

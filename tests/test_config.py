@@ -24,6 +24,9 @@ def config(tmp_path: Path) -> Path:
     [
         (["--seed=-1"], "--seed -1 must not be negative"),
         (["--lm.seed=-1"], "--lm.seed -1 must not be negative"),
+        (["--semtok.sizes=[0]"], "--semtok.sizes must be at least 1 each"),
+        (["--refit={run}"], "is --run itself"),
+        (["--refit={run}/../run"], "is --run itself"),
         (["--lm.learning_rate=-1"], "--lm.learning_rate -1.0 must be positive"),
         (["--collaborative.learning_rate=.nan"], "learning_rate nan of a recommender's training must be positive"),
         (["--collaborative.weight_decay=-1"], "weight_decay -1.0 of a recommender's training must not be negative"),
@@ -37,7 +40,7 @@ def config(tmp_path: Path) -> Path:
 )
 def test_bad_values_are_refused_before_any_work(config: Path, flags: list[str], message: str) -> None:
     with pytest.raises(InputError) as refused:
-        load_config(config, flags)
+        load_config(config, [flag.replace("{run}", str(config.parent / "run")) for flag in flags])
     assert message in str(refused.value)
 
 

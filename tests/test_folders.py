@@ -258,6 +258,14 @@ def test_a_lock_is_held_once_and_goes_with_its_holder(tmp_path: Path) -> None:
         pass
 
 
+def test_a_place_where_nothing_can_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(InputError, match=r"file/x: cannot be made"), new_folder(tmp_path / "file" / "x", {}):
+        pass
+    with pytest.raises(InputError, match=r"file: cannot be written to"), hold_lock(tmp_path / "file" / "x", "taken"):
+        pass
+
+
 def test_json(tmp_path: Path) -> None:
     assert to_json({"b": "é", "a": 1}) == '{\n  "a": 1,\n  "b": "é"\n}\n'
     path = tmp_path / "x.json"

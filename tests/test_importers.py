@@ -277,6 +277,12 @@ BAD_AMAZON: dict[str, tuple[bytes, bytes, str]] = {
         b"{'asin': 'B000'}\n",
         "1 row without unixReviewTime",
     ),
+    "a null for a time": (
+        b'{"asin": "B000", "overall": 1, "reviewerID": "A", "unixReviewTime": null}\n',
+        b"{'asin': 'B000'}\n",
+        "1 row without unixReviewTime as a whole number, first at row 1: None",
+    ),
+    "metadata with a list for a key": (b"", b"{['asin']: 'B000'}\n", "meta.json: row 1 is not a Python literal"),
     "metadata is code": (
         b"",
         b"{'asin': 'B000'}\n__import__('os').getcwd()\n",
@@ -302,6 +308,20 @@ def test_bad_amazon_files_get_one_line_and_leave_nothing(tmp_path: Path, case: s
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_odd_metadata_become_a_table_that_can_be_read(tmp_path: Path) -> None:
+    raw = lines(tmp_path / "r.json", GOOD_REVIEWS)
+    odd = [
+        (2014, repr({"asin": "B000", "categories": [None, ["Beauty"], "Hair"], "price": 4}), ["Beauty", "Hair"]),
+        (2014, "{'asin': 'B000', 'categories': 5, 'price': 1e999}", None),
+        (2018, '{"asin": "B000", "category": ["Hair \\ud83d"], "price": NaN}', ["Hair ?"]),
+    ]
+    for year, line, categories in odd:
+        (tmp_path / "m.json").write_text(line + "\n")
+        import_amazon(raw, tmp_path / "m.json", tmp_path / "out", year=year, k_core=0)  # type: ignore[arg-type]
+        assert items_of(tmp_path / "out")[0].get("categories") == categories
+        assert len(Catalog.from_file(tmp_path / "out" / "items.jsonl")) == 1
 
 
 def test_missing_and_truncated_amazon_files(tmp_path: Path) -> None:
@@ -424,6 +444,7 @@ def test_movielens_latest(tmp_path: Path) -> None:
         ("u.data", b"\t2\t3\t88\n", "1 row without user_id, first at row 1"),
         ("u.data", b"", r"u\.data: the file is empty"),
         ("u.item", b"1|Toy Story|x\n", r"u\.item: 1 row with other than 24 fields, first at row 1"),
+        ("u.item", b"|Toy Story" + b"|" * 22 + b"\n", r"u\.item: 1 row without a movie id, first at row 1"),
     ],
 )
 def test_bad_movielens_files_get_one_line(ml_100k: Path, tmp_path: Path, name: str, data: bytes, message: str) -> None:

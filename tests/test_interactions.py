@@ -192,6 +192,9 @@ def test_bad_values_of_typed_files(tmp_path: Path) -> None:
     table.with_columns(timestamp=pl.Series([True, False])).write_parquet(path)
     with pytest.raises(InputError, match="column 'timestamp' holds Boolean; it must be numbers or dates"):
         Interactions.from_file(path, catalog())
+    table.with_columns(timestamp=pl.Series([MIDNIGHT, 2**63], dtype=pl.UInt64)).write_parquet(path)
+    with pytest.raises(InputError, match="1 row with a timestamp that is not a number of a sane size, first at row 2"):
+        Interactions.from_file(path, catalog())
     table.with_columns(timestamp=pl.Series([1e14 + 0.5, 0.0])).write_parquet(path)
     with pytest.raises(InputError, match="fractions of numbers above 9e12"):
         Interactions.from_file(path, catalog())

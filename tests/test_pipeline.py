@@ -142,10 +142,13 @@ def test_a_refit_learns_as_long_from_validation_items_too(
     assert shares[0] == shares[1]
     assert "and validation items" in (again / "report/report.html").read_text()
     capsys.readouterr()
+    shutil.copytree(run / "report", tmp_path / "emptied/report")
+    (tmp_path / "emptied/config.yaml").write_text("")
     for flags, message in (
         ([f"--refit={tmp_path / 'nothing'}"], "not a finished run"),
         ([f"--refit={run}", "--lm.epochs=1"], "its lm settings are others"),
         ([f"--refit={again}"], "is a refit itself"),
+        ([f"--refit={tmp_path / 'emptied'}"], "not the resolved configuration of a run"),
     ):
         assert main(["fit", config, *SMALL, f"--run={tmp_path / 'other'}", *flags]) == 2
         assert message in capsys.readouterr().err
@@ -392,6 +395,9 @@ def test_evaluate_over_seeds(run: Path, tmp_path: Path, capsys: pytest.CaptureFi
         seconds, peak = costs[stage].strip("| ").split(" | ")[1:]
         assert float(seconds) >= 0
         assert int(peak.replace(",", "")) > 100
+    (again / "log.jsonl").write_text('{"stage": "lm", "eve')  # as the disk was full
+    assert main(["evaluate", str(run), str(again)]) == 2
+    assert "log.jsonl: not the log of a run" in capsys.readouterr().err
 
 
 def test_evaluate_over_seeds_refuses_runs_that_do_not_belong_together(
@@ -414,6 +420,16 @@ def test_evaluate_over_seeds_refuses_runs_that_do_not_belong_together(
     assert main(["evaluate", str(run), str(run)]) == 2
     assert main(["evaluate", str(run), "nowhere"]) == 2
     assert main(["evaluate"]) == 2
+
+
+def test_recommend_finds_the_lists_of_the_fit_done(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(run)
+    assert main(["recommend", str(run), "--k=5", "--shard_size=40"]) == 0
+    assert contents(run) == before
+    assert main(["recommend", str(run), "--k=5", "--shard_size=40", "--ranking=dense"]) == 2
+    assert "its ranking was 'joined', now 'dense'" in capsys.readouterr().err
+    assert main(["recommend", str(run), "--k=5", "--shard_size=40", "--restart"]) == 0
+    assert contents(run) == before
 
 
 def test_recommend_for_given_histories(run: Path, tmp_path: Path) -> None:
@@ -441,7 +457,12 @@ def test_recommend_for_given_histories(run: Path, tmp_path: Path) -> None:
         (["nonsense"], "no command"),
         (["inspect", "nowhere"], "not a run folder"),
         (["inspect", "{run}", "nobody"], "nobody"),
+        (["recommend", "{run}", "--run=other"], "--run=other"),
         (["recommend", "{run}", "--k=0"], "--k 0"),
+        (["recommend", "{run}", "--beams=0"], "--beams 0 must be at least 1"),
+        (["recommend", "{run}", "--device=gpu", "--out={new}"], "device 'gpu' is not to be had here"),
+        (["recommend", "{config}"], "my.yaml/catalog: no such folder"),
+        (["recommend", "{run}", "--out={config}/below"], "my.yaml: cannot be written to"),
         (["recommend", "{run}", "--where={"], "--where"),
         (["recommend", "{run}", '--where={"colour": "red"}', "--out={new}"], "colour"),
         (["recommend", "{run}", "--users=gone.csv", "--out={new}"], "gone.csv"),
@@ -501,7 +522,9 @@ def test_every_command_helps(command: str, capsys: pytest.CaptureFixture[str]) -
     except SystemExit as ended:
         status = int(str(ended.code))
     assert status == 0
-    assert f"genrec {command}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"genrec {command}" in said
+    assert command not in ("recommend", "serve", "chat", "import") or not {"--run", "--format"} & set(said.split())
 
 
 def test_a_truncated_run_is_refused(run: Path, tmp_path: Path) -> None:

@@ -180,6 +180,8 @@ def test_taste_and_order_both_matter(shop: SampleShop) -> None:
 def test_sizes_that_cannot_be_are_refused() -> None:
     with pytest.raises(InputError, match="users: 0"):
         make_sample_shop(users=0)
+    with pytest.raises(InputError, match="seed: -1"):
+        make_sample_shop(-1)
     for items in (10, 100_000):
         with pytest.raises(InputError, match=f"items: {items}; the sample shop can have 56 to "):
             make_sample_shop(items=items)

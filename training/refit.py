@@ -11,11 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from genrec.ranking import RankingConfig, Shares
 from semtok.errors import InputError
 from semtok.folders import read_json
+from training.run_folder import read_settings
 
 _FREE = ("run", "refit", "reuse", "topk")  # what a refit may set otherwise
 
@@ -27,11 +26,11 @@ def check_same_settings(run: Path, config: Mapping[str, Any]) -> None:
         config: the resolved configuration of the refit.
 
     Raises:
-        InputError: no finished run, or the first section that differs.
+        InputError: no finished run, no settings in it, or the first section that differs.
     """
     if not (run / "report/metrics.json").is_file():
         raise InputError(f"--refit {run}: not a finished run of genrec fit")
-    before: Mapping[str, Any] = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    before = read_settings(run / "config.yaml")
     other = other_section(before, config, _FREE)
     if other is not None:
         raise InputError(f"--refit {run}: its {other} settings are others; give the refit the same configuration")

@@ -26,32 +26,14 @@ if TYPE_CHECKING:
 
 def run(config: RecommendConfig) -> dict[str, int]:
     """Write the lists; returns the manifest's counts."""
-    exclude_seen = config.exclude_seen
-    if exclude_seen is None:
-        exclude_seen = bool(read_json(config.run / "split/data.json")["exclude_seen"])
-    config = dataclasses.replace(config, exclude_seen=exclude_seen)
     recommender = Recommender.from_pretrained(config.run, engine=config.engine, device=config.device)
-    defaults = recommender.ranker.config
+    if config.exclude_seen is None:
+        exclude_seen = bool(read_json(config.run / "split/data.json")["exclude_seen"])
+        config = dataclasses.replace(config, exclude_seen=exclude_seen)
     recommender.filters(config.conditions())  # a bad condition is refused before any work
-    job = BatchJob(
-        run_id=recommender.run_id,
-        ranking=config.ranking or defaults.ranking,
-        index_version=recommender.index_version,
-        k=config.k,
-        shard_size=config.shard_size,
-        about={
-            "beams": config.beams or defaults.beams,
-            "dense_share": defaults.dense_share,
-            "near_share": defaults.near_share,
-            "sequence_share": defaults.sequence_share,
-            "engine": config.engine,
-            "exclude_seen": exclude_seen,
-            "where": config.where,
-        },
-    )
     out = config.out or config.run / "topk"
     job_options: dict[str, Any] = {
-        "job": job,
+        "job": batch_job(recommender, config),
         "item_ids": recommender.catalog.item_ids,
         "log": config.run / "log.jsonl",
     }
@@ -69,6 +51,27 @@ def run(config: RecommendConfig) -> dict[str, int]:
             slots = Slots(workers=config.workers, cpus=cpus, gpus=gpus, address=config.address)
             return run_on_ray(recommend_from, config, users, out, slots=slots, **job_options)
         return run_batch(_callable(recommender, config), users, out, **job_options)
+
+
+def batch_job(recommender: Recommender, config: RecommendConfig) -> BatchJob:
+    """What decides the lists; `genrec fit` writes its own by it, so that `genrec recommend RUN` finds them done."""
+    defaults = recommender.ranker.config
+    return BatchJob(
+        run_id=recommender.run_id,
+        ranking=config.ranking or defaults.ranking,
+        index_version=recommender.index_version,
+        k=config.k,
+        shard_size=config.shard_size,
+        about={
+            "beams": config.beams or defaults.beams,
+            "dense_share": defaults.dense_share,
+            "near_share": defaults.near_share,
+            "sequence_share": defaults.sequence_share,
+            "engine": config.engine,
+            "exclude_seen": config.exclude_seen,
+            "where": config.where,
+        },
+    )
 
 
 def recommend_from(config: RecommendConfig) -> Callable[[Sequences], Recommendations]:

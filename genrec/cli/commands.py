@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
 
@@ -116,8 +116,8 @@ class RecommendConfig:
     restart: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("k", "workers", "shard_size"):
-            if getattr(self, name) < 1:
+        for name in ("k", "beams", "workers", "shard_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"--{name} {getattr(self, name)} must be at least 1")
         if self.executor == "local" and (self.workers > 1 or {self.cpus, self.gpus, self.address} != {None}):
             raise InputError("--workers, --cpus, --gpus and --address go with --executor ray")
@@ -217,8 +217,9 @@ def _run(arguments: Sequence[str], command: str) -> Path:
 def _parsed(kind: type[Config], command: str, arguments: Sequence[str], positional: dict[str, str]) -> Config:
     """Build a configuration from its flags; the first argument fills the `positional` field."""
     (name, metavar) = next(iter(positional.items()))
-    parser = ArgumentParser(prog=f"genrec {command} {metavar}", exit_on_error=False, description=kind.__doc__)
-    parser.add_class_arguments(kind)
+    parser = ArgumentParser(prog=f"genrec {command}", exit_on_error=False, description=kind.__doc__)
+    parser.add_argument(name, type=get_type_hints(kind)[name], metavar=metavar)
+    parser.add_class_arguments(kind, skip={name})
     if set(arguments) & {"-h", "--help"}:
         parser.print_help()
         raise SystemExit(0)
@@ -228,7 +229,7 @@ def _parsed(kind: type[Config], command: str, arguments: Sequence[str], position
     following = [*arguments[1:], "--"]
     bare = [f"{one}=true" if one in switches and after.startswith("-") else one for one, after in pairwise(following)]
     try:
-        parsed = parser.parse_args([f"--{name}", arguments[0], *bare])
+        parsed = parser.parse_args([arguments[0], *bare])
     except ArgumentError as error:
         raise InputError(" ".join(str(error).split())) from None
     names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]

@@ -137,7 +137,7 @@ class SemtokConfig:
 
     def __post_init__(self) -> None:
         if self.extra_level < 0 or any(size < 1 for size in self.sizes):
-            raise InputError("--semtok.sizes and --semtok.extra_level must not be negative")
+            raise InputError("--semtok.sizes must be at least 1 each, and --semtok.extra_level must not be negative")
         if self.rqvae.sizes:
             raise InputError("--semtok.rqvae.sizes: give --semtok.sizes, which any quantizer takes")
 
@@ -212,6 +212,8 @@ class FitConfig:
             raise InputError("--run is missing: the folder to write the run to")
         if self.reuse is not None and not (Path(self.reuse) / "config.yaml").is_file():
             raise InputError(f"--reuse {self.reuse}: not a run of genrec fit")
+        if self.refit is not None and Path(self.refit).resolve() == Path(self.run).resolve():
+            raise InputError(f"--refit {self.refit}: is --run itself and would lose what it chose; name another")
         if self.seed < 0:
             raise InputError(f"--seed {self.seed} must not be negative")
         if self.ranking.max_items not in (RankingConfig.max_items, self.lm.max_items):

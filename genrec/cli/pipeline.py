@@ -21,6 +21,8 @@ import polars as pl
 import yaml
 
 from genrec.cases import Split
+from genrec.cli.batch_command import batch_job
+from genrec.cli.commands import RecommendConfig
 from genrec.cli.config import FitConfig
 from genrec.cli.report_stage import report_stage
 from genrec.cli.stages import Stage, done, make_stage, note, progress_bar
@@ -29,7 +31,7 @@ from genrec.preferences import preference_vectors
 from genrec.sequential import BACKBONES, SasRec
 from genrec.sequential.frozen import frozen
 from genrec.splits import by_time, from_given, leave_last_out
-from inference.batch import JOB, BatchJob, run_batch
+from inference.batch import JOB, run_batch
 from inference.recommender import Recommender
 from inference.users import FileUsers
 from semtok.aligners import ALIGNERS, save_table
@@ -312,21 +314,8 @@ class Pipeline:
     def _topk(self) -> None:
         recommender = Recommender.from_pretrained(self.run)
         exclude_seen = read_json(self.run / "split/data.json")["exclude_seen"]
-        settings, k = recommender.ranker.config, self.config.topk.k
-        job = BatchJob(
-            run_id=recommender.run_id,
-            ranking=settings.ranking,
-            index_version=recommender.index_version,
-            k=k,
-            shard_size=self.config.topk.shard_size,
-            about={
-                "beams": settings.beams,
-                "dense_share": settings.dense_share,
-                "near_share": settings.near_share,
-                "sequence_share": settings.sequence_share,
-                "exclude_seen": exclude_seen,
-            },
-        )
+        k, size = self.config.topk.k, self.config.topk.shard_size
+        job = batch_job(recommender, RecommendConfig(self.run, k=k, shard_size=size, exclude_seen=exclude_seen))
         users = FileUsers(self.run / "split/users.parquet", recommender.catalog)
         identity = {**asdict(job), "users": users.count, "users_digest": users.digest}
         left = self.run / "topk" / JOB

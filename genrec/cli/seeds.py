@@ -123,7 +123,7 @@ def stage_costs(run: Path) -> dict[str, tuple[float, float]]:
 
     Of a stage with epochs the seconds of all its epochs count, so that an interrupted one counts whole.
     """
-    rows = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = _log_rows(run / "log.jsonl")
     last: dict[str, Mapping[str, Any]] = {row["stage"]: row for row in rows if row.get("event") == "done"}
     epochs: dict[str, dict[int, float]] = {}
     for row in rows:
@@ -133,6 +133,13 @@ def stage_costs(run: Path) -> dict[str, tuple[float, float]]:
         stage: (max(row["seconds"], sum(epochs.get(_EPOCHS.get(stage, ""), {}).values())), row.get("peak_mib", 0.0))
         for stage, row in last.items()
     }
+
+
+def _log_rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not the log of a run ({error})") from None
 
 
 def _spread(values: Sequence[float]) -> str:

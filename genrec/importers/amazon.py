@@ -17,6 +17,7 @@ import ast
 import html
 import json
 import logging
+import math
 import re
 import zlib
 from collections.abc import Iterator
@@ -73,7 +74,7 @@ def _read_reviews(path: Path, year: Year) -> pl.DataFrame:
     require_columns(table, path, (user, item, time, rating))
     users, items = id_column(table, path, user), id_column(table, path, item)
     times = table[time].cast(pl.Int64, strict=False)
-    refuse_rows(times.is_null(), path, f"without {time}")
+    refuse_rows(times.is_null(), path, f"without {time} as a whole number", values=table[time])
     return pl.DataFrame({"user_id": users, "item_id": items, "timestamp": times, "rating": table[rating]})
 
 
@@ -114,7 +115,7 @@ def _object(line: bytes, path: Path, number: int, *, literal: bool) -> dict[str,
         value = ast.literal_eval(text.strip()) if literal else json.loads(text)
     except UnicodeDecodeError:
         raise InputError(f"{path}: row {number} is not UTF-8") from None
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # TypeError: a list as a key
         form = "Python literal" if literal else "JSON object"
         raise InputError(f"{path}: row {number} is not a {form}") from None
     if not isinstance(value, dict):
@@ -123,10 +124,12 @@ def _object(line: bytes, path: Path, number: int, *, literal: bool) -> dict[str,
 
 
 def _item_2014(value: dict[str, Any]) -> dict[str, Any]:
+    paths = value.get("categories")
+    paths = paths if isinstance(paths, list) else [paths]
     return {
         "title": _text(value.get("title")),
         "brand": _text(value.get("brand")),
-        "categories": _texts([name for path in value.get("categories") or [] for name in path]),
+        "categories": _texts([name for path in paths for name in (path if isinstance(path, list) else [path])]),
         "description": _text(value.get("description")),
         "price": _price(value.get("price")),
     }
@@ -158,8 +161,11 @@ def _item_2023(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    """Text without HTML and runs of spaces; "" for anything that is no text."""
-    return " ".join(_TAG.sub(" ", html.unescape(value)).split()) if isinstance(value, str) else ""
+    """Text without HTML and runs of spaces, half a character as "?"; "" for anything that is no text."""
+    if not isinstance(value, str):
+        return ""
+    whole = value.encode("utf-8", "replace").decode()  # JSON can spell one half of a surrogate pair, a file cannot
+    return " ".join(_TAG.sub(" ", html.unescape(whole)).split())
 
 
 def _texts(value: Any) -> list[str]:
@@ -169,8 +175,8 @@ def _texts(value: Any) -> list[str]:
 
 
 def _price(value: Any) -> float | None:
-    """A price in dollars; None for ranges and whatever else is no single price."""
+    """A price in dollars; None for ranges, NaN, and whatever else is no single price."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if math.isfinite(value) else None
     match = _PRICE.match(value.strip()) if isinstance(value, str) else None
     return float(match[1].replace(",", "")) if match else None

@@ -64,14 +64,14 @@ _Read = tuple[dict[str, dict[str, Any]], pl.DataFrame]
 
 def _read_100k(folder: Path) -> _Read:
     movies = {}
-    for row in _fields(folder / "u.item", "|", 5 + len(_GENRES_100K)).iter_rows():
+    for row in _movies(folder / "u.item", "|", 5 + len(_GENRES_100K)).iter_rows():
         genres = [genre for genre, flag in zip(_GENRES_100K, row[5:], strict=True) if flag == "1"]
         movies[row[0]] = _movie(row[1], genres)
     return movies, _ratings(folder / "u.data", _fields(folder / "u.data", "\t", 4))
 
 
 def _read_1m(folder: Path) -> _Read:
-    rows = _fields(folder / "movies.dat", "::", 3).iter_rows()
+    rows = _movies(folder / "movies.dat", "::", 3).iter_rows()
     movies = {movie: _movie(title, genres.split("|")) for movie, title, genres in rows}
     return movies, _ratings(folder / "ratings.dat", _fields(folder / "ratings.dat", "::", 4))
 
@@ -87,6 +87,13 @@ def _read_latest(folder: Path) -> _Read:
     ratings = read_table(path, what="ratings")
     require_columns(ratings, path, ("userId", "movieId", "rating", "timestamp"))
     return movies, _ratings(path, ratings.select("userId", "movieId", "rating", "timestamp"))
+
+
+def _movies(path: Path, separator: str, count: int) -> pl.DataFrame:
+    """The fields of a movie file, each row with an id in the first."""
+    table = _fields(path, separator, count)
+    refuse_rows(table["0"] == "", path, "without a movie id")
+    return table
 
 
 def _fields(path: Path, separator: str, count: int) -> pl.DataFrame:
