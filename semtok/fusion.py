@@ -21,6 +21,7 @@ Shapes: N items, D_t and D_c widths of the two inputs, W common width.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -64,8 +65,8 @@ class FusionConfig:
             raise InputError(f"fusion.width {self.width}: must be at least 1")
         if not 0 < self.text_weight < 1:
             raise InputError(f"fusion.text_weight {self.text_weight}: must lie between 0 and 1")
-        if self.gate_count <= 0:
-            raise InputError(f"fusion.gate_count {self.gate_count}: must be above 0")
+        if not 0 < self.gate_count < math.inf:
+            raise InputError(f"fusion.gate_count {self.gate_count}: must be finite and above 0")
 
 
 @dataclass(frozen=True)

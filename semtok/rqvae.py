@@ -8,6 +8,7 @@ Shapes: B vectors, D input width, W latent width, L levels, V_l codes on level l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -81,11 +82,11 @@ class RqVaeConfig:
             if getattr(self, name) < 1:
                 raise InputError(f"--semtok.rqvae.{name} {getattr(self, name)}: must be at least 1")
         for name in ("commitment", "collaborative_weight", "diversity_weight", "warmup_steps", "revive_every"):
-            if getattr(self, name) < 0:
-                raise InputError(f"--semtok.rqvae.{name} {getattr(self, name)}: must not be negative")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"--semtok.rqvae.{name} {getattr(self, name)}: must be finite and not negative")
         for name in ("sinkhorn_epsilon", "learning_rate"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"--semtok.rqvae.{name} {getattr(self, name)}: must be above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"--semtok.rqvae.{name} {getattr(self, name)}: must be finite and above 0")
 
 
 class RqVaeOutput(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -318,10 +319,15 @@ def test_aligned_rare_items_find_their_neighbours_where_plain_ones_cannot() -> N
         (FaeRecConfig, {"mapper_dropout": 1.0}, "mapper_dropout 1"),
         (FaeRecConfig, {"minimum": 1.5}, "minimum 1.5"),
         (FaeRecConfig, {"period": 0.0}, "period 0"),
+        (FaeRecConfig, {"temperature": math.nan}, "temperature nan"),
+        (FaeRecConfig, {"weight": math.nan}, "weight nan"),
+        (FaeRecConfig, {"drawn_items": math.inf}, "drawn_items inf"),
         (LlmEmbConfig, {"text_width": 0}, "text_width 0"),
         (LlmEmbConfig, {"hidden_width": 0}, "hidden_width 0"),
         (LlmEmbConfig, {"weight": -0.1}, "weight -0.1"),
         (LlmEmbConfig, {"temperature": 0.0}, "temperature 0"),
+        (LlmEmbConfig, {"temperature": math.nan}, "temperature nan"),
+        (LlmEmbConfig, {"weight": math.inf}, "weight inf"),
     ],
 )
 def test_a_bad_configuration_names_its_flag(config: type[Any], options: dict[str, Any], message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,7 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         ({"width": 0}, r"fusion\.width 0"),
         ({"text_weight": 1.0}, r"fusion\.text_weight 1\.0"),
         ({"gate_count": 0.0}, r"fusion\.gate_count 0\.0"),
+        ({"gate_count": math.nan}, r"fusion\.gate_count nan"),
     ],
 )
 def test_a_bad_configuration_names_its_flag(options: dict[str, object], message: str) -> None:

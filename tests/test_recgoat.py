@@ -307,8 +307,10 @@ def test_users_without_words() -> None:
         ({"user_start": "zeros"}, "--aligner.recgoat.user_start"),
         ({"layers": 0}, "--aligner.recgoat.layers 0: must be at least 1"),
         ({"item_neighbours": 0}, "--aligner.recgoat.item_neighbours 0"),
-        ({"temperature": 0.0}, "--aligner.recgoat.temperature 0.0: must be above 0"),
-        ({"contrast": -1.0}, "--aligner.recgoat.contrast -1.0: must not be negative"),
+        ({"temperature": 0.0}, "--aligner.recgoat.temperature 0.0: must be finite and above 0"),
+        ({"contrast": -1.0}, "--aligner.recgoat.contrast -1.0: must be finite and not negative"),
+        ({"epsilon": math.nan}, "--aligner.recgoat.epsilon nan"),
+        ({"transport_weight": math.inf}, "--aligner.recgoat.transport_weight inf"),
         ({"dropout": 1.0}, r"--aligner.recgoat.dropout 1.0: must lie in \[0, 1\)"),
     ],
 )

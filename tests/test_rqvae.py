@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -202,6 +203,8 @@ def test_sizes_follow_the_catalogue_where_none_are_given() -> None:
         ({"diversity_weight": -0.1}, r"--semtok\.rqvae\.diversity_weight -0\.1"),
         ({"diversity_clusters": 0}, r"--semtok\.rqvae\.diversity_clusters 0"),
         ({"learning_rate": 0.0}, r"--semtok\.rqvae\.learning_rate 0\.0"),
+        ({"learning_rate": math.nan}, r"--semtok\.rqvae\.learning_rate nan"),
+        ({"commitment": math.inf}, r"--semtok\.rqvae\.commitment inf"),
     ],
 )
 def test_a_bad_configuration_names_its_flag(options: dict[str, object], message: str) -> None:

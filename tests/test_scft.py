@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -329,8 +330,11 @@ def test_values_have_the_types_of_their_fields(tmp_path: Path) -> None:
     [
         ({"steps": 0}, "--scft.steps 0: must be at least 1"),
         ({"batch": 1}, "--scft.batch 1: must be at least 2"),
-        ({"learning_rate": 0.0}, "--scft.learning_rate 0.0: must be above 0"),
-        ({"temperature": 0.001}, "--scft.temperature 0.001: must be at least 0.01"),
+        ({"learning_rate": 0.0}, "--scft.learning_rate 0.0: must be finite and above 0"),
+        ({"temperature": 0.001}, "--scft.temperature 0.001: must be finite and at least 0.01"),
+        ({"temperature": math.nan}, "--scft.temperature nan"),
+        ({"learning_rate": math.nan}, "--scft.learning_rate nan"),
+        ({"seed": -1}, "--scft.seed -1"),
         ({"drop_rate": 1.0}, r"--scft.drop_rate 1.0: must lie in \[0, 1\)"),
         ({"encoder": "tfidf"}, "--scft.encoder 'tfidf': choose minilm, hf:MODEL or hf-last:MODEL"),
     ],

@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -97,13 +98,15 @@ class ScftConfig:
                 raise InputError(f"--scft.{name} {getattr(self, name)}: must be at least 1")
         if self.batch < 2:
             raise InputError(f"--scft.batch {self.batch}: must be at least 2, or there is nothing to contrast")
-        if self.learning_rate <= 0:
-            raise InputError(f"--scft.learning_rate {self.learning_rate}: must be above 0")
-        if self.temperature < LEAST_TEMPERATURE:
-            raise InputError(f"--scft.temperature {self.temperature}: must be at least {LEAST_TEMPERATURE}")
+        if not 0 < self.learning_rate < math.inf:
+            raise InputError(f"--scft.learning_rate {self.learning_rate}: must be finite and above 0")
+        if not LEAST_TEMPERATURE <= self.temperature < math.inf:
+            raise InputError(f"--scft.temperature {self.temperature}: must be finite and at least {LEAST_TEMPERATURE}")
         for name in ("drop_rate", "lora_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"--scft.{name} {getattr(self, name)}: must lie in [0, 1)")
+        if self.seed < 0:
+            raise InputError(f"--scft.seed {self.seed}: must not be negative")
 
 
 def fit_scft(

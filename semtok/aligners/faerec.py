@@ -12,6 +12,7 @@ Shapes: N items, D_t width of the text, D width of the table, M rows of a batch.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -75,11 +76,11 @@ class FaeRecConfig:
         if self.init not in get_args(Init):
             raise InputError(f"--aligner.faerec.init {self.init!r}: choose one of {', '.join(get_args(Init))}")
         for name in ("init_scale", "temperature", "period"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"--aligner.faerec.{name} {getattr(self, name)}: must be above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"--aligner.faerec.{name} {getattr(self, name)}: must be finite and above 0")
         for name in ("weight", "off_diagonal", "drawn_items"):
-            if getattr(self, name) < 0:
-                raise InputError(f"--aligner.faerec.{name} {getattr(self, name)}: must not be negative")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"--aligner.faerec.{name} {getattr(self, name)}: must be finite and not negative")
         for name in ("mapper_dropout", "gate_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"--aligner.faerec.{name} {getattr(self, name)}: must lie in [0, 1)")

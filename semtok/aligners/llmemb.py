@@ -15,6 +15,7 @@ Shapes: N items, D_t width of the text, D_p width of p, D width of the table, M 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,10 +56,10 @@ class LlmEmbConfig:
             raise InputError(f"--aligner.llmemb.text_width {self.text_width}: must be at least 1")
         if self.hidden_width is not None and self.hidden_width < 1:
             raise InputError(f"--aligner.llmemb.hidden_width {self.hidden_width}: must be at least 1")
-        if self.weight < 0:
-            raise InputError(f"--aligner.llmemb.weight {self.weight}: must not be negative")
-        if self.temperature is not None and self.temperature <= 0:
-            raise InputError(f"--aligner.llmemb.temperature {self.temperature}: must be above 0")
+        if not 0 <= self.weight < math.inf:
+            raise InputError(f"--aligner.llmemb.weight {self.weight}: must be finite and not negative")
+        if self.temperature is not None and not 0 < self.temperature < math.inf:
+            raise InputError(f"--aligner.llmemb.temperature {self.temperature}: must be finite and above 0")
 
 
 class LlmEmbTable(ItemTable):

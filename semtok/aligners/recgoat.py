@@ -20,6 +20,7 @@ Shapes: N items, U users, D_t width of the text, D width of the table, M rows of
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Self, get_args
 
@@ -108,11 +109,11 @@ class RecGoatConfig:
             if getattr(self, name) < 1:
                 raise InputError(f"--aligner.recgoat.{name} {getattr(self, name)}: must be at least 1")
         for name in ("id_scale", "temperature", "epsilon"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"--aligner.recgoat.{name} {getattr(self, name)}: must be above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"--aligner.recgoat.{name} {getattr(self, name)}: must be finite and above 0")
         for name in ("contrast", "drawn_items", "transport_weight", "cold_neighbours"):
-            if getattr(self, name) < 0:
-                raise InputError(f"--aligner.recgoat.{name} {getattr(self, name)}: must not be negative")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"--aligner.recgoat.{name} {getattr(self, name)}: must be finite and not negative")
         for name in ("text_share", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"--aligner.recgoat.{name} {getattr(self, name)}: must lie in [0, 1)")
