@@ -39,6 +39,7 @@ from semtok.vectors import ItemVectors, unit_rows
 
 FusionMethod = Literal["concatenation", "gate", "text", "collaborative"]
 Floats = NDArray[np.float32]
+_PARTS = ("text_mean", "text_axes", "collaborative_mean", "collaborative_axes", "ridge_weights", "ridge_bias")
 _RIDGE_PENALTIES = tuple(10.0**power for power in range(-2, 4))
 
 
@@ -165,7 +166,10 @@ class Fusion:
         try:
             if value["name"] != "fusion":
                 raise ValueError(f"holds {json.dumps(value['name'])}")
-            return cls(FusionConfig(**value["config"]), load_file(folder / "aligner.safetensors"))
+            config, state = FusionConfig(**value["config"]), load_file(folder / "aligner.safetensors")
+            if missing := set(_PARTS[: 2 if config.method == "text" else None]) - set(state):
+                raise ValueError(f"without {', '.join(sorted(missing))}")
+            return cls(config, state)
         except FileNotFoundError:
             raise InputError(f"{folder / 'aligner.safetensors'}: no such file") from None
         except (SafetensorError, KeyError, TypeError, ValueError) as error:

@@ -130,10 +130,27 @@ def test_bad_files_are_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"aligner\.safetensors: no such file"):
         load_table(tmp_path, inputs())
     facts = json.loads((tmp_path / "aligner.json").read_text())
-    for broken in ({"name": "fusion"}, {**facts, "name": "other"}, {**facts, "config": {"colour": 1}}, []):
+    configs = ({"colour": 1}, [], None, "x", {"dropout": 2, "weight": -1})
+    for broken in ({"name": "fusion"}, {**facts, "name": "other"}, *({**facts, "config": c} for c in configs), []):
         (tmp_path / "aligner.json").write_text(json.dumps(broken))
         with pytest.raises(InputError, match="not a saved aligner"):
             load_table(tmp_path, inputs())
+    (tmp_path / "aligner.safetensors").write_bytes(whole)
+    for width in ("16", 2.5, -1, 0, None):
+        (tmp_path / "aligner.json").write_text(json.dumps({**facts, "width": width}))
+        with pytest.raises(InputError, match="not a saved aligner"):
+            load_table(tmp_path, inputs())
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [("text", "hidden"), ("llmemb", "text_width"), ("recgoat", "item_neighbours")]
+)
+def test_a_saved_option_of_another_type_is_foreign(name: str, option: str, tmp_path: Path) -> None:
+    save_table(made(name), tmp_path)
+    facts = json.loads((tmp_path / "aligner.json").read_text())
+    (tmp_path / "aligner.json").write_text(json.dumps({**facts, "config": {**facts["config"], option: 1.5}}))
+    with pytest.raises(InputError, match="not the aligner of these vectors"):
+        load_table(tmp_path, inputs())
 
 
 def test_ablations_are_configurations_of_the_same_aligner() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from semtok.errors import InputError
 from semtok.fusion import Fusion, FusionConfig
@@ -95,6 +96,10 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="width 6, fitted on width 12"):
         fit().transform(TAKEN)
     with pytest.raises(InputError, match=r"aligner\.json: no such file"):
+        Fusion.load(tmp_path)
+    fit().save(tmp_path)
+    save_file({"text_mean": np.zeros(12, dtype=np.float32)}, tmp_path / "aligner.safetensors")
+    with pytest.raises(InputError, match=r"not a saved fusion \(without collaborative_axes, .*text_axes\)"):
         Fusion.load(tmp_path)
     (tmp_path / "aligner.json").write_text('{"name": "other"}')
     with pytest.raises(InputError, match="not a saved fusion"):
