@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -184,6 +185,13 @@ def test_a_saved_rqvae_is_found_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text.replace('"steps"', '"stairs"'))
     with pytest.raises(InputError, match="not a saved rqvae"):
         load_quantizer(tmp_path)
+
+
+@pytest.mark.parametrize("warmup_steps", [0, 20])
+def test_a_fit_that_diverged_is_refused(warmup_steps: int) -> None:
+    config = replace(SMALL, learning_rate=1e30, warmup_steps=warmup_steps, steps=20)
+    with pytest.raises(InputError, match=r"diverged: lower --semtok\.rqvae\.learning_rate"):
+        fit_quantizer(world(), config)
 
 
 def test_sizes_follow_the_catalogue_where_none_are_given() -> None:
