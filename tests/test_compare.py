@@ -248,7 +248,16 @@ def test_the_first_level_that_tells_items_apart() -> None:
         ),
         (["{config}", "--aligners", "{text: {training: {epochs: 0}}}"], "epochs 0"),
         (["{config}", "--aligners", "{text: {training: 48}}"], "--aligners.text.training 48"),
+        (["{config}", "--aligners", "{text: {training: 0}}"], "--aligners.text.training 0"),
         (["{config}", "--aligners", "{a/b: {aligner: text}}"], "'a/b'"),
+        (["{config}", "--aligners", "{1: {aligner: text}}"], "--aligners 1"),
+        (["{config}", "--aligners", "{hot: {aligner: [text]}}"], "--aligners.hot.aligner ['text']"),
+        (["{config}", "--aligners", "{text: {name: words}}"], "--aligners.text: Option 'name'"),
+        (["{config}", "--aligners", "{text: {no: 1}}"], "--aligners.text: Option 'False'"),
+        (["{config}", "--aligners", "{text: {hidden: 2.5}}"], '--aligners.text: Parser key "hidden"'),
+        (["{config}", "--aligners", "{faerec: {gate: 3}}"], '--aligners.faerec: Parser key "gate"'),
+        (["{config}", "--aligners", "{faerec: {weight: null}}"], "--aligners.faerec: weight has no value"),
+        (["{config}", "--aligners", "{faerec: {weight: .nan}}"], "weight nan"),
         (["{config}", "--aligners", "{text: {hidden: -1}}"], "hidden -1"),
         (["{config}", "--data.items", "gone.jsonl"], "gone.jsonl"),
         (["{config}", "--training.epochs", "0"], "epochs 0 of a recommender's training"),
@@ -275,6 +284,14 @@ def test_a_line_may_stand_twice(run: Path) -> None:
     assert config.aligner("hot")[1].hidden == 4
     with pytest.raises(InputError, match="this line is the plain model"):
         load_compare_config(run.parent / "compare.yaml", ["--aligners", "{plain: {aligner: text}}"])
+
+
+def test_options_have_the_types_of_their_fields_and_keep_their_hash(run: Path) -> None:
+    lines = '{faerec: {weight: 1, temperature: "5e-2"}}'
+    config = load_compare_config(run.parent / "compare.yaml", ["--aligners", lines])
+    options = config.aligner("faerec")[1]
+    assert options.temperature == 0.05
+    assert isinstance(options.weight, int)  # 1 and 1.0 have different hashes
 
 
 def test_a_line_may_be_trained_in_its_own_way(tmp_path: Path) -> None:
