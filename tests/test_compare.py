@@ -13,7 +13,7 @@ import pytest
 from genrec.cases import Cases
 from genrec.cli.compare import Comparison
 from genrec.cli.compare_config import CompareConfig, load_compare_config
-from genrec.cli.compare_plots import alignment, categories, following_pairs, uniformity
+from genrec.cli.compare_plots import _two_dimensions, alignment, categories, following_pairs, uniformity
 from genrec.cli.compare_report import MINUS, Result, case_groups, table, write_comparison
 from genrec.cli.main import main
 from genrec.sample_shop import make_sample_shop
@@ -211,6 +211,13 @@ def test_pairs_follow_one_another_inside_a_history() -> None:
     train = Sequences.from_lists([[0, 1, 1, 2], [3], [4, 5]])
     assert following_pairs(train, 100).tolist() == [[0, 1], [1, 2], [4, 5]]
     assert len(following_pairs(train, 2)) == 2
+
+
+@pytest.mark.parametrize("units", [np.ones((1, 3)), np.zeros((40, 3)), np.ones((40, 1)), np.eye(40, 1), np.eye(5, 3)])
+def test_vectors_without_two_main_components_have_a_map(units: np.ndarray) -> None:
+    places = _two_dimensions(units.astype(np.float32))
+    assert places.shape == (len(units), 2)
+    assert np.isfinite(places).all()
 
 
 def test_the_first_level_that_tells_items_apart() -> None:
