@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,20 @@ def test_behaviour_of_cold_items_is_not_looked_at(name: str) -> None:
         tables.append(make_table(name, one, WIDTH).eval())
     torch.testing.assert_close(tables[0](), tables[1]())
     torch.testing.assert_close(tables[0].scores(), tables[1].scores())
+
+
+@pytest.mark.parametrize("name", [*ALIGNERS, "llmemb_no_adapter"])
+def test_items_that_all_have_the_same_words(name: str) -> None:
+    given = inputs()
+    torch.manual_seed(0)
+    table = make_table(name, replace(given, text=np.full_like(given.text, 0.5)), WIDTH).train()
+    loss = (table() @ table.targets().T).logsumexp(dim=1).mean() + table.loss(ROWS, 0.5)
+    if weights := list(table.parameters()):
+        loss.backward()
+        torch.optim.Adam(weights, lr=1e-3).step()
+    with torch.no_grad():
+        assert table.eval()().abs().max() < 100
+        assert table.from_text(torch.from_numpy(given.text)).abs().max() < 100
 
 
 @pytest.mark.parametrize("name", ALIGNERS)

@@ -111,7 +111,7 @@ class FaeRecTable(ItemTable):
         # from logits in the tens.
         nn.init.constant_(self.norm.weight, width**-0.5)
         mean = inputs.text.mean(axis=0)
-        scale = np.sqrt(np.square(inputs.text - mean).mean()).clip(1e-12)
+        scale = np.sqrt(np.square(inputs.text - mean).mean()) or 1.0  # 0 where all items have the same words
         self.register_buffer("text_mean", torch.from_numpy(mean))
         self.register_buffer("text_scale", torch.tensor(scale, dtype=torch.float32))
         self.register_buffer("standard", self._standard(torch.from_numpy(inputs.text)), persistent=False)

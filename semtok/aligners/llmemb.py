@@ -79,7 +79,8 @@ class LlmEmbTable(ItemTable):
         # What an adapter reads has entries of about 1, or it would learn many times slower than the sequential model;
         # what is ranked with as it is has a length of about 1.
         wanted = axes.shape[1] ** 0.5 if config.adapter else 1.0
-        axes = axes * np.float32(wanted / np.sqrt(np.square(size).mean()).clip(1e-12))
+        spread = np.sqrt(np.square(size).mean())  # 0 where all items have the same words
+        axes = axes * np.float32(wanted / spread if spread else 1)
         self.register_buffer("text_mean", torch.from_numpy(mean))
         self.register_buffer("text_axes", torch.from_numpy(axes))
         self.register_buffer("components", torch.from_numpy((inputs.text - mean) @ axes))

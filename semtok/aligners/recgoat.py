@@ -307,9 +307,10 @@ class RecGoatTable(ItemTable):
 
 
 def _mean_and_scale(text: Floats) -> tuple[Floats, np.float32]:
-    """Mean [D_t], and the root mean square of what is left: unit rows have entries far too small for a layer."""
+    """Mean [D_t], and the root mean square of what is left: unit rows have entries far too small for a layer. Of rows
+    that are all alike nothing is left, and 1 keeps other rows in bounds."""
     mean: Floats = text.mean(axis=0)
-    return mean, np.sqrt(np.square(text - mean).mean()).clip(1e-12)
+    return mean, np.sqrt(np.square(text - mean).mean()) or np.float32(1)
 
 
 def _components(vectors: Floats, width: int, scale: float) -> Floats:
