@@ -241,6 +241,7 @@ def test_the_first_level_that_tells_items_apart() -> None:
         (["{config}", "--backbones", "[]"], "--backbones"),
         (["{config}", "--seeds", "[1, 1]"], "--seeds [1, 1]"),
         (["{config}", "--seeds", "[0, -1]"], "--seeds -1"),
+        (["{config}", "--seeds", "[99999999999999]"], "--seeds 99999999999999"),
         (["{config}", "--split_seed", "-1"], "--split_seed -1"),
         (["{config}", "--negatives", "0"], "--negatives 0"),
         (["{config}", "--aligners", "{nobody: {}}"], "nobody"),

@@ -23,6 +23,7 @@ def config(tmp_path: Path) -> Path:
     ("flags", "message"),
     [
         (["--seed=-1"], "--seed -1 must not be negative"),
+        (["--seed=4294967296"], "--seed 4294967296 must not be negative or above 4000000000"),
         (["--lm.seed=-1"], "--lm.seed -1 must not be negative"),
         (["--lm.learning_rate=-1"], "--lm.learning_rate -1.0 must be positive"),
         (["--collaborative.learning_rate=.nan"], "learning_rate nan of a recommender's training must be positive"),

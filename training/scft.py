@@ -45,7 +45,7 @@ from semtok.errors import InputError
 from semtok.folders import check_replaceable, hash_file, new_folder, to_json, write_atomic
 from semtok.vectors import ItemVectors
 from training.checkpoint import load_checkpoint, remove_work, save_checkpoint, whole_state
-from training.options import typed_options
+from training.options import MOST_SEED, typed_options
 from training.schedule import learning_rate_factor
 from training.view_encoder import LEAST_TEMPERATURE, Tunable, ViewEncoder, load_tunable
 
@@ -105,8 +105,8 @@ class ScftConfig:
         for name in ("drop_rate", "lora_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"--scft.{name} {getattr(self, name)}: must lie in [0, 1)")
-        if self.seed < 0:
-            raise InputError(f"--scft.seed {self.seed}: must not be negative")
+        if not 0 <= self.seed <= MOST_SEED:
+            raise InputError(f"--scft.seed {self.seed}: must not be negative or above {MOST_SEED}")
 
 
 def fit_scft(
@@ -271,7 +271,7 @@ def read_config(path: Path) -> ScftConfig:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except yaml.YAMLError as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: not a configuration of this stage ({' '.join(str(error).split())})") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: not a configuration of this stage (no fields by name)")

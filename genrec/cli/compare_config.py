@@ -36,7 +36,7 @@ from genrec.sequential import (
 )
 from semtok.aligners import aligner_config
 from semtok.errors import InputError
-from training.options import typed_options
+from training.options import MOST_SEED, typed_options
 from training.sequential import SequentialTrainingConfig
 
 PLAIN = "plain"  # one free vector an item: what every other line is measured against unless `reference` says otherwise
@@ -93,8 +93,9 @@ class CompareConfig:
             if not values or len(set(values)) < len(values):
                 raise InputError(f"--{flag} {list(values)}: at least one, and none twice")
         for flag, seeds in (("seeds", self.seeds), ("split_seed", (self.split_seed,))):
-            if min(seeds) < 0:
-                raise InputError(f"--{flag} {min(seeds)} must not be negative")
+            for seed in seeds:
+                if not 0 <= seed <= MOST_SEED:
+                    raise InputError(f"--{flag} {seed} must not be negative or above {MOST_SEED}")
         if self.negatives is not None and self.negatives < 1:
             raise InputError(f"--negatives {self.negatives} must be at least 1")
         for name in self.aligners:

@@ -29,6 +29,7 @@ from semtok.fusion import FusionConfig
 from semtok.residual_kmeans import ResidualKMeansConfig
 from semtok.rqvae import RqVaeConfig
 from training.lm_config import LmConfig
+from training.options import MOST_SEED
 from training.quantizer import QuantizerConfig
 from training.sequential import SequentialTrainingConfig
 
@@ -212,8 +213,8 @@ class FitConfig:
             raise InputError("--run is missing: the folder to write the run to")
         if self.reuse is not None and not (Path(self.reuse) / "config.yaml").is_file():
             raise InputError(f"--reuse {self.reuse}: not a run of genrec fit")
-        if self.seed < 0:
-            raise InputError(f"--seed {self.seed} must not be negative")
+        if not 0 <= self.seed <= MOST_SEED:
+            raise InputError(f"--seed {self.seed} must not be negative or above {MOST_SEED}")
         if self.ranking.max_items not in (RankingConfig.max_items, self.lm.max_items):
             asked = f"--ranking.max_items {self.ranking.max_items}"
             raise InputError(f"{asked}: as much is read as in training; set --lm.max_items {self.lm.max_items} instead")
