@@ -260,6 +260,7 @@ def test_the_first_level_that_tells_items_apart() -> None:
         (["{config}", "--aligners", "{a/b: {aligner: text}}"], "'a/b'"),
         (["{config}", "--aligners", "{1: {aligner: text}}"], "--aligners 1"),
         (["{config}", "--aligners", "{hot: {aligner: [text]}}"], "--aligners.hot.aligner ['text']"),
+        (["{config}", "--aligners", "{recgoat: {heads: 3}}"], "heads 3 does not divide --sasrec.width 16"),
         (["{config}", "--aligners", "{text: {name: words}}"], "--aligners.text: Option 'name'"),
         (["{config}", "--aligners", "{text: {no: 1}}"], "--aligners.text: Option 'False'"),
         (["{config}", "--aligners", "{text: {hidden: 2.5}}"], '--aligners.text: Parser key "hidden"'),

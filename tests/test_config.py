@@ -22,6 +22,10 @@ def config(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (
+            ["--aligner.name=recgoat", "--sasrec.width=50"],
+            "--aligner.recgoat.heads 8 does not divide --sasrec.width 50",
+        ),
         (["--seed=-1"], "--seed -1 must not be negative"),
         (["--seed=4294967296"], "--seed 4294967296 must not be negative or above 4000000000"),
         (["--lm.seed=-1"], "--lm.seed -1 must not be negative"),

@@ -298,6 +298,13 @@ def test_users_without_words() -> None:
     table(replace(SMALL, user_item_graph="none"), inputs)  # no users at all
 
 
+def test_heads_without_attention_need_not_divide() -> None:
+    RecGoatConfig(heads=3, item_graph="none", user_graph="none").check_width(16, "sasrec")
+    for options in ({"item_graph": "none"}, {"user_graph": "none"}):
+        with pytest.raises(InputError, match=r"heads 3 does not divide --sasrec\.width 16"):
+            RecGoatConfig(heads=3, **options).check_width(16, "sasrec")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

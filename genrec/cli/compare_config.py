@@ -34,7 +34,7 @@ from genrec.sequential import (
     LruRecConfig,
     SasRecConfig,
 )
-from semtok.aligners import aligner_config
+from semtok.aligners import RecGoatConfig, aligner_config
 from semtok.errors import InputError
 from training.options import MOST_SEED, typed_options
 from training.sequential import SequentialTrainingConfig
@@ -101,7 +101,10 @@ class CompareConfig:
         for name in self.aligners:
             if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_.]+", name):
                 raise InputError(f"--aligners {name!r}: a name is of letters, digits, _ and .")
-            self.aligner(name)
+            _, options = self.aligner(name)
+            if isinstance(options, RecGoatConfig):
+                for backbone in self.backbones:
+                    options.check_width(self.backbone(backbone).width, backbone)
             self.training_of(name)
         if self.reference not in self.lines:
             raise InputError(f"--reference {self.reference!r}: choose one of the lines, {', '.join(self.lines)}")

@@ -215,6 +215,8 @@ class FitConfig:
             raise InputError(f"--reuse {self.reuse}: not a run of genrec fit")
         if not 0 <= self.seed <= MOST_SEED:
             raise InputError(f"--seed {self.seed} must not be negative or above {MOST_SEED}")
+        if self.aligner.name == "recgoat":
+            self.aligner.recgoat.check_width(getattr(self, self.aligner.backbone).width, self.aligner.backbone)
         if self.ranking.max_items not in (RankingConfig.max_items, self.lm.max_items):
             asked = f"--ranking.max_items {self.ranking.max_items}"
             raise InputError(f"{asked}: as much is read as in training; set --lm.max_items {self.lm.max_items} instead")

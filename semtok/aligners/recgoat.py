@@ -118,6 +118,12 @@ class RecGoatConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"--aligner.recgoat.{name} {getattr(self, name)}: must lie in [0, 1)")
 
+    def check_width(self, width: int, flag: str) -> None:
+        """Raise InputError, before any work, where there is attention whose heads do not divide the table's width."""
+        users = self.user_item_graph != "none" and self.user_graph != "none"
+        if (users or self.item_graph != "none") and width % self.heads:
+            raise InputError(f"--aligner.recgoat.heads {self.heads} does not divide --{flag}.width {width}")
+
 
 class Sides(NamedTuple):
     """The two sides of every item [N, D], before transport and fusion."""
