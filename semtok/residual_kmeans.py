@@ -37,7 +37,7 @@ class ResidualKMeansConfig:
 
     def __post_init__(self) -> None:
         if any(size < 1 for size in self.sizes):
-            raise InputError(f"quantizer.sizes {self.sizes}: every level needs at least 1 code")
+            raise InputError(f"--semtok.sizes {list(self.sizes)}: every level needs at least 1 code")
         if self.iterations < 1:
             raise InputError(f"quantizer.iterations {self.iterations}: must be at least 1")
 

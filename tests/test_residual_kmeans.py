@@ -111,7 +111,7 @@ def test_vectors_of_another_width_are_refused() -> None:
 
 
 def test_bad_configurations_name_their_flag() -> None:
-    with pytest.raises(InputError, match=r"quantizer\.sizes"):
+    with pytest.raises(InputError, match=r"--semtok\.sizes"):
         ResidualKMeansConfig(sizes=(4, 0))
     with pytest.raises(InputError, match=r"quantizer\.iterations 0"):
         ResidualKMeansConfig(iterations=0)

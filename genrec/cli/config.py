@@ -5,6 +5,7 @@ The smallest file names the two tables and the run folder; `genrec fit --help` p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -138,7 +139,9 @@ class SemtokConfig:
 
     def __post_init__(self) -> None:
         if self.extra_level < 0 or any(size < 1 for size in self.sizes):
-            raise InputError("--semtok.sizes and --semtok.extra_level must not be negative")
+            raise InputError("--semtok.sizes must be at least 1 each, and --semtok.extra_level must not be negative")
+        if math.prod((*self.sizes, max(1, self.extra_level))) >= 2**63:
+            raise InputError(f"--semtok.sizes {list(self.sizes)}: more than 2^63 code paths")
         if self.rqvae.sizes:
             raise InputError("--semtok.rqvae.sizes: give --semtok.sizes, which any quantizer takes")
 
