@@ -122,6 +122,17 @@ def test_more_seeds_and_aligners_train_only_what_is_missing(run: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in run.glob("cells/*/manifest.json")} == stamps
 
 
+@pytest.mark.parametrize("log", [None, '{"stage": "cells/pl'])
+def test_a_lost_or_torn_log_costs_times_alone(run: Path, log: str | None) -> None:
+    whole = (run / "log.jsonl").read_bytes()
+    (run / "log.jsonl").unlink()
+    if log is not None:
+        (run / "log.jsonl").write_text(log)
+    assert main(["compare", str(run.parent / "compare.yaml")]) == 0
+    assert (run / "table.md").read_text().splitlines()[2].endswith("|  |")
+    (run / "log.jsonl").write_bytes(whole)
+
+
 @pytest.mark.slow
 def test_every_aligner_through_every_backbone(tmp_path: Path) -> None:
     config = write_config(
