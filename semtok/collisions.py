@@ -33,9 +33,7 @@ def resolve(codes: Codes, sizes: Sequence[int], costs: CostFunction) -> Codes:
     """
     capacity = math.prod(sizes)
     if len(codes) > capacity:
-        raise InputError(
-            f"quantizer.sizes {tuple(sizes)} have room for {capacity} items, the catalogue has {len(codes)}"
-        )
+        raise InputError(f"--semtok.sizes {list(sizes)} have room for {capacity} items, the catalogue has {len(codes)}")
     resolved = codes.copy()
     overflow: list[int] = []
     for rows in _colliding_nodes(codes, sizes):
@@ -97,7 +95,7 @@ def path_numbers(codes: Codes, sizes: Sequence[int]) -> NDArray[np.int64]:
         InputError: more paths than a number of 63 bits counts.
     """
     if math.prod(sizes) >= 2**63:
-        raise InputError(f"quantizer.sizes {tuple(sizes)}: more than 2^63 code paths")
+        raise InputError(f"--semtok.sizes {list(sizes)}: more than 2^63 code paths")
     numbers = np.zeros(len(codes), dtype=np.int64)
     for level in range(codes.shape[1]):
         numbers = numbers * sizes[level] + codes[:, level]

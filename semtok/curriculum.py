@@ -27,8 +27,8 @@ class CosineCurriculum:
     def __post_init__(self) -> None:
         if not 0 <= self.minimum <= 1:
             raise InputError(f"curriculum minimum {self.minimum}: must lie between 0 and 1")
-        if self.period <= 0:
-            raise InputError(f"curriculum period {self.period}: must be above 0")
+        if not 0 < self.period < math.inf:
+            raise InputError(f"curriculum period {self.period}: must be finite and above 0")
 
     def weights(self, epoch: float) -> tuple[float, float]:
         """(w_item, w_feature) after so many epochs."""

@@ -21,6 +21,7 @@ Shapes: N items, D_t and D_c widths of the two inputs, W common width.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -38,6 +39,7 @@ from semtok.vectors import ItemVectors, unit_rows
 
 FusionMethod = Literal["concatenation", "gate", "text", "collaborative"]
 Floats = NDArray[np.float32]
+_PARTS = ("text_mean", "text_axes", "collaborative_mean", "collaborative_axes", "ridge_weights", "ridge_bias")
 _RIDGE_PENALTIES = tuple(10.0**power for power in range(-2, 4))
 
 
@@ -64,8 +66,8 @@ class FusionConfig:
             raise InputError(f"fusion.width {self.width}: must be at least 1")
         if not 0 < self.text_weight < 1:
             raise InputError(f"fusion.text_weight {self.text_weight}: must lie between 0 and 1")
-        if self.gate_count <= 0:
-            raise InputError(f"fusion.gate_count {self.gate_count}: must be above 0")
+        if not 0 < self.gate_count < math.inf:
+            raise InputError(f"fusion.gate_count {self.gate_count}: must be finite and above 0")
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,10 @@ class Fusion:
         try:
             if value["name"] != "fusion":
                 raise ValueError(f"holds {json.dumps(value['name'])}")
-            return cls(FusionConfig(**value["config"]), load_file(folder / "aligner.safetensors"))
+            config, state = FusionConfig(**value["config"]), load_file(folder / "aligner.safetensors")
+            if missing := set(_PARTS[: 2 if config.method == "text" else None]) - set(state):
+                raise ValueError(f"without {', '.join(sorted(missing))}")
+            return cls(config, state)
         except FileNotFoundError:
             raise InputError(f"{folder / 'aligner.safetensors'}: no such file") from None
         except (SafetensorError, KeyError, TypeError, ValueError) as error:

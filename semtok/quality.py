@@ -58,8 +58,11 @@ class SidQuality:
     random_agreement: tuple[float, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON-able value."""
-        return asdict(self)
+        """As a JSON-able value; null for what cannot be measured, since JSON has no NaN."""
+        return {
+            name: [None if math.isnan(one) else one for one in value] if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+        }
 
 
 def measure_quality(

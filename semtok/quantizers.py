@@ -57,6 +57,6 @@ def load_quantizer(folder: Path) -> Quantizer:
     """
     config = read_part(folder, "quantizer")
     name = config.get("name") if isinstance(config, dict) else None
-    if name not in QUANTIZERS:
+    if not isinstance(name, str) or name not in QUANTIZERS:
         raise InputError(f"{folder / CONFIG}: quantizer {name!r}, known are {', '.join(QUANTIZERS)}")
     return QUANTIZERS[name](folder)

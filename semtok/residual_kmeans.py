@@ -37,7 +37,7 @@ class ResidualKMeansConfig:
 
     def __post_init__(self) -> None:
         if any(size < 1 for size in self.sizes):
-            raise InputError(f"quantizer.sizes {self.sizes}: every level needs at least 1 code")
+            raise InputError(f"--semtok.sizes {list(self.sizes)}: every level needs at least 1 code")
         if self.iterations < 1:
             raise InputError(f"quantizer.iterations {self.iterations}: must be at least 1")
 
@@ -85,9 +85,13 @@ class ResidualKMeans:
         """Read what `save` wrote; raises InputError where it is missing or foreign."""
         config, tensors = load_state(folder, cls.name)
         try:
-            return cls([tensors[f"codebook_{level}"] for level in range(config["levels"])])
+            books = [tensors[f"codebook_{level}"] for level in range(config["levels"])]
         except (KeyError, TypeError) as error:
             raise InputError(f"{folder}: not a saved {cls.name} quantiser ({error})") from None
+        if len({book.shape[1:] for book in books}) != 1 or books[0].ndim != 2:
+            shapes = [book.shape for book in books]
+            raise InputError(f"{folder}: not a saved {cls.name} quantiser (codebooks of shapes {shapes})")
+        return cls(books)
 
 
 def fit_codebooks(latents: Floats, sizes: Sequence[int], seed: int, iterations: int = 100) -> list[Floats]:

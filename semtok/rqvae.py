@@ -8,6 +8,7 @@ Shapes: B vectors, D input width, W latent width, L levels, V_l codes on level l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -40,12 +41,13 @@ class RqVaeConfig:
         balanced_last_level: spread a batch evenly over the last level's codes while fitting (`sinkhorn`), as LC-Rec
             (arXiv 2311.09049) does.
         sinkhorn_epsilon: entropy of the balanced assignment, in units of the batch's mean squared distance.
+        sinkhorn_iterations: updates of the balanced assignment.
         collaborative_weight: alpha of LETTER (arXiv 2405.07314): quantised vectors are contrasted with the items'
             collaborative ones (`collaborative_contrast`; 0.01 in the paper). 0: off.
         diversity_weight: beta of LETTER: codes form even groups (`code_diversity`; 1e-4 in the paper). 0: off.
         diversity_clusters: even clusters that the codes of a level form for it.
-        steps: optimiser steps with the quantiser, after `warmup_steps` of the bare autoencoder and k-means on its
-            latents.
+        warmup_steps: optimiser steps of the bare autoencoder, before k-means on its latents gives the first codes.
+        steps: optimiser steps with the quantiser after that.
         batch_size: vectors a step, at most.
         learning_rate: of AdamW, falling to 0 on a cosine.
         revive_every: steps after which a code that no vector took moves onto a vector of the batch; 0: never.
@@ -81,11 +83,11 @@ class RqVaeConfig:
             if getattr(self, name) < 1:
                 raise InputError(f"--semtok.rqvae.{name} {getattr(self, name)}: must be at least 1")
         for name in ("commitment", "collaborative_weight", "diversity_weight", "warmup_steps", "revive_every"):
-            if getattr(self, name) < 0:
-                raise InputError(f"--semtok.rqvae.{name} {getattr(self, name)}: must not be negative")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"--semtok.rqvae.{name} {getattr(self, name)}: must be finite and not negative")
         for name in ("sinkhorn_epsilon", "learning_rate"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"--semtok.rqvae.{name} {getattr(self, name)}: must be above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"--semtok.rqvae.{name} {getattr(self, name)}: must be finite and above 0")
 
 
 class RqVaeOutput(NamedTuple):

@@ -13,6 +13,8 @@ import csv
 import gzip
 import io
 import json
+import re
+import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -170,6 +172,8 @@ def _blame(path: Path, kind: str, error: Exception) -> NoReturn:
             complaint = "not a whole Parquet file" if kind == "parquet" else _broken_text(lines)
         with open_plain(path) as lines:
             complaint = complaint or next(_broken_json(lines) if kind == "jsonl" else _broken_csv(lines), None)
+        with open_plain(path) as lines:
+            complaint = complaint or (_bare_quote(lines) if kind == "csv" else None)
     except (OSError, EOFError, zlib.error) as broken:
         raise InputError(f"{path}: not a whole gzip file ({_first_line(broken)})") from None
     raise InputError(f"{path}: {complaint or f'cannot be read ({_first_line(error)})'}") from None
@@ -203,8 +207,9 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _broken_csv(lines: IO[bytes]) -> Iterator[str]:
+    csv.field_size_limit(sys.maxsize)  # a long description is no broken row
     reader = csv.reader(io.TextIOWrapper(lines, encoding="utf-8-sig", newline=""), strict=True)
-    width = len(next(reader))
+    width = len(next(reader, ()))
     number = 1
     try:
         for number, row in enumerate(reader, start=2):
@@ -212,6 +217,14 @@ def _broken_csv(lines: IO[bytes]) -> Iterator[str]:
                 yield f"row {number} has {len(row)} field{'s' if len(row) > 1 else ''}, the header {width}"
     except csv.Error as error:
         yield f"row {number + 1} is not CSV ({error})"
+
+
+def _bare_quote(lines: IO[bytes]) -> str | None:
+    """What polars refuses of a CSV file without saying where, and a strict reader takes."""
+    for number, line in enumerate(lines, start=1):
+        if re.search(rb'(?:^|,)[^",\r\n]+"', line):
+            return f'line {number} has a quote inside a field without quotes around it: 5" is written "5"""'
+    return None
 
 
 def _first_line(error: Exception) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,20 @@ def test_behaviour_of_cold_items_is_not_looked_at(name: str) -> None:
     torch.testing.assert_close(tables[0].scores(), tables[1].scores())
 
 
+@pytest.mark.parametrize("name", [*ALIGNERS, "llmemb_no_adapter"])
+def test_items_that_all_have_the_same_words(name: str) -> None:
+    given = inputs()
+    torch.manual_seed(0)
+    table = make_table(name, replace(given, text=np.full_like(given.text, 0.5)), WIDTH).train()
+    loss = (table() @ table.targets().T).logsumexp(dim=1).mean() + table.loss(ROWS, 0.5)
+    if weights := list(table.parameters()):
+        loss.backward()
+        torch.optim.Adam(weights, lr=1e-3).step()
+    with torch.no_grad():
+        assert table.eval()().abs().max() < 100
+        assert table.from_text(torch.from_numpy(given.text)).abs().max() < 100
+
+
 @pytest.mark.parametrize("name", ALIGNERS)
 def test_new_items_get_vectors_from_their_words(name: str) -> None:
     table = made(name)
@@ -129,10 +145,27 @@ def test_bad_files_are_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"aligner\.safetensors: no such file"):
         load_table(tmp_path, inputs())
     facts = json.loads((tmp_path / "aligner.json").read_text())
-    for broken in ({"name": "fusion"}, {**facts, "name": "other"}, {**facts, "config": {"colour": 1}}, []):
+    configs = ({"colour": 1}, [], None, "x", {"dropout": 2, "weight": -1})
+    for broken in ({"name": "fusion"}, {**facts, "name": "other"}, *({**facts, "config": c} for c in configs), []):
         (tmp_path / "aligner.json").write_text(json.dumps(broken))
         with pytest.raises(InputError, match="not a saved aligner"):
             load_table(tmp_path, inputs())
+    (tmp_path / "aligner.safetensors").write_bytes(whole)
+    for width in ("16", 2.5, -1, 0, None):
+        (tmp_path / "aligner.json").write_text(json.dumps({**facts, "width": width}))
+        with pytest.raises(InputError, match="not a saved aligner"):
+            load_table(tmp_path, inputs())
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [("text", "hidden"), ("llmemb", "text_width"), ("recgoat", "item_neighbours")]
+)
+def test_a_saved_option_of_another_type_is_foreign(name: str, option: str, tmp_path: Path) -> None:
+    save_table(made(name), tmp_path)
+    facts = json.loads((tmp_path / "aligner.json").read_text())
+    (tmp_path / "aligner.json").write_text(json.dumps({**facts, "config": {**facts["config"], option: 1.5}}))
+    with pytest.raises(InputError, match="not the aligner of these vectors"):
+        load_table(tmp_path, inputs())
 
 
 def test_ablations_are_configurations_of_the_same_aligner() -> None:
@@ -318,10 +351,15 @@ def test_aligned_rare_items_find_their_neighbours_where_plain_ones_cannot() -> N
         (FaeRecConfig, {"mapper_dropout": 1.0}, "mapper_dropout 1"),
         (FaeRecConfig, {"minimum": 1.5}, "minimum 1.5"),
         (FaeRecConfig, {"period": 0.0}, "period 0"),
+        (FaeRecConfig, {"temperature": math.nan}, "temperature nan"),
+        (FaeRecConfig, {"weight": math.nan}, "weight nan"),
+        (FaeRecConfig, {"drawn_items": math.inf}, "drawn_items inf"),
         (LlmEmbConfig, {"text_width": 0}, "text_width 0"),
         (LlmEmbConfig, {"hidden_width": 0}, "hidden_width 0"),
         (LlmEmbConfig, {"weight": -0.1}, "weight -0.1"),
         (LlmEmbConfig, {"temperature": 0.0}, "temperature 0"),
+        (LlmEmbConfig, {"temperature": math.nan}, "temperature nan"),
+        (LlmEmbConfig, {"weight": math.inf}, "weight inf"),
     ],
 )
 def test_a_bad_configuration_names_its_flag(config: type[Any], options: dict[str, Any], message: str) -> None:

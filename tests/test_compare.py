@@ -13,7 +13,7 @@ import pytest
 from genrec.cases import Cases
 from genrec.cli.compare import Comparison
 from genrec.cli.compare_config import CompareConfig, load_compare_config
-from genrec.cli.compare_plots import alignment, categories, following_pairs, uniformity
+from genrec.cli.compare_plots import _two_dimensions, alignment, categories, following_pairs, uniformity
 from genrec.cli.compare_report import MINUS, Result, case_groups, table, write_comparison
 from genrec.cli.main import main
 from genrec.sample_shop import make_sample_shop
@@ -122,6 +122,17 @@ def test_more_seeds_and_aligners_train_only_what_is_missing(run: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in run.glob("cells/*/manifest.json")} == stamps
 
 
+@pytest.mark.parametrize("log", [None, '{"stage": "cells/pl'])
+def test_a_lost_or_torn_log_costs_times_alone(run: Path, log: str | None) -> None:
+    whole = (run / "log.jsonl").read_bytes()
+    (run / "log.jsonl").unlink()
+    if log is not None:
+        (run / "log.jsonl").write_text(log)
+    assert main(["compare", str(run.parent / "compare.yaml")]) == 0
+    assert (run / "table.md").read_text().splitlines()[2].endswith("|  |")
+    (run / "log.jsonl").write_bytes(whole)
+
+
 @pytest.mark.slow
 def test_every_aligner_through_every_backbone(tmp_path: Path) -> None:
     config = write_config(
@@ -213,6 +224,13 @@ def test_pairs_follow_one_another_inside_a_history() -> None:
     assert len(following_pairs(train, 2)) == 2
 
 
+@pytest.mark.parametrize("units", [np.ones((1, 3)), np.zeros((40, 3)), np.ones((40, 1)), np.eye(40, 1), np.eye(5, 3)])
+def test_vectors_without_two_main_components_have_a_map(units: np.ndarray) -> None:
+    places = _two_dimensions(units.astype(np.float32))
+    assert places.shape == (len(units), 2)
+    assert np.isfinite(places).all()
+
+
 def test_the_first_level_that_tells_items_apart() -> None:
     def catalog(paths: Any) -> Catalog:
         n = len(paths)
@@ -234,6 +252,7 @@ def test_the_first_level_that_tells_items_apart() -> None:
         (["{config}", "--backbones", "[]"], "--backbones"),
         (["{config}", "--seeds", "[1, 1]"], "--seeds [1, 1]"),
         (["{config}", "--seeds", "[0, -1]"], "--seeds -1"),
+        (["{config}", "--seeds", "[99999999999999]"], "--seeds 99999999999999"),
         (["{config}", "--split_seed", "-1"], "--split_seed -1"),
         (["{config}", "--negatives", "0"], "--negatives 0"),
         (["{config}", "--aligners", "{nobody: {}}"], "nobody"),
@@ -248,7 +267,17 @@ def test_the_first_level_that_tells_items_apart() -> None:
         ),
         (["{config}", "--aligners", "{text: {training: {epochs: 0}}}"], "epochs 0"),
         (["{config}", "--aligners", "{text: {training: 48}}"], "--aligners.text.training 48"),
+        (["{config}", "--aligners", "{text: {training: 0}}"], "--aligners.text.training 0"),
         (["{config}", "--aligners", "{a/b: {aligner: text}}"], "'a/b'"),
+        (["{config}", "--aligners", "{1: {aligner: text}}"], "--aligners 1"),
+        (["{config}", "--aligners", "{hot: {aligner: [text]}}"], "--aligners.hot.aligner ['text']"),
+        (["{config}", "--aligners", "{recgoat: {heads: 3}}"], "heads 3 does not divide --sasrec.width 16"),
+        (["{config}", "--aligners", "{text: {name: words}}"], "--aligners.text: Option 'name'"),
+        (["{config}", "--aligners", "{text: {no: 1}}"], "--aligners.text: Option 'False'"),
+        (["{config}", "--aligners", "{text: {hidden: 2.5}}"], '--aligners.text: Parser key "hidden"'),
+        (["{config}", "--aligners", "{faerec: {gate: 3}}"], '--aligners.faerec: Parser key "gate"'),
+        (["{config}", "--aligners", "{faerec: {weight: null}}"], "--aligners.faerec: weight has no value"),
+        (["{config}", "--aligners", "{faerec: {weight: .nan}}"], "weight nan"),
         (["{config}", "--aligners", "{text: {hidden: -1}}"], "hidden -1"),
         (["{config}", "--data.items", "gone.jsonl"], "gone.jsonl"),
         (["{config}", "--training.epochs", "0"], "epochs 0 of a recommender's training"),
@@ -275,6 +304,14 @@ def test_a_line_may_stand_twice(run: Path) -> None:
     assert config.aligner("hot")[1].hidden == 4
     with pytest.raises(InputError, match="this line is the plain model"):
         load_compare_config(run.parent / "compare.yaml", ["--aligners", "{plain: {aligner: text}}"])
+
+
+def test_options_have_the_types_of_their_fields_and_keep_their_hash(run: Path) -> None:
+    lines = '{faerec: {weight: 1, temperature: "5e-2"}}'
+    config = load_compare_config(run.parent / "compare.yaml", ["--aligners", lines])
+    options = config.aligner("faerec")[1]
+    assert options.temperature == 0.05
+    assert isinstance(options.weight, int)  # 1 and 1.0 have different hashes
 
 
 def test_a_line_may_be_trained_in_its_own_way(tmp_path: Path) -> None:

@@ -22,7 +22,14 @@ def config(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (
+            ["--aligner.name=recgoat", "--sasrec.width=50"],
+            "--aligner.recgoat.heads 8 does not divide --sasrec.width 50",
+        ),
+        (["--semtok.sizes=[4,0]"], "--semtok.sizes must be at least 1 each"),
+        (["--semtok.sizes=[65536,65536,65536,65536]"], "more than 2^63 code paths"),
         (["--seed=-1"], "--seed -1 must not be negative"),
+        (["--seed=4294967296"], "--seed 4294967296 must not be negative or above 4000000000"),
         (["--lm.seed=-1"], "--lm.seed -1 must not be negative"),
         (["--semtok.sizes=[0]"], "--semtok.sizes must be at least 1 each"),
         (["--refit={run}"], "is --run itself"),

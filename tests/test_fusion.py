@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from semtok.errors import InputError
 from semtok.fusion import Fusion, FusionConfig
@@ -95,6 +97,10 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         fit().transform(TAKEN)
     with pytest.raises(InputError, match=r"aligner\.json: no such file"):
         Fusion.load(tmp_path)
+    fit().save(tmp_path)
+    save_file({"text_mean": np.zeros(12, dtype=np.float32)}, tmp_path / "aligner.safetensors")
+    with pytest.raises(InputError, match=r"not a saved fusion \(without collaborative_axes, .*text_axes\)"):
+        Fusion.load(tmp_path)
     (tmp_path / "aligner.json").write_text('{"name": "other"}')
     with pytest.raises(InputError, match="not a saved fusion"):
         Fusion.load(tmp_path)
@@ -107,6 +113,7 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         ({"width": 0}, r"fusion\.width 0"),
         ({"text_weight": 1.0}, r"fusion\.text_weight 1\.0"),
         ({"gate_count": 0.0}, r"fusion\.gate_count 0\.0"),
+        ({"gate_count": math.nan}, r"fusion\.gate_count nan"),
     ],
 )
 def test_a_bad_configuration_names_its_flag(options: dict[str, object], message: str) -> None:

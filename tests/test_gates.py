@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -30,7 +32,7 @@ def test_the_curriculum_goes_to_the_features_and_back(epoch: float, item: float)
     assert weights == pytest.approx((item, 1 - item))
 
 
-@pytest.mark.parametrize(("minimum", "period"), [(-0.1, 20), (1.1, 20), (0.3, 0)])
+@pytest.mark.parametrize(("minimum", "period"), [(-0.1, 20), (1.1, 20), (0.3, 0), (0.3, math.nan)])
 def test_a_bad_curriculum_is_refused(minimum: float, period: float) -> None:
     with pytest.raises(InputError, match="curriculum"):
         CosineCurriculum(minimum, period)

@@ -298,6 +298,13 @@ def test_users_without_words() -> None:
     table(replace(SMALL, user_item_graph="none"), inputs)  # no users at all
 
 
+def test_heads_without_attention_need_not_divide() -> None:
+    RecGoatConfig(heads=3, item_graph="none", user_graph="none").check_width(16, "sasrec")
+    for options in ({"item_graph": "none"}, {"user_graph": "none"}):
+        with pytest.raises(InputError, match=r"heads 3 does not divide --sasrec\.width 16"):
+            RecGoatConfig(heads=3, **options).check_width(16, "sasrec")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -307,8 +314,10 @@ def test_users_without_words() -> None:
         ({"user_start": "zeros"}, "--aligner.recgoat.user_start"),
         ({"layers": 0}, "--aligner.recgoat.layers 0: must be at least 1"),
         ({"item_neighbours": 0}, "--aligner.recgoat.item_neighbours 0"),
-        ({"temperature": 0.0}, "--aligner.recgoat.temperature 0.0: must be above 0"),
-        ({"contrast": -1.0}, "--aligner.recgoat.contrast -1.0: must not be negative"),
+        ({"temperature": 0.0}, "--aligner.recgoat.temperature 0.0: must be finite and above 0"),
+        ({"contrast": -1.0}, "--aligner.recgoat.contrast -1.0: must be finite and not negative"),
+        ({"epsilon": math.nan}, "--aligner.recgoat.epsilon nan"),
+        ({"transport_weight": math.inf}, "--aligner.recgoat.transport_weight inf"),
         ({"dropout": 1.0}, r"--aligner.recgoat.dropout 1.0: must lie in \[0, 1\)"),
     ],
 )

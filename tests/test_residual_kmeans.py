@@ -93,6 +93,16 @@ def test_missing_and_foreign_quantisers_are_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"quantizer": {"name": "residual_kmeans", "levels": 2}}')
     with pytest.raises(InputError, match="not a saved residual_kmeans"):
         load_quantizer(tmp_path)
+    (tmp_path / "config.json").write_text('{"quantizer": {"name": ["residual_kmeans"]}}')
+    with pytest.raises(InputError, match=r"quantizer \['residual_kmeans'\], known are"):
+        load_quantizer(tmp_path)
+
+
+@pytest.mark.parametrize("shapes", [[], [(4,)], [(4, 2), (4, 3)], [(4, 2, 1)]])
+def test_codebooks_of_other_shapes_are_foreign(shapes: list[tuple[int, ...]], tmp_path: Path) -> None:
+    ResidualKMeans([np.zeros(shape, dtype=np.float32) for shape in shapes]).save(tmp_path)
+    with pytest.raises(InputError, match="not a saved residual_kmeans quantiser"):
+        load_quantizer(tmp_path)
 
 
 def test_vectors_of_another_width_are_refused() -> None:
@@ -101,7 +111,7 @@ def test_vectors_of_another_width_are_refused() -> None:
 
 
 def test_bad_configurations_name_their_flag() -> None:
-    with pytest.raises(InputError, match=r"quantizer\.sizes"):
+    with pytest.raises(InputError, match=r"--semtok\.sizes"):
         ResidualKMeansConfig(sizes=(4, 0))
     with pytest.raises(InputError, match=r"quantizer\.iterations 0"):
         ResidualKMeansConfig(iterations=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +187,13 @@ def test_a_saved_rqvae_is_found_by_its_name(tmp_path: Path) -> None:
         load_quantizer(tmp_path)
 
 
+@pytest.mark.parametrize("warmup_steps", [0, 20])
+def test_a_fit_that_diverged_is_refused(warmup_steps: int) -> None:
+    config = replace(SMALL, learning_rate=1e30, warmup_steps=warmup_steps, steps=20)
+    with pytest.raises(InputError, match=r"diverged: lower --semtok\.rqvae\.learning_rate"):
+        fit_quantizer(world(), config)
+
+
 def test_sizes_follow_the_catalogue_where_none_are_given() -> None:
     config = RqVaeConfig(**{**vars(SMALL), "sizes": (), "warmup_steps": 1, "steps": 1})
     assert fit_quantizer(world()[:5], config).sizes == (16, 16, 16)
@@ -202,6 +211,8 @@ def test_sizes_follow_the_catalogue_where_none_are_given() -> None:
         ({"diversity_weight": -0.1}, r"--semtok\.rqvae\.diversity_weight -0\.1"),
         ({"diversity_clusters": 0}, r"--semtok\.rqvae\.diversity_clusters 0"),
         ({"learning_rate": 0.0}, r"--semtok\.rqvae\.learning_rate 0\.0"),
+        ({"learning_rate": math.nan}, r"--semtok\.rqvae\.learning_rate nan"),
+        ({"commitment": math.inf}, r"--semtok\.rqvae\.commitment inf"),
     ],
 )
 def test_a_bad_configuration_names_its_flag(options: dict[str, object], message: str) -> None:

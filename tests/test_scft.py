@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -309,6 +311,11 @@ def test_broken_configurations_are_named(text: str, tmp_path: Path) -> None:
         read_config(tmp_path / "scft.yaml")
     with pytest.raises(InputError, match="no such file"):
         read_config(tmp_path / "nothing.yaml")
+    with pytest.raises(InputError, match="not a configuration"):
+        read_config(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes(b"items: \xff")
+    with pytest.raises(InputError, match=r"latin\.yaml: not a configuration"):
+        read_config(tmp_path / "latin.yaml")
 
 
 def test_values_have_the_types_of_their_fields(tmp_path: Path) -> None:
@@ -329,8 +336,12 @@ def test_values_have_the_types_of_their_fields(tmp_path: Path) -> None:
     [
         ({"steps": 0}, "--scft.steps 0: must be at least 1"),
         ({"batch": 1}, "--scft.batch 1: must be at least 2"),
-        ({"learning_rate": 0.0}, "--scft.learning_rate 0.0: must be above 0"),
-        ({"temperature": 0.001}, "--scft.temperature 0.001: must be at least 0.01"),
+        ({"learning_rate": 0.0}, "--scft.learning_rate 0.0: must be finite and above 0"),
+        ({"temperature": 0.001}, "--scft.temperature 0.001: must be finite and at least 0.01"),
+        ({"temperature": math.nan}, "--scft.temperature nan"),
+        ({"learning_rate": math.nan}, "--scft.learning_rate nan"),
+        ({"seed": -1}, "--scft.seed -1"),
+        ({"seed": 10**15}, "--scft.seed 1000000000000000"),
         ({"drop_rate": 1.0}, r"--scft.drop_rate 1.0: must lie in \[0, 1\)"),
         ({"encoder": "tfidf"}, "--scft.encoder 'tfidf': choose minilm, hf:MODEL or hf-last:MODEL"),
     ],
@@ -343,6 +354,17 @@ def test_bad_options_are_named(options: dict[str, Any], message: str, config: Sc
 def test_a_model_that_is_not_there_is_named(config: ScftConfig, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"--scft.encoder hf:{tmp_path}: the model cannot be loaded"):
         fit_scft(replace(config, encoder=f"hf:{tmp_path}"))
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json"])
+def test_a_damaged_model_is_named(file: str, config: ScftConfig, models: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(models["bert"], folder)
+    (folder / file).write_text("{}")
+    with pytest.raises(InputError, match="the model cannot be loaded"):
+        fit_scft(replace(config, encoder=f"hf:{folder}"))
+    with pytest.raises(InputError, match="the model cannot be loaded"):
+        make_encoder(f"hf:{folder}")
 
 
 def test_a_folder_of_other_things_is_left_alone(config: ScftConfig, tmp_path: Path) -> None:

@@ -69,6 +69,8 @@ BROKEN = {
     "blank.jsonl": (b"\n", "cannot be read"),
     "long.csv": (b"a,b\n1,2\n1,2,3\n", "row 3 has 3 fields, the header 2"),
     "quote.csv": (b'a,b\n1,2\n1,"2\n', "row 3 is not CSV (unexpected end of data)"),
+    "inch.csv": (b'a,b\n1,2\n2,5" nail\n', "line 3 has a quote inside a field without quotes around it"),
+    "mark.csv": (b"\xef\xbb\xbf", "cannot be read"),
     "latin.csv": (b"a,b\n1,2\n1,\xff\n", "line 3 is not UTF-8"),
     "twice.csv": (b"a,a\n1,2\n", "column 'a' stands twice"),
     "cut.csv.gz": (gzip.compress(b"a,b\n1,2\n" * 1000)[:-12], "not a whole gzip file"),
@@ -97,6 +99,12 @@ def test_broken_files_get_one_line(tmp_path: Path, name: str) -> None:
     assert str(caught.value).startswith(f"{path}: ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_long_cell_is_no_broken_row(tmp_path: Path) -> None:
+    path = tmp_path / "long.csv"
+    path.write_text(f"item_id,title,brand\n1,{'x' * 140_000},b\n2,t,\n")
+    assert read_table(path, what="items")["brand"].to_list() == ["b", ""]
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -9,6 +9,9 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from semtok.errors import InputError
 
+# What is drawn from takes sums and multiples of a seed: of scikit-learn's 32 bits and torch's 64, this leaves room.
+MOST_SEED = 4_000_000_000
+
 
 def typed_options(kind: type, options: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The options given, each in its field's type (`1e-4`, which YAML reads as text, is a number).

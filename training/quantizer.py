@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import trange
 
+from semtok.errors import InputError
 from semtok.quantizers import Quantizer
 from semtok.residual import Floats, default_sizes
 from semtok.residual_kmeans import ResidualKMeans, ResidualKMeansConfig, fit_codebooks
@@ -36,7 +38,7 @@ def fit_quantizer(
         behaviour: of the same items; needed where the configuration has a collaborative weight.
 
     Raises:
-        InputError: it has one and no behaviour is given.
+        InputError: it has one and no behaviour is given, or the fit diverged.
     """
     sizes = config.sizes or default_sizes(len(vectors))
     if isinstance(config, ResidualKMeansConfig):
@@ -55,7 +57,9 @@ def fit_rqvae(vectors: Floats, config: RqVaeConfig, seed: int = 0, behaviour: Be
     generator = torch.Generator().manual_seed(seed)
     model.set_scale(data)
     _warm_up(model, data, generator)
-    for book, centres in zip(model.books, fit_codebooks(model.latents(vectors), config.sizes, seed), strict=True):
+    latents = model.latents(vectors)
+    _refuse_divergence(latents)
+    for book, centres in zip(model.books, fit_codebooks(latents, config.sizes, seed), strict=True):
         book.data.copy_(torch.from_numpy(centres))
     networks = [*model.encoder.parameters(), *model.decoder.parameters()]
     groups: list[dict[str, Any]] = [
@@ -79,7 +83,14 @@ def fit_rqvae(vectors: Floats, config: RqVaeConfig, seed: int = 0, behaviour: Be
         # Codes that move late have no time to settle: the last fifth of the steps leaves them where they are.
         if config.revive_every and step % config.revive_every == 0 and step <= 0.8 * config.steps:
             _revive(model, used, output, optimizer, generator)
+    _refuse_divergence(model.latents(vectors), *model.codebooks)
     return model.eval().cpu()
+
+
+def _refuse_divergence(*arrays: Floats) -> None:
+    """Raise InputError for what is not finite: to NaN every code is as near, and every item would get the first."""
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise InputError("the fit of the RQ-VAE diverged: lower --semtok.rqvae.learning_rate")
 
 
 def _warm_up(model: RqVae, data: Tensor, generator: torch.Generator) -> None:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -44,7 +45,7 @@ from semtok.errors import InputError
 from semtok.folders import check_replaceable, hash_file, new_folder, to_json, write_atomic
 from semtok.vectors import ItemVectors
 from training.checkpoint import load_checkpoint, remove_work, save_checkpoint, whole_state
-from training.options import typed_options
+from training.options import MOST_SEED, typed_options
 from training.schedule import learning_rate_factor
 from training.view_encoder import LEAST_TEMPERATURE, Tunable, ViewEncoder, load_tunable
 
@@ -97,13 +98,15 @@ class ScftConfig:
                 raise InputError(f"--scft.{name} {getattr(self, name)}: must be at least 1")
         if self.batch < 2:
             raise InputError(f"--scft.batch {self.batch}: must be at least 2, or there is nothing to contrast")
-        if self.learning_rate <= 0:
-            raise InputError(f"--scft.learning_rate {self.learning_rate}: must be above 0")
-        if self.temperature < LEAST_TEMPERATURE:
-            raise InputError(f"--scft.temperature {self.temperature}: must be at least {LEAST_TEMPERATURE}")
+        if not 0 < self.learning_rate < math.inf:
+            raise InputError(f"--scft.learning_rate {self.learning_rate}: must be finite and above 0")
+        if not LEAST_TEMPERATURE <= self.temperature < math.inf:
+            raise InputError(f"--scft.temperature {self.temperature}: must be finite and at least {LEAST_TEMPERATURE}")
         for name in ("drop_rate", "lora_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"--scft.{name} {getattr(self, name)}: must lie in [0, 1)")
+        if not 0 <= self.seed <= MOST_SEED:
+            raise InputError(f"--scft.seed {self.seed}: must not be negative or above {MOST_SEED}")
 
 
 def fit_scft(
@@ -268,7 +271,7 @@ def read_config(path: Path) -> ScftConfig:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except yaml.YAMLError as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: not a configuration of this stage ({' '.join(str(error).split())})") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: not a configuration of this stage (no fields by name)")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -125,7 +126,7 @@ def load_tunable(encoder: str, *, rank: int, dropout: float, temperature: float,
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModel.from_pretrained(source, dtype=torch.float32)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:  # missing, foreign or truncated
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"--scft.encoder {encoder}: the model cannot be loaded ({reason})") from None
     torch.manual_seed(seed)

@@ -218,11 +218,16 @@ class Comparison(Pipeline):
     def _costs(self, cells: Sequence[Cell]) -> dict[str, float]:
         """Seconds of training and validation of each line, mean over its seeds, by the log.
 
-        Of several rows about an epoch the last counts: an interrupted cell repeats one.
+        Of several rows about an epoch the last counts: an interrupted cell repeats one. A log that is gone, or a row
+        that was cut, costs times alone: 0 for what is not known.
         """
         epochs: dict[str, dict[int, float]] = {}
-        for line in (self.run / "log.jsonl").read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
+        log = self.run / "log.jsonl"
+        for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else ():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
             if "epoch" in row:
                 epochs.setdefault(row["stage"], {})[row["epoch"]] = row["seconds"] + row["valid_seconds"]
         costs: dict[str, list[float]] = {}

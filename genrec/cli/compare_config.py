@@ -34,9 +34,9 @@ from genrec.sequential import (
     LruRecConfig,
     SasRecConfig,
 )
-from semtok.aligners import aligner_config
+from semtok.aligners import RecGoatConfig, aligner_config
 from semtok.errors import InputError
-from training.options import typed_options
+from training.options import MOST_SEED, typed_options
 from training.sequential import SequentialTrainingConfig
 
 PLAIN = "plain"  # one free vector an item: what every other line is measured against unless `reference` says otherwise
@@ -93,14 +93,18 @@ class CompareConfig:
             if not values or len(set(values)) < len(values):
                 raise InputError(f"--{flag} {list(values)}: at least one, and none twice")
         for flag, seeds in (("seeds", self.seeds), ("split_seed", (self.split_seed,))):
-            if min(seeds) < 0:
-                raise InputError(f"--{flag} {min(seeds)} must not be negative")
+            for seed in seeds:
+                if not 0 <= seed <= MOST_SEED:
+                    raise InputError(f"--{flag} {seed} must not be negative or above {MOST_SEED}")
         if self.negatives is not None and self.negatives < 1:
             raise InputError(f"--negatives {self.negatives} must be at least 1")
         for name in self.aligners:
-            if not re.fullmatch(r"[A-Za-z0-9_.]+", name):
+            if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_.]+", name):
                 raise InputError(f"--aligners {name!r}: a name is of letters, digits, _ and .")
-            self.aligner(name)
+            _, options = self.aligner(name)
+            if isinstance(options, RecGoatConfig):
+                for backbone in self.backbones:
+                    options.check_width(self.backbone(backbone).width, backbone)
             self.training_of(name)
         if self.reference not in self.lines:
             raise InputError(f"--reference {self.reference!r}: choose one of the lines, {', '.join(self.lines)}")
@@ -114,7 +118,7 @@ class CompareConfig:
         """What is built for a line: `plain` and None, or a name of `ALIGNERS` and its configuration.
 
         Raises:
-            InputError: no such aligner or option, or a bad value.
+            InputError: no such aligner or option, or a value that is bad or of another type.
         """
         options = self._options(name)
         kind = options.pop("aligner", name)
@@ -125,7 +129,12 @@ class CompareConfig:
             return PLAIN, None
         if name == PLAIN:
             raise InputError(f"--aligners.{name}: this line is the plain model, which others look at")
-        return aligner_config(kind, **options)
+        if not isinstance(kind, str):
+            raise InputError(f"--aligners.{name}.aligner {kind!r}: the name of an aligner")
+        _, defaults = aligner_config(kind)
+        typed = typed_options(type(defaults), options, f"--aligners.{name}")
+        # A 1 that was given for 1.0 stays one: the cells of finished comparisons are found again by a hash of it.
+        return aligner_config(kind, **{key: options[key] if options[key] == one else one for key, one in typed.items()})
 
     def training_of(self, name: str) -> SequentialTrainingConfig:
         """How a line's cells are trained.
@@ -133,7 +142,7 @@ class CompareConfig:
         Raises:
             InputError: no such setting, or a bad value.
         """
-        own = self._options(name).get("training") or {}
+        own = self._options(name).get("training", {})
         if not isinstance(own, dict):
             raise InputError(f"--aligners.{name}.training {own}: settings by name, such as {{epochs: 48}}")
         known = [one.name for one in fields(SequentialTrainingConfig) if one.name != "seed"]

@@ -175,7 +175,13 @@ def _map(vectors: Mapping[str, Vectors], train: Sequences, catalog: Catalog) -> 
 
 
 def _two_dimensions(units: Vectors) -> Vectors:
-    """t-SNE [n, 2] from the main components; the same input gives the same map."""
+    """t-SNE [n, 2] from the main components; the same input gives the same map.
+
+    Rows that are all alike have no main components (sklearn would crash the process), nor have those of one dimension
+    two: their first entries are their places.
+    """
+    if units.shape[1] < 2 or np.ptp(units, axis=0).max() == 0:
+        return np.pad(units, ((0, 0), (0, 1)))[:, :2]
     perplexity = min(30.0, (len(units) - 1) / 3)
     with threadpool_limits(1, user_api="openmp"):  # its threads wait for one another longer than they work
         places: Vectors = TSNE(perplexity=perplexity, init="pca", random_state=0, max_iter=500).fit_transform(units)

@@ -177,7 +177,7 @@ def table(rows: Iterable[Mapping[str, Any]], seconds: Mapping[str, float]) -> st
     for model in models:
         cells = [_text(found.get((model, *key))) for key in columns.values()]
         seeds = found[model, "all", "recall"]["seeds"] if model in seconds else ""
-        cost = f"{seconds[model]:,.0f}" if model in seconds else ""
+        cost = f"{seconds[model]:,.0f}" if seconds.get(model) else ""
         lines.append(f"| {model} | {seeds} | " + " | ".join(cells) + f" | {cost} |")
     return "\n".join(lines) + "\n"
 

@@ -5,6 +5,7 @@ The smallest file names the two tables and the run folder; `genrec fit --help` p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from semtok.fusion import FusionConfig
 from semtok.residual_kmeans import ResidualKMeansConfig
 from semtok.rqvae import RqVaeConfig
 from training.lm_config import LmConfig
+from training.options import MOST_SEED
 from training.quantizer import QuantizerConfig
 from training.sequential import SequentialTrainingConfig
 
@@ -138,6 +140,8 @@ class SemtokConfig:
     def __post_init__(self) -> None:
         if self.extra_level < 0 or any(size < 1 for size in self.sizes):
             raise InputError("--semtok.sizes must be at least 1 each, and --semtok.extra_level must not be negative")
+        if math.prod((*self.sizes, max(1, self.extra_level))) >= 2**63:
+            raise InputError(f"--semtok.sizes {list(self.sizes)}: more than 2^63 code paths")
         if self.rqvae.sizes:
             raise InputError("--semtok.rqvae.sizes: give --semtok.sizes, which any quantizer takes")
 
@@ -214,8 +218,10 @@ class FitConfig:
             raise InputError(f"--reuse {self.reuse}: not a run of genrec fit")
         if self.refit is not None and Path(self.refit).resolve() == Path(self.run).resolve():
             raise InputError(f"--refit {self.refit}: is --run itself and would lose what it chose; name another")
-        if self.seed < 0:
-            raise InputError(f"--seed {self.seed} must not be negative")
+        if not 0 <= self.seed <= MOST_SEED:
+            raise InputError(f"--seed {self.seed} must not be negative or above {MOST_SEED}")
+        if self.aligner.name == "recgoat":
+            self.aligner.recgoat.check_width(getattr(self, self.aligner.backbone).width, self.aligner.backbone)
         if self.ranking.max_items not in (RankingConfig.max_items, self.lm.max_items):
             asked = f"--ranking.max_items {self.ranking.max_items}"
             raise InputError(f"{asked}: as much is read as in training; set --lm.max_items {self.lm.max_items} instead")

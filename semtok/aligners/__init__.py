@@ -153,19 +153,20 @@ def load_table(folder: Path, inputs: AlignerInputs) -> ItemTable:
     facts = read_json(folder / _FACTS)
     try:
         name, aligner = facts["name"], ALIGNERS[facts["name"]]
-        options = {key: tuple(value) if isinstance(value, list) else value for key, value in facts["config"].items()}
-        config, width, n_items = aligner.config(**options), facts["width"], facts["n_items"]
+        config, width, n_items = aligner.config(**facts["config"]), facts["width"], facts["n_items"]
         tensors = load_file(folder / _TENSORS)
     except FileNotFoundError:
         raise InputError(f"{folder / _TENSORS}: no such file") from None
-    except (SafetensorError, KeyError, TypeError) as error:
+    except (InputError, SafetensorError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: not a saved aligner ({error})") from None
+    if not isinstance(width, int) or width < 1:
+        raise InputError(f"{folder}: not a saved aligner (width {width!r})")
     if n_items != len(inputs.text):
         raise InputError(f"{folder}: an aligner of {n_items} items, not of {len(inputs.text)}")
-    with torch.random.fork_rng(devices=()):
-        table = make_table(name, inputs, width, config)
     try:
+        with torch.random.fork_rng(devices=()):
+            table = make_table(name, inputs, width, config)
         table.load_state_dict(tensors)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise InputError(f"{folder}: not the aligner of these vectors ({' '.join(str(error).split())})") from None
     return table.eval()

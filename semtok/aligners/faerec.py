@@ -12,6 +12,7 @@ Shapes: N items, D_t width of the text, D width of the table, M rows of a batch.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -75,11 +76,11 @@ class FaeRecConfig:
         if self.init not in get_args(Init):
             raise InputError(f"--aligner.faerec.init {self.init!r}: choose one of {', '.join(get_args(Init))}")
         for name in ("init_scale", "temperature", "period"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"--aligner.faerec.{name} {getattr(self, name)}: must be above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"--aligner.faerec.{name} {getattr(self, name)}: must be finite and above 0")
         for name in ("weight", "off_diagonal", "drawn_items"):
-            if getattr(self, name) < 0:
-                raise InputError(f"--aligner.faerec.{name} {getattr(self, name)}: must not be negative")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"--aligner.faerec.{name} {getattr(self, name)}: must be finite and not negative")
         for name in ("mapper_dropout", "gate_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"--aligner.faerec.{name} {getattr(self, name)}: must lie in [0, 1)")
@@ -110,7 +111,7 @@ class FaeRecTable(ItemTable):
         # from logits in the tens.
         nn.init.constant_(self.norm.weight, width**-0.5)
         mean = inputs.text.mean(axis=0)
-        scale = np.sqrt(np.square(inputs.text - mean).mean()).clip(1e-12)
+        scale = np.sqrt(np.square(inputs.text - mean).mean()) or 1.0  # 0 where all items have the same words
         self.register_buffer("text_mean", torch.from_numpy(mean))
         self.register_buffer("text_scale", torch.tensor(scale, dtype=torch.float32))
         self.register_buffer("standard", self._standard(torch.from_numpy(inputs.text)), persistent=False)

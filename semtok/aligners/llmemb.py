@@ -15,6 +15,7 @@ Shapes: N items, D_t width of the text, D_p width of p, D width of the table, M 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,10 +56,10 @@ class LlmEmbConfig:
             raise InputError(f"--aligner.llmemb.text_width {self.text_width}: must be at least 1")
         if self.hidden_width is not None and self.hidden_width < 1:
             raise InputError(f"--aligner.llmemb.hidden_width {self.hidden_width}: must be at least 1")
-        if self.weight < 0:
-            raise InputError(f"--aligner.llmemb.weight {self.weight}: must not be negative")
-        if self.temperature is not None and self.temperature <= 0:
-            raise InputError(f"--aligner.llmemb.temperature {self.temperature}: must be above 0")
+        if not 0 <= self.weight < math.inf:
+            raise InputError(f"--aligner.llmemb.weight {self.weight}: must be finite and not negative")
+        if self.temperature is not None and not 0 < self.temperature < math.inf:
+            raise InputError(f"--aligner.llmemb.temperature {self.temperature}: must be finite and above 0")
 
 
 class LlmEmbTable(ItemTable):
@@ -78,7 +79,8 @@ class LlmEmbTable(ItemTable):
         # What an adapter reads has entries of about 1, or it would learn many times slower than the sequential model;
         # what is ranked with as it is has a length of about 1.
         wanted = axes.shape[1] ** 0.5 if config.adapter else 1.0
-        axes = axes * np.float32(wanted / np.sqrt(np.square(size).mean()).clip(1e-12))
+        spread = np.sqrt(np.square(size).mean())  # 0 where all items have the same words
+        axes = axes * np.float32(wanted / spread if spread else 1)
         self.register_buffer("text_mean", torch.from_numpy(mean))
         self.register_buffer("text_axes", torch.from_numpy(axes))
         self.register_buffer("components", torch.from_numpy((inputs.text - mean) @ axes))

@@ -20,6 +20,7 @@ Shapes: N items, U users, D_t width of the text, D width of the table, M rows of
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Self, get_args
 
@@ -108,14 +109,20 @@ class RecGoatConfig:
             if getattr(self, name) < 1:
                 raise InputError(f"--aligner.recgoat.{name} {getattr(self, name)}: must be at least 1")
         for name in ("id_scale", "temperature", "epsilon"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"--aligner.recgoat.{name} {getattr(self, name)}: must be above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"--aligner.recgoat.{name} {getattr(self, name)}: must be finite and above 0")
         for name in ("contrast", "drawn_items", "transport_weight", "cold_neighbours"):
-            if getattr(self, name) < 0:
-                raise InputError(f"--aligner.recgoat.{name} {getattr(self, name)}: must not be negative")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"--aligner.recgoat.{name} {getattr(self, name)}: must be finite and not negative")
         for name in ("text_share", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"--aligner.recgoat.{name} {getattr(self, name)}: must lie in [0, 1)")
+
+    def check_width(self, width: int, flag: str) -> None:
+        """Raise InputError, before any work, where there is attention whose heads do not divide the table's width."""
+        users = self.user_item_graph != "none" and self.user_graph != "none"
+        if (users or self.item_graph != "none") and width % self.heads:
+            raise InputError(f"--aligner.recgoat.heads {self.heads} does not divide --{flag}.width {width}")
 
 
 class Sides(NamedTuple):
@@ -306,9 +313,10 @@ class RecGoatTable(ItemTable):
 
 
 def _mean_and_scale(text: Floats) -> tuple[Floats, np.float32]:
-    """Mean [D_t], and the root mean square of what is left: unit rows have entries far too small for a layer."""
+    """Mean [D_t], and the root mean square of what is left: unit rows have entries far too small for a layer. Of rows
+    that are all alike nothing is left, and 1 keeps other rows in bounds."""
     mean: Floats = text.mean(axis=0)
-    return mean, np.sqrt(np.square(text - mean).mean()).clip(1e-12)
+    return mean, np.sqrt(np.square(text - mean).mean()) or np.float32(1)
 
 
 def _components(vectors: Floats, width: int, scale: float) -> Floats:

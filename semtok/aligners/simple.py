@@ -115,7 +115,7 @@ class TextAdapter(nn.Module):
     def __init__(self, text: np.ndarray, width: int, hidden: int, dropout: float) -> None:
         super().__init__()
         mean = text.mean(axis=0)
-        scale = np.sqrt(np.square(text - mean).mean()).clip(1e-12)
+        scale = np.sqrt(np.square(text - mean).mean()) or 1.0  # 0 where all items have the same words
         self.register_buffer("mean", torch.from_numpy(mean))
         self.register_buffer("scale", torch.tensor(float(scale)))
         layers: list[nn.Module] = [nn.Linear(text.shape[1], hidden), nn.GELU(), Dropout(dropout)] if hidden else []
@@ -135,7 +135,9 @@ def start_small(adapter: nn.Module, last: nn.Linear, inputs: Tensor) -> None:
     """Scale an adapter's last layer so that what it makes of `inputs` is of the size of a plain model's ID vectors."""
     nn.init.zeros_(last.bias)
     adapter.eval()
-    last.weight *= _START / adapter(inputs).std().clamp(min=1e-12)
+    size = adapter(inputs).std()
+    if size > 1e-12:  # otherwise items are alike and their size says nothing: what is next would start at 10^10
+        last.weight *= _START / size
     adapter.train()
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer
@@ -56,7 +57,7 @@ class HFEncoder:
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(model)
             network = AutoModel.from_pretrained(model, dtype=dtype)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:  # missing, foreign or truncated
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"text encoder {self.name}: the model cannot be loaded ({reason})") from None
         self._network = (network.get_encoder() if network.config.is_encoder_decoder else network).to(self.device).eval()
