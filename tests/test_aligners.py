@@ -78,12 +78,14 @@ def test_behaviour_of_cold_items_is_not_looked_at(name: str) -> None:
     garbage = given.collaborative.copy()
     garbage[given.counts == 0] = 1e3
     other = AlignerInputs(given.text, garbage, given.counts, given.taken, given.user_text)
-    tables = []
+    tables, losses = [], []
     for one in (given, other):
         torch.manual_seed(0)
         tables.append(make_table(name, one, WIDTH).eval())
+        losses.append(tables[-1].loss(ROWS, 0.5))
     torch.testing.assert_close(tables[0](), tables[1]())
     torch.testing.assert_close(tables[0].scores(), tables[1].scores())
+    torch.testing.assert_close(*losses)
 
 
 @pytest.mark.parametrize("name", [*ALIGNERS, "llmemb_no_adapter"])

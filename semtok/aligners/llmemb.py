@@ -94,7 +94,8 @@ class LlmEmbTable(ItemTable):
             self.adapter = nn.ZeroPad1d((0, width - axes.shape[1]))
         behaviour = inputs.collaborative
         if behaviour.shape[1] != width:  # inner products need a common width; the main axes keep most of them
-            mean, axes = principal_axes(behaviour, width)
+            taken = inputs.counts > 0
+            mean, axes = principal_axes(behaviour[taken] if taken.any() else behaviour, width)
             behaviour = np.pad((behaviour - mean) @ axes, ((0, 0), (0, width - axes.shape[1])))
         self.register_buffer("collaborative", torch.from_numpy(behaviour), persistent=False)
         self.register_buffer("counts", torch.from_numpy(inputs.counts), persistent=False)
