@@ -179,8 +179,10 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
         return _json({"user_id": user_id, "accepted": len(known), "unknown_items": unknown}, status=202)
 
     @app.get("/v1/items/{item_id:id}/similar", **_gives(api.SimilarAnswer, "items"))
-    async def similar_items(item_id: str = _ITEM, k: int = k_query) -> Response:
+    async def similar_items(request: Request, item_id: str = _ITEM, k: int = k_query) -> Response:
         """Items like this one, most alike first."""
+        if not request.scope["raw_path"].endswith(b"/similar"):  # the slash was encoded: it is the id's own
+            return await item(f"{item_id}/similar")
         service.row(item_id)
         if service.batcher is None or service.recommender is None:
             raise Problem(503, "live-off", "live recommendations are off")

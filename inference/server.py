@@ -59,7 +59,10 @@ def serve(config: ServeConfig) -> None:
 def app_in_worker() -> FastAPI:
     """The application of one of several worker processes that `serve` starts."""
     settings = json.loads(os.environ[_CONFIG])
-    return _app(ServeConfig(**settings | {"run": Path(settings["run"])}))
+    try:
+        return _app(ServeConfig(**settings | {"run": Path(settings["run"])}))
+    except InputError as error:  # such as a Redis that went away since `_prepare`; uvicorn starts another worker
+        raise SystemExit(f"genrec serve: {error}") from None
 
 
 def _place(config: ServeConfig) -> str:
@@ -73,7 +76,7 @@ def _prepare(config: ServeConfig) -> None:
         # Nothing serves yet, so a store that fails is a line for whoever starts it.
         try:
             if store.info() is None and (config.run / "topk" / MANIFEST).is_file():
-                store.load(config.run / "topk", histories=histories_behind(config.run / "topk"))
+                store.load(config.run / "topk", histories=histories_behind(config.run / "topk", config.run))
         except (StoreFull, StoreUnavailable) as error:
             raise InputError(f"the store: {error}") from error
 

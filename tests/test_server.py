@@ -25,7 +25,7 @@ from topk_batches import write_batch
 
 from inference.guard import Guard, RateLimit
 from inference.lmdb_store import LmdbStore
-from inference.server import ServeConfig, create_app
+from inference.server import ServeConfig, app_in_worker, create_app
 from semtok.errors import InputError
 
 CONFIG = ServeConfig(run=Path("run"), timeout=5.0, rate=0)
@@ -320,7 +320,7 @@ class TestItems:
         }
 
     def test_any_id_can_be_asked_about(self, store):
-        ids = ["a\nb", "\n", "c/d?", *(f"i{n}" for n in range(3, 12))]
+        ids = ["a\nb", "\n", "c/d?", "thing", "thing/similar", *(f"i{n}" for n in range(5, 12))]
         odd = dataclasses.replace(shop(), item_ids=tuple(ids))
         with TestClient(create_app(RingRecommender(odd), store, CONFIG)) as client:
             for item_id in ids:
@@ -542,6 +542,15 @@ def test_a_run_is_served_and_stops_gracefully(tmp_path, workers):
         errors = server.communicate(timeout=30)[1].decode()
     assert server.returncode in (0, -signal.SIGTERM), errors
     assert "Traceback" not in errors
+
+
+def test_a_worker_whose_store_went_away_ends_with_one_line(tmp_path, monkeypatch):
+    (tmp_path / "catalog").mkdir()
+    shop().save(tmp_path / "catalog")
+    gone = ServeConfig(run=tmp_path, store="redis://127.0.0.1:1/0", live=False)
+    monkeypatch.setenv("GENREC_SERVE_CONFIG", json.dumps(dataclasses.asdict(gone), default=str))
+    with pytest.raises(SystemExit, match="genrec serve: redis://127.0.0.1:1/0: cannot reach Redis"):
+        app_in_worker()
 
 
 def is_listening(port: int) -> bool:
