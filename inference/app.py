@@ -43,7 +43,7 @@ def create_app(
     Args:
         recommender: answers live; None serves stored lists only and then `catalog` is wanted.
         store: None where there are no lists.
-        exclude_seen: whether a live list in place of a stored one leaves out the history's items, as the stored ones do.
+        exclude_seen: whether a live list in place of a stored one leaves out the history's items.
         api_key: what clients must show; None lets everybody in.
     """
     items = recommender.catalog if recommender is not None else catalog

@@ -41,7 +41,8 @@ LIKE = _compiled(
     r"|(?:(?:show|give|find) me )?(?:something|anything|things?|items?|others?|more|ones?)? ?(?:like|similar to)\b)"
 )
 REFUSE = _compiled(
-    r"\b(?:no more|no longer|not any ?more|nothing (?:from|by|in|with|like|of)|nothing|(?:any(?:thing)?|everything|all) but"
+    r"\b(?:no more|no longer|not any ?more|nothing (?:from|by|in|with|like|of)|nothing"
+    r"|(?:any(?:thing)?|everything|all) but"
     r"|except(?: for)?|without|avoid|never(?: again)?|forget|remove|hide|stop showing(?: me)?|enough(?: of)?"
     r"|(?:i |we )?(?:really )?(?:do not|don't|dont|did not|didn't) (?:really )?(?:want|like|need|show|care for|use)"
     r"(?: to see| me)?(?: any(?: ?more)?)?"

@@ -1,7 +1,7 @@
 """The top-K store in Redis, for those who have one: the same packed values, one hash a version.
 
-    genrec:current            JSON {"current": "v000007", "previous": "v000006", "token": ...}: one key, so that a switch
-                              is one SET; the token is another after each
+    genrec:current            JSON {"current": "v000007", "previous": "v000006", "token": ...}: one key, so that a
+                              switch is one SET; the token is another after each
     genrec:count              the last version number given out
     genrec:loading            the loader's lock
     genrec:v000007:info       JSON of `ListsInfo`        genrec:v000007:items      JSON array, the item table

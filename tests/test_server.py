@@ -561,7 +561,7 @@ def test_a_worker_whose_store_went_away_ends_with_one_line(tmp_path, monkeypatch
     shop().save(tmp_path / "catalog")
     gone = ServeConfig(run=tmp_path, store="redis://127.0.0.1:1/0", live=False)
     monkeypatch.setenv("GENREC_SERVE_CONFIG", json.dumps(dataclasses.asdict(gone), default=str))
-    with pytest.raises(SystemExit, match="genrec serve: redis://127.0.0.1:1/0: cannot reach Redis"):
+    with pytest.raises(SystemExit, match=r"genrec serve: redis://.* cannot reach Redis"):
         app_in_worker()
 
 
