@@ -24,6 +24,7 @@ class Answers:
         batcher: None where nothing is answered live.
         model_id, index_version: of the run behind `batcher`.
         timeout: seconds that a live answer may take.
+        exclude_seen: whether a live list in place of a stored one leaves out the history's items.
     """
 
     def __init__(
@@ -35,8 +36,10 @@ class Answers:
         model_id: str,
         index_version: str,
         timeout: float,
+        exclude_seen: bool,
     ) -> None:
         self._catalog, self._store, self._batcher, self._timeout = catalog, store, batcher, timeout
+        self._exclude_seen = exclude_seen
         self._model = {"model_id": model_id, "index_version": index_version}
         self._withdrawn = frozenset(
             item for item, gone in zip(catalog.item_ids, catalog.withdrawn.tolist(), strict=True) if gone
@@ -56,7 +59,8 @@ class Answers:
             raise Problem(404, "unknown-user", f"no list for user {user_id!r}, and live recommendations are off")
         history, unknown = self.split(await self.history(user_id))
         try:
-            return await self.live(Question(history, k), user_id=user_id, unknown=unknown)
+            question = Question(history, k, exclude_seen=self._exclude_seen)
+            return await self.live(question, user_id=user_id, unknown=unknown)
         except Problem:
             if stored is None:
                 raise
@@ -70,7 +74,7 @@ class Answers:
         """
         if self._batcher is None:
             raise Problem(503, "live-off", "live recommendations are off")
-        stranger = question == Question((), question.k)
+        stranger = question == Question((), question.k, exclude_seen=question.exclude_seen)
         found = self._for_strangers.get(question.k) if stranger else None
         if found is None:
             try:

@@ -35,6 +35,7 @@ def create_app(
     config: ServeConfig,
     *,
     catalog: Catalog | None = None,
+    exclude_seen: bool = True,
     api_key: str | None = None,
 ) -> FastAPI:
     """The application.
@@ -42,13 +43,14 @@ def create_app(
     Args:
         recommender: answers live; None serves stored lists only and then `catalog` is wanted.
         store: None where there are no lists.
+        exclude_seen: whether a live list in place of a stored one leaves out the history's items.
         api_key: what clients must show; None lets everybody in.
     """
     items = recommender.catalog if recommender is not None else catalog
     if items is None:
         raise ValueError("without a recommender, a catalogue is wanted")
     metrics = ServeMetrics()
-    service = _Service(recommender, store, items, config, metrics)
+    service = _Service(recommender, store, items, config, metrics, exclude_seen)
 
     app = FastAPI(
         title="genrec",
@@ -82,9 +84,10 @@ class _Service:
         catalog: Catalog,
         config: ServeConfig,
         metrics: ServeMetrics,
+        exclude_seen: bool,
     ) -> None:
         self.recommender, self.store, self.catalog = recommender, store, catalog
-        self.config, self.metrics = config, metrics
+        self.config, self.metrics, self.exclude_seen = config, metrics, exclude_seen
         self.batcher: MicroBatcher | None = None
         self.answers: Answers
 
@@ -102,6 +105,7 @@ class _Service:
             model_id="" if model is None else model.run_id,
             index_version="" if model is None else model.index_version,
             timeout=config.timeout,
+            exclude_seen=self.exclude_seen,
         )
         yield
         if self.batcher is not None:
@@ -179,8 +183,10 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
         return _json({"user_id": user_id, "accepted": len(known), "unknown_items": unknown}, status=202)
 
     @app.get("/v1/items/{item_id:id}/similar", **_gives(api.SimilarAnswer, "items"))
-    async def similar_items(item_id: str = _ITEM, k: int = k_query) -> Response:
+    async def similar_items(request: Request, item_id: str = _ITEM, k: int = k_query) -> Response:
         """Items like this one, most alike first."""
+        if not request.scope["raw_path"].endswith(b"/similar"):  # the slash was encoded: it is the id's own
+            return await item(f"{item_id}/similar")
         service.row(item_id)
         if service.batcher is None or service.recommender is None:
             raise Problem(503, "live-off", "live recommendations are off")

@@ -93,7 +93,7 @@ class Terminal:
         if action == "add" and what:
             self._show(self.conversation.set_history([*history, *what.split()]))
         elif action == "remove" and what:
-            self._show(self.conversation.forget(_place(what, history, "items in your history")))
+            self._show(self.conversation.forget(_place(what, history, "item", "in your history")))
         elif rest:
             raise InputError("/history, /history add ID, /history remove N")
         else:
@@ -119,7 +119,7 @@ class Terminal:
         self._print("\n".join(f"{one.semantic_id}  {one.title}" for one in others) or "No other item is under it.")
 
     def _card(self, number: str) -> str:
-        return _place(number, self.conversation.state.shown, "cards on the table")
+        return _place(number, self.conversation.state.shown, "card", "on the table")
 
     def _show(self, reply: Reply) -> None:
         self._print(reply.text)
@@ -179,10 +179,11 @@ def parse_where(text: str, schema: Any) -> dict[str, Any]:
     return where
 
 
-def _place(number: str, items: tuple[str, ...], what: str) -> str:
+def _place(number: str, items: tuple[str, ...], noun: str, where: str) -> str:
     place = _whole(number)
     if place is None or not 1 <= place <= len(items):
-        raise InputError(f"{_cut(number) or 'a number'!r}: there are {len(items)} {what}")
+        count = f"is 1 {noun}" if len(items) == 1 else f"are {len(items) or 'no'} {noun}s"
+        raise InputError(f"{repr(_cut(number)) if number else 'which one'}: there {count} {where}")
     return items[place - 1]
 
 

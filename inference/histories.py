@@ -20,14 +20,15 @@ def histories_of(users: Users, catalog: Catalog, *, longest: int = LONGEST_HISTO
     for user_id, history in users:
         user_ids.append(user_id)
         rows.append(history[-longest:])
-    return pl.DataFrame(
-        {"user_id": pl.Series(user_ids, dtype=pl.String), "row": pl.Series(rows, dtype=pl.List(pl.Int32))}
-    ).select("user_id", pl.col("row").list.eval(pl.lit(names).gather(pl.element())).alias("item_ids"))
+    lists = pl.Series(rows, dtype=pl.List(pl.Int32)).cast(pl.List(pl.Int32))  # of equal lengths polars makes an array
+    return pl.DataFrame({"user_id": pl.Series(user_ids, dtype=pl.String), "row": lists}).select(
+        "user_id", pl.col("row").list.eval(pl.lit(names).gather(pl.element())).alias("item_ids")
+    )
 
 
-def histories_behind(batch: Path) -> pl.DataFrame | None:
-    """Those of the run's own users, where the batch (RUN/topk) says that it was made from them; else None."""
-    run, job = batch.parent, batch / JOB
+def histories_behind(batch: Path, run: Path) -> pl.DataFrame | None:
+    """Those of the run's own users, where the batch says that it was made from them; else None."""
+    job = batch / JOB
     users = run / "split" / "users.parquet"
     if not (job.is_file() and users.is_file()) or read_json(job).get("users_digest") != hash_file(users):
         return None

@@ -28,10 +28,11 @@ import polars as pl
 from inference.packed_lists import ListDecoder, PackedBatch, PackedLists, read_batch, user_key
 from inference.store import LONGEST_HISTORY, ListsInfo, StoredList, StoreFull
 from semtok.errors import InputError
-from semtok.folders import check_folder, hash_file, hold_lock, new_folder, read_json, to_json, write_atomic
+from semtok.folders import MANIFEST, check_folder, hash_file, hold_lock, new_folder, read_json, to_json, write_atomic
 
 log = logging.getLogger(__name__)
 _CURRENT, _PREVIOUS = b"current", b"previous"
+_FOREIGN = ("config.yaml", MANIFEST)  # of a run and of its sealed folders: a store written into one would spoil it
 _LATEST = struct.Struct("<d")  # opens a user's events: the time of the latest, so that staleness needs no parsing
 
 
@@ -43,13 +44,21 @@ class LmdbStore:
     Args:
         folder: made where it is missing.
         events_bytes: room for events between two loads.
+
+    Raises:
+        InputError: it cannot be made or opened, or the folder holds something else of genrec's.
     """
 
     remote = False
 
     def __init__(self, folder: Path, *, events_bytes: int = 1 << 30) -> None:
         self.folder = folder
-        (folder / "state").mkdir(parents=True, exist_ok=True)
+        if not (folder / "state").exists() and any((folder / name).exists() for name in _FOREIGN):
+            raise InputError(f"{folder}: a run or a part of one, not a store; give a folder of its own")
+        try:
+            (folder / "state").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{folder}: no store can be made here ({error.strerror})") from None
         try:
             _refuse_truncated(folder / "state" / "data.mdb")
             self._state = lmdb.open(str(folder / "state"), map_size=events_bytes, max_dbs=2, max_readers=1024)

@@ -14,7 +14,12 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-SENTENCE = _compiled(r"[;!?\n]+|\.(?=\s|$)|,?\s+(?=but\b)|,?\s+and\s+(?=(?:no|not|nothing|never|without|I)\b)")
+# "a cream, but no mascara" is two sentences, "anything but mascara" one that refuses
+SENTENCE = _compiled(
+    r"[;!?\n]+|\.(?=\s|$)|,\s+(?=but\b)"
+    r"|(?<![\s,])(?<!\bany)(?<!\ball)(?<!\banything)(?<!\beverything)\s+(?=but\b)"
+    r"|,?\s+and\s+(?=(?:no|not|nothing|never|without|I)\b)"
+)
 COMMA = _compiled(r",\s+|\s+and\s+(?=(?:under|below|cheaper)\b)")
 RESET = _compiled(
     r"(?:please )?(?:reset|restart|start (?:over|again|afresh)|begin again|forget (?:everything|it all|all)"
@@ -36,7 +41,8 @@ LIKE = _compiled(
     r"|(?:(?:show|give|find) me )?(?:something|anything|things?|items?|others?|more|ones?)? ?(?:like|similar to)\b)"
 )
 REFUSE = _compiled(
-    r"\b(?:no more|no longer|not any ?more|nothing (?:from|by|in|with|like|of)|nothing|any(?:thing)? but"
+    r"\b(?:no more|no longer|not any ?more|nothing (?:from|by|in|with|like|of)|nothing"
+    r"|(?:any(?:thing)?|everything|all) but"
     r"|except(?: for)?|without|avoid|never(?: again)?|forget|remove|hide|stop showing(?: me)?|enough(?: of)?"
     r"|(?:i |we )?(?:really )?(?:do not|don't|dont|did not|didn't) (?:really )?(?:want|like|need|show|care for|use)"
     r"(?: to see| me)?(?: any(?: ?more)?)?"

@@ -1,6 +1,7 @@
 """The top-K store in Redis, for those who have one: the same packed values, one hash a version.
 
-    genrec:current            JSON {"current": "v000007", "previous": "v000006"}: one key, so that a switch is one SET
+    genrec:current            JSON {"current": "v000007", "previous": "v000006", "token": ...}: one key, so that a
+                              switch is one SET; the token is another after each
     genrec:count              the last version number given out
     genrec:loading            the loader's lock
     genrec:v000007:info       JSON of `ListsInfo`        genrec:v000007:items      JSON array, the item table
@@ -18,7 +19,8 @@ import contextlib
 import dataclasses
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +130,7 @@ class RedisStore:
             self._redis.set(self._key(info.version, "items"), orjson.dumps(packed.item_ids))
             self._redis.set(self._key(info.version, "info"), orjson.dumps(dataclasses.asdict(info)))
             kept = {"current": info.version} | ({"previous": pointer["current"]} if pointer else {})
-            self._redis.set(self._key("current"), orjson.dumps(kept))
+            self._point(kept)
             self._sweep(kept.values())
             self._forget_events(min(self._info(version).as_of for version in kept.values()))
         return info
@@ -140,7 +142,7 @@ class RedisStore:
                 raise InputError(f"{self._prefix}: there is no version to go back to")
             info = self._info(pointer["previous"])
             swapped = {"current": pointer["previous"], "previous": pointer["current"]}
-            self._redis.set(self._key("current"), orjson.dumps(swapped))
+            self._point(swapped)
         return info
 
     def close(self) -> None:
@@ -187,7 +189,13 @@ class RedisStore:
 
     def _pointer(self) -> dict[str, str]:
         current = self._redis.get(self._key("current"))
-        return {} if current is None else orjson.loads(current)
+        stored = {} if current is None else orjson.loads(current)
+        return {name: stored[name] for name in ("current", "previous") if name in stored}
+
+    def _point(self, kept: Mapping[str, str]) -> None:
+        # A database that was emptied counts from v000001 again. By the token a reader that holds the table of an older
+        # version of that name sees that it is another.
+        self._redis.set(self._key("current"), orjson.dumps({**kept, "token": uuid.uuid4().hex}))
 
     def _sweep(self, kept: Iterable[str]) -> None:
         """Remove versions that are neither current nor the one before, and what killed loads left."""

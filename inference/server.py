@@ -24,7 +24,7 @@ from inference.serve_config import ServeConfig
 from inference.store import StoreFull, StoreUnavailable, open_store
 from semtok.catalog import Catalog
 from semtok.errors import InputError
-from semtok.folders import MANIFEST
+from semtok.folders import MANIFEST, read_json
 
 __all__ = ["ServeConfig", "create_app", "serve"]
 
@@ -59,7 +59,10 @@ def serve(config: ServeConfig) -> None:
 def app_in_worker() -> FastAPI:
     """The application of one of several worker processes that `serve` starts."""
     settings = json.loads(os.environ[_CONFIG])
-    return _app(ServeConfig(**settings | {"run": Path(settings["run"])}))
+    try:
+        return _app(ServeConfig(**settings | {"run": Path(settings["run"])}))
+    except InputError as error:  # such as a Redis that went away since `_prepare`; uvicorn starts another worker
+        raise SystemExit(f"genrec serve: {error}") from None
 
 
 def _place(config: ServeConfig) -> str:
@@ -73,21 +76,24 @@ def _prepare(config: ServeConfig) -> None:
         # Nothing serves yet, so a store that fails is a line for whoever starts it.
         try:
             if store.info() is None and (config.run / "topk" / MANIFEST).is_file():
-                store.load(config.run / "topk", histories=histories_behind(config.run / "topk"))
+                store.load(config.run / "topk", histories=histories_behind(config.run / "topk", config.run))
         except (StoreFull, StoreUnavailable) as error:
             raise InputError(f"the store: {error}") from error
 
 
 def _app(config: ServeConfig) -> FastAPI:
-    catalog, recommender = None, None
+    catalog, recommender, exclude_seen = None, None, True
     if config.live:
         from inference.recommender import Recommender  # with it come torch and the engine
 
         recommender = Recommender.from_pretrained(config.run, engine=config.engine, device=config.device)
+        data = config.run / "split" / "data.json"  # a run that was copied for serving alone may come without
+        exclude_seen = bool(read_json(data)["exclude_seen"]) if data.is_file() else True
     else:
         catalog = Catalog.load(config.run / "catalog")
     key = os.environ.get(API_KEY) or None
-    app = create_app(recommender, open_store(_place(config)), config, catalog=catalog, api_key=key)
+    store = open_store(_place(config))
+    app = create_app(recommender, store, config, catalog=catalog, exclude_seen=exclude_seen, api_key=key)
     # What is loaded by now stays: out of the collector's sight it no longer stops requests for a tenth of a second.
     gc.collect()
     gc.freeze()

@@ -14,6 +14,8 @@ from typing import NamedTuple, Protocol
 
 import polars as pl
 
+from semtok.errors import InputError
+
 LONGEST_HISTORY = 200  # items of a user that a store keeps, the latest
 
 
@@ -118,11 +120,16 @@ def open_store(place: str | Path, *, verify: bool = False) -> TopKStore:
 
     Args:
         verify: also hash the files of a folder's current version, and roll back where they are damaged.
+
+    Raises:
+        InputError: it cannot be opened, or is the address of something that is no store.
     """
     if str(place).startswith(("redis://", "rediss://", "unix://")):
         from inference.redis_store import RedisStore
 
         return RedisStore(str(place))
+    if "://" in str(place):
+        raise InputError(f"{place}: a store is a folder, or redis://, rediss:// or unix://")
     from inference.lmdb_store import LmdbStore
 
     store = LmdbStore(Path(place))

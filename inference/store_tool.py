@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         verb.add_argument("store", help="a folder, or redis://HOST:PORT/DB")
     load.add_argument("batch", type=Path, help="RUN/topk")
     load.add_argument("--as-of", type=float, help="seconds since the epoch; events up to then are in the lists")
+    load.add_argument("--run", type=Path, help="the run that made the lists (default: the folder that BATCH is in)")
     known = load.add_mutually_exclusive_group()
     known.add_argument("--users", type=Path, help="the users behind the lists (default: the run's own)")
     known.add_argument("--interactions", type=Path, help="a log of them in its place")
@@ -49,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError(f"{chosen.store}: no such folder")
         with contextlib.closing(open_store(chosen.store)) as store:
             if chosen.verb == "load":
-                histories = _histories(chosen.batch, chosen.users, chosen.interactions)
+                histories = _histories(
+                    chosen.batch, chosen.run or chosen.batch.parent, chosen.users, chosen.interactions
+                )
                 info: ListsInfo | None = store.load(chosen.batch, as_of=chosen.as_of, histories=histories)
             else:
                 info = store.rollback() if chosen.verb == "rollback" else store.info()
@@ -60,10 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _histories(batch: Path, users: Path | None, log: Path | None) -> pl.DataFrame | None:
+def _histories(batch: Path, run: Path, users: Path | None, log: Path | None) -> pl.DataFrame | None:
     if users is None and log is None:
-        return histories_behind(batch)
-    catalog = Catalog.load(batch.parent / "catalog")
+        return histories_behind(batch, run)
+    if not (run / "catalog").is_dir():
+        raise InputError(f"{run}: no run, and histories go by its catalogue; name the run with --run")
+    catalog = Catalog.load(run / "catalog")
     if users is not None:
         return histories_of(FileUsers(users, catalog), catalog)
     assert log is not None

@@ -152,8 +152,12 @@ class _Reading:
             if not self._refuse(rest[refuse.end() :], rows, this=places.this):
                 return "wish"
             return "refuse"
-        if phrases.HAVE.match(rest) and rows:
+        have = phrases.HAVE.match(rest)
+        if have and rows:
             self._like(rows, "you have")
+            return "have"
+        if have and places.this and not _content(rest[have.end() :]):
+            self.found.notes.append("which one? say its number")
             return "have"
         if like:
             self.compared = self.compared or rows

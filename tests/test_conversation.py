@@ -283,7 +283,9 @@ def test_terminal_commands(shop: Recommender) -> None:
     ("line", "answer"),
     [("/like 9999999999", "'9999999999': there are 5 cards on the table"), ("/codes 1 x", "'x' is no level"),
      ("/why " + "9" * 5000, f"'{'9' * 19}…': there are 5 cards on the table"), ("/codes 1 7", "level 7: 1 to"),
-     ("/codes 1 " + "9" * 5000, f"/codes N [LEVEL]: '{'9' * 19}…' is no level"), ("/like", "'a number': there are")],
+     ("/codes 1 " + "9" * 5000, f"/codes N [LEVEL]: '{'9' * 19}…' is no level"),
+     ("/like", "which one: there are 5 cards on the table"),
+     ("/history remove 1", "'1': there are no items in your history")],
 )  # fmt: skip
 def test_numbers_that_no_card_or_level_has(talk: Conversation, line: str, answer: str) -> None:
     talk.set_history([])

@@ -275,6 +275,22 @@ def test_add_items_moves_no_id_and_recommends_the_new(run: Path, tmp_path: Path)
     assert main(["add-items", str(copy), str(file)]) == 2
 
 
+def test_a_fit_that_stopped_at_another_catalogue_takes_no_new_items(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They would go behind the IDs of other items, and fit would then refuse to lose them."""
+    copy, fewer, file = tmp_path / "run", tmp_path / "fewer.jsonl", tmp_path / "new.jsonl"
+    shutil.copytree(run, copy)
+    fewer.write_text("".join((run.parent / "items.jsonl").read_text().splitlines(keepends=True)[:-1]))
+    file.write_text(json.dumps({"item_id": "new1", "title": "Copper kettle"}) + "\n")
+    assert main(["fit", str(run.parent / "my.yaml"), *SMALL, f"--run={copy}", f"--data.items={fewer}"]) == 2
+    capsys.readouterr()
+    assert main(["add-items", str(copy), str(file)]) == 2
+    assert "catalogue and semantic IDs are of different items" in capsys.readouterr().err
+    assert main(["fit", str(run.parent / "my.yaml"), *SMALL, f"--run={copy}"]) == 0
+    assert Recommender.from_pretrained(copy).run_id == Recommender.from_pretrained(run).run_id
+
+
 def test_added_items_outlive_fit_and_evaluate(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is made again but the lists; where something would be, one line and the run as it was."""
     copy, config = tmp_path / "run", str(run.parent / "my.yaml")

@@ -93,6 +93,15 @@ def test_two_stores_share_a_server_and_follow_each_other(url, tmp_path):
     assert served(other) == "a"
 
 
+def test_after_the_database_was_emptied_nothing_decodes_through_an_older_table(url, tmp_path):
+    one, other = RedisStore(url), RedisStore(url)
+    one.load(batch_of(tmp_path, "a"))
+    assert served(other) == "a"
+    redis.Redis.from_url(url).flushall()  # as a restart without persistence
+    assert one.load(batch_of(tmp_path, "b")).version == "v000001"
+    assert served(other) == "b"
+
+
 def test_only_two_versions_are_kept(store, url, tmp_path):
     for name in "abcd":
         store.load(batch_of(tmp_path, name))

@@ -25,7 +25,7 @@ from topk_batches import write_batch
 
 from inference.guard import Guard, RateLimit
 from inference.lmdb_store import LmdbStore
-from inference.server import ServeConfig, create_app
+from inference.server import ServeConfig, _app, app_in_worker, create_app
 from semtok.errors import InputError
 
 CONFIG = ServeConfig(run=Path("run"), timeout=5.0, rate=0)
@@ -125,6 +125,18 @@ class TestLive:
         assert [item["item_id"] for item in answer["items"]] == ["i5", "i6", "i7"]
         assert (answer["source"], answer["history_length"], answer["version"]) == ("live", 3, None)
         assert (answer["model_id"], answer["index_version"]) == ("ring", "ix")
+
+    def test_a_run_that_recommends_again_what_was_had_does_so_live_too(self, ring, tmp_path, monkeypatch):
+        (tmp_path / "split").mkdir()
+        (tmp_path / "split/data.json").write_text('{"exclude_seen": false}')
+        monkeypatch.setattr("inference.recommender.Recommender.from_pretrained", lambda *_, **__: ring)
+        with TestClient(_app(dataclasses.replace(CONFIG, run=tmp_path))) as client:
+            client.post("/v1/users/ann/events", json={"item_ids": ["i4", "i5"]})
+            assert "i4" in ids(client.get("/v1/users/ann/recommendations?k=12"))
+            assert len(ring.batches) == 1
+            for _ in range(2):
+                client.get("/v1/users/stranger/recommendations")
+            assert len(ring.batches) == 2
 
     def test_events_of_unknown_items_only_change_nothing(self, client):
         assert client.post("/v1/users/ann/events", json={"item_ids": ["unheard-of"]}).json()["accepted"] == 0
@@ -320,7 +332,7 @@ class TestItems:
         }
 
     def test_any_id_can_be_asked_about(self, store):
-        ids = ["a\nb", "\n", "c/d?", *(f"i{n}" for n in range(3, 12))]
+        ids = ["a\nb", "\n", "c/d?", "thing", "thing/similar", *(f"i{n}" for n in range(5, 12))]
         odd = dataclasses.replace(shop(), item_ids=tuple(ids))
         with TestClient(create_app(RingRecommender(odd), store, CONFIG)) as client:
             for item_id in ids:
@@ -542,6 +554,15 @@ def test_a_run_is_served_and_stops_gracefully(tmp_path, workers):
         errors = server.communicate(timeout=30)[1].decode()
     assert server.returncode in (0, -signal.SIGTERM), errors
     assert "Traceback" not in errors
+
+
+def test_a_worker_whose_store_went_away_ends_with_one_line(tmp_path, monkeypatch):
+    (tmp_path / "catalog").mkdir()
+    shop().save(tmp_path / "catalog")
+    gone = ServeConfig(run=tmp_path, store="redis://127.0.0.1:1/0", live=False)
+    monkeypatch.setenv("GENREC_SERVE_CONFIG", json.dumps(dataclasses.asdict(gone), default=str))
+    with pytest.raises(SystemExit, match=r"genrec serve: redis://.* cannot reach Redis"):
+        app_in_worker()
 
 
 def is_listening(port: int) -> bool:

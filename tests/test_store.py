@@ -310,7 +310,7 @@ def test_what_the_batch_job_writes_is_loaded_with_the_histories_behind_it(tmp_pa
     own.write_parquet(run / "split" / "users.parquet")
     users = FileUsers(run / "split" / "users.parquet", ring.catalog)
     run_batch(recommend, users, run / "own", job=job, item_ids=ring.catalog.item_ids, log=tmp_path / "log.jsonl")
-    assert histories_behind(run / "topk") is None  # the lists of a log, not of these users
+    assert histories_behind(run / "topk", run) is None  # the lists of a log, not of these users
     loads = [("topk", "--interactions", str(log)), ("topk", "--users", str(file)), ("own",)]
     for batch, *source in loads:
         assert store_tool.main(["load", str(tmp_path / "store"), str(run / batch), *source]) == 0
@@ -321,6 +321,39 @@ def test_what_the_batch_job_writes_is_loaded_with_the_histories_behind_it(tmp_pa
         assert store.history("ann") == ("i3", "i5")
         assert store.history("new") == ()
         store.close()
+
+
+def test_lists_outside_their_run_are_loaded_with_histories_where_the_run_is_named(tmp_path, capsys):
+    run, users, place = tmp_path / "run", tmp_path / "users.jsonl", str(tmp_path / "store")
+    (run / "catalog").mkdir(parents=True)
+    shop().save(run / "catalog")
+    users.write_text('{"user_id": "ann", "history": ["i3", "i5"]}\n')
+    load = ["load", place, str(write_batch(tmp_path / "lists", {"ann": [("i1", -1.0)]})), "--users", str(users)]
+    assert store_tool.main(load) == 2
+    assert (
+        capsys.readouterr().err == f"{tmp_path}: no run, and histories go by its catalogue; name the run with --run\n"
+    )
+    assert store_tool.main([*load, "--run", str(run)]) == 0
+    store = LmdbStore(tmp_path / "store")
+    assert store.history("ann") == ("i3", "i5")
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [("file", "no store can be made here"), ("run", "not a store"), ("run/topk", "not a store"),
+     ("http://localhost:6379", "a store is a folder, or redis://")],
+)  # fmt: skip
+def test_what_is_no_store_is_one_line_and_left_alone(place, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    write_batch(tmp_path / "run/topk", {"ann": [("i1", -1.0)]})
+    (tmp_path / "run/config.yaml").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    assert store_tool.main(["load", place, str(tmp_path / "run/topk")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_foreign_file_in_place_of_the_state_is_refused(tmp_path):

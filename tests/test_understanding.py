@@ -144,10 +144,19 @@ def test_values_become_conditions(read: Any, text: str, where: dict[str, Any]) -
         ("a shampoo without plastic", {"title": ["plastic"]}),
         ("no bananas", {}),
         ("moisturizer but not by L'Oreal Paris", {"brand": ["L'Oreal Paris"]}),
+        ("anything but OPI", {"brand": ["OPI"]}),
+        ("show me everything but mascara under 20", {"categories": ["Mascara"]}),
+        ("nothing but OPI", {}),
     ],
 )
 def test_refused_values(read: Any, text: str, unwanted: dict[str, list[str]]) -> None:
     assert read(text).unwanted == unwanted
+
+
+@pytest.mark.parametrize("text", ["I bought it", "I already have this one", "I like that"])
+def test_a_thing_that_could_be_any_card_is_asked_for(read: Any, text: str) -> None:
+    found = read(text, wish="mascara")
+    assert (found.wish, found.liked, found.notes) == (None, [], ["which one? say its number"])
 
 
 def test_a_refusal_of_nothing_is_said(read: Any) -> None:

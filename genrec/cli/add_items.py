@@ -56,6 +56,9 @@ def _add(run: Path, file: Path) -> int:
     fused, raw = place(run, said)
     n = len(old)  # what an interrupted attempt put behind the published rows is made again, to the same bytes
     published = SemanticIds.load(run / "semtok")
+    if published.item_ids not in (old.item_ids, grown.item_ids):
+        cure = "run genrec fit, or repeat the interrupted add-items"
+        raise InputError(f"{run}: catalogue and semantic IDs are of different items; {cure}")
     published = SemanticIds(published.item_ids[:n], published.codes[:n], published.sizes)
     ids = assign_new(published, quantizer, new.item_ids, fused.values)
     text_before = ItemVectors.load(run / "vectors/text/text.safetensors")
