@@ -255,7 +255,9 @@ def test_an_interrupted_stage_ends_with_the_weights_of_an_undisturbed_one(inputs
         ({"items": 1}, r"--lm\.preference\.items 1"),
         ({"steps": 0}, r"--lm\.preference\.steps 0"),
         ({"beta": 0.0}, r"--lm\.preference\.beta 0"),
+        ({"beta": float("inf")}, r"--lm\.preference\.beta inf"),
         ({"kl_weight": -1.0}, r"--lm\.preference\.kl_weight -1"),
+        ({"kl_weight": float("inf")}, r"--lm\.preference\.kl_weight inf"),
     ],
 )
 def test_bad_settings_name_their_flag(changed: dict[str, Any], message: str) -> None:

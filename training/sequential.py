@@ -10,6 +10,7 @@ Shapes: B sequences of a batch, T positions of the longest, M targets, N items.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,11 +61,13 @@ class SequentialTrainingConfig:
         for name in ("epochs", "patience", "batch_positions", "valid_cases"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} {getattr(self, name)} of a recommender's training must be at least 1")
-        if not self.learning_rate > 0:
-            raise InputError(f"learning_rate {self.learning_rate} of a recommender's training must be positive")
+        if not 0 < self.learning_rate < math.inf:
+            raise InputError(
+                f"learning_rate {self.learning_rate} of a recommender's training must be positive and finite"
+            )
         for name in ("weight_decay", "seed"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"{name} {getattr(self, name)} of a recommender's training must not be negative")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} {getattr(self, name)} of a recommender's training must not be negative, and must be finite")
 
 
 class Softmax:
