@@ -223,6 +223,11 @@ def test_a_stage_that_never_wins_gives_the_untouched_model_back(inputs: LmInputs
     assert '"kept_step": 0' in (tmp_path / "work/preference.json").read_text()
 
 
+def test_a_stage_that_diverged_is_refused(inputs: LmInputs, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"diverged.*--lm\.preference\.learning_rate"):
+        run(inputs, settings(method="dpo", steps=4, validate_every=2, learning_rate=1e30), tmp_path / "work")
+
+
 def test_lists_without_the_target_are_skipped_and_counted(inputs: LmInputs, tmp_path: Path) -> None:
     rows: list[Mapping[str, Any]] = []
     run(inputs, settings(method="grpo", steps=3), tmp_path / "work", rows.append)

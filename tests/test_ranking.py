@@ -156,6 +156,9 @@ def test_what_is_missing_is_named(ranker: Ranker) -> None:
     assert len(without.rank(HISTORIES, k=5).rows[0]) == 5
     with pytest.raises(InputError, match="k must be at least 1"):
         ranker.rank(HISTORIES, k=0)
+    for ranking in ("beam", "dense"):
+        with pytest.raises(InputError, match="beams must be at least 1, not 0"):
+            ranker.rank(HISTORIES, k=5, ranking=ranking, beams=0)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="choose one of beam"):
         ranker.rank(HISTORIES, k=5, ranking="best")  # type: ignore[arg-type]
 

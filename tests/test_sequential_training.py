@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,20 @@ def test_validation_recall_counts_targets_that_a_list_would_hold() -> None:
 def test_a_training_that_diverged_is_refused() -> None:
     with pytest.raises(InputError, match=r"diverged.*--collaborative\.learning_rate"):
         recall_of([np.nan] * 4, [0], 2)
+
+
+@pytest.mark.parametrize("stop_after", [None, 1])
+def test_weights_that_diverged_are_refused_without_validation_too(stop_after: int | None, tmp_path: Path) -> None:
+    config = replace(SHORT, learning_rate=1e30)
+    with pytest.raises(InputError, match=r"diverged.*--aligner\.training\.learning_rate"):
+        fit_sequential(
+            lambda: SasRec(N_ITEMS, SasRecConfig(width=8)),
+            SPLIT,
+            config,
+            tmp_path,
+            lambda row: None,
+            stop_after=stop_after,
+        )
 
 
 def test_histories_of_one_item_alone_are_refused() -> None:

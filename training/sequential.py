@@ -27,7 +27,7 @@ from genrec.sequential.base import PADDING
 from genrec.splits import Cases, Split
 from semtok.errors import InputError
 from training.batching import batches, windows
-from training.epochs import Log, Progress, fit_epochs
+from training.epochs import DIVERGED, Log, Progress, fit_epochs
 from training.losses import linear_cross_entropy
 from training.sampled_softmax import inclusion, sampled_softmax
 from training.schedule import learning_rate_factor
@@ -183,11 +183,7 @@ def validation_recall(
         histories, targets = cases.histories.take(index), cases.targets[index]
         scores = score(histories)
         if np.isnan(scores).any():  # nothing is as great as NaN, so every target would seem to be ranked first
-            raise InputError(
-                "the training of a recommender diverged: its scores are not numbers; lower its learning_rate"
-                " (fit: --collaborative.learning_rate or --aligner.training.learning_rate, compare:"
-                " --training.learning_rate)"
-            )
+            raise InputError(DIVERGED.format(what="scores"))
         if exclude_seen:
             scores[np.repeat(np.arange(len(index)), histories.lengths), histories.values] = -np.inf
         own = scores[np.arange(len(index)), targets].copy()
