@@ -229,8 +229,8 @@ def test_a_step_is_kept_only_where_the_other_half_confirms_it(
     inputs: LmInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # At the start, and after each of three steps.
-    chosen_on, confirmed_on = ([{"selection": one} for one in half] for half in ((1, 5, 4, 3), (3, 2, 4, 9)))
-    halves = [lambda built, figures=iter(half): next(figures) for half in (chosen_on, confirmed_on)]
+    chosen_on, confirmed_on = iter((1, 5, 4, 3)), iter((3, 2, 4, 9))
+    halves = (lambda built: {"selection": next(chosen_on)}, lambda built: {"selection": next(confirmed_on)})
     monkeypatch.setattr(preference_stage, "_halves", lambda *parts: halves)
     run(inputs, settings(method="dpo", steps=3, validate_every=1), tmp_path / "work")
     assert read_json(tmp_path / "work/preference.json")["kept_step"] == 2

@@ -66,7 +66,8 @@ class PreferenceStageConfig:
                 raise InputError(f"--lm.preference.{name} {getattr(self, name)} must be positive and finite")
         for name in ("rank_weight", "kl_weight"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"--lm.preference.{name} {getattr(self, name)} must not be negative, and must be finite")
+                given = f"--lm.preference.{name} {getattr(self, name)}"
+                raise InputError(f"{given} must not be negative, and must be finite")
 
 
 def softmax_dpo(chosen: Tensor, rejected: Tensor, alive: Tensor, beta: float) -> Tensor:

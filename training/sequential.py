@@ -67,7 +67,8 @@ class SequentialTrainingConfig:
             )
         for name in ("weight_decay", "seed"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"{name} {getattr(self, name)} of a recommender's training must not be negative, and must be finite")
+                given = f"{name} {getattr(self, name)} of a recommender's training"
+                raise InputError(f"{given} must not be negative, and must be finite")
 
 
 class Softmax:
