@@ -6,7 +6,7 @@
              after its last few items (an ensemble over prompts)
     joined   (1 - u) ((1 - s) ((1 - w) log p_codes + w log p_dense) + s log p_sequence) + u log p_neighbours over every
              allowed item; the codes of an item that the beam did not meet count just below those of the beam's last
-             one, which is an upper bound, and of an item that nobody has taken the neighbours say what the others say
+             one, which few of them exceed, and of an item that nobody has taken the neighbours say what the others say
 
 The sequence voice is the recommender that the run's aligner was trained with (`genrec.sequential.frozen`); without a
 trained aligner there is none. Neighbours are counts (`genrec.neighbours`).
