@@ -82,7 +82,7 @@ def beam_search(
         token_budget: search in batches of at most so many prompt tokens, like lengths together; None for one batch.
 
     Raises:
-        InputError: `beams` or `k` below 1.
+        InputError: `beams` or `k` below 1, or a model whose scores are NaN.
     """
     for name, value in (("beams", beams), ("k", k)):
         if value < 1:
@@ -173,7 +173,10 @@ def _best(scores: Tensor, width: int) -> tuple[Tensor, Tensor]:
     width = min(width, scores.shape[1])
     top = scores.topk(min(width + 1, scores.shape[1]), dim=1)
     if bool(top.values[:, 0].isnan().any()):
-        raise ValueError("the model gave scores that are not numbers")
+        raise InputError(
+            "the model's scores are not numbers: its training diverged; lower --lm.learning_rate,"
+            " --lm.head_learning_rate or --lm.preference.learning_rate"
+        )
     index = top.indices[:, :width].sort(dim=1).values
     threshold = top.values[:, width - 1 : width]
     if bool((threshold == top.values[:, width:]).any()):  # the best that is left out ties with one that is not

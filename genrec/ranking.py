@@ -6,7 +6,7 @@
              after its last few items (an ensemble over prompts)
     joined   (1 - u) ((1 - s) ((1 - w) log p_codes + w log p_dense) + s log p_sequence) + u log p_neighbours over every
              allowed item; the codes of an item that the beam did not meet count just below those of the beam's last
-             one, which is an upper bound, and of an item that nobody has taken the neighbours say what the others say
+             one, which few of them exceed, and of an item that nobody has taken the neighbours say what the others say
 
 The sequence voice is the recommender that the run's aligner was trained with (`genrec.sequential.frozen`); without a
 trained aligner there is none. Neighbours are counts (`genrec.neighbours`).
@@ -213,9 +213,10 @@ class Ranker:
             InputError: k or beams below 1, or a ranking that needs a dense head or hidden states that are not there.
         """
         ranking = ranking or self.config.ranking
-        beams = beams or self.config.beams
-        if k < 1:
-            raise InputError(f"k must be at least 1, not {k}")
+        beams = self.config.beams if beams is None else beams
+        for name, value in (("k", k), ("beams", beams)):
+            if value < 1:
+                raise InputError(f"{name} must be at least 1, not {value}")
         if ranking not in get_args(Ranking):
             raise InputError(f"ranking {ranking!r}: choose one of {', '.join(get_args(Ranking))}")
         if ranking != "beam" and self.head is None:
@@ -298,7 +299,7 @@ class Ranker:
         filters: list[ItemFilter] | None = None,
     ) -> Voices:
         """What every voice says after each prompt and the whole history behind it."""
-        beams = beams or self.config.beams
+        beams = self.config.beams if beams is None else beams
         result = beam_search(self.scorer, self.trie, prompts, beams=beams, k=max(k, beams), filters=filters)
         near = None
         if self.neighbours is not None:

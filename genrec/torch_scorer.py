@@ -142,7 +142,7 @@ class TorchScorer:
         self.sizes = vocabulary.sizes
         self.score_space = score_space
         self.token_budget = token_budget
-        self.item_input = item_input
+        self.item_input: ItemInput | None = None
         self._decoder = model.get_decoder()
         self._config = model.config.get_text_config()
         self._window = _sliding_window(self._config)
@@ -154,7 +154,8 @@ class TorchScorer:
         self._head = _Head(model, self._config, self._tokens, score_space)
         self._forward_tokens = CPU_FORWARD if device.type == "cpu" else token_budget
         self._room = 0
-        _probe(self, model)
+        _probe(self, model)  # against plain forwards, which add no vectors: a token alone can spell an item of one code
+        self.item_input = item_input
 
     @torch.inference_mode()
     def start(self, prompts: Sequence[Sequence[int]]) -> TorchState:

@@ -214,7 +214,7 @@ class BrokenScorer(TableScorer):
 
 def test_scores_that_are_not_numbers_are_an_error() -> None:
     world = World(12, n_items=30)
-    with pytest.raises(ValueError, match="not numbers"):
+    with pytest.raises(InputError, match="not numbers"):
         beam_search(BrokenScorer(world.tables), world.trie, world.prompts, beams=4, k=4)
     with pytest.raises(ValueError, match="finite"):
         TableScorer([np.array([[0.0, -np.inf]], dtype=np.float32)])

@@ -36,6 +36,8 @@ def config(tmp_path: Path) -> Path:
         (["--refit={run}/../run"], "is --run itself"),
         (["--lm.learning_rate=-1"], "--lm.learning_rate -1.0 must be positive"),
         (["--collaborative.learning_rate=.nan"], "learning_rate nan of a recommender's training must be positive"),
+        (["--collaborative.learning_rate=.inf"], "learning_rate inf of a recommender's training must be positive"),
+        (["--collaborative.weight_decay=.inf"], "weight_decay inf of a recommender's training must not be negative"),
         (["--collaborative.weight_decay=-1"], "weight_decay -1.0 of a recommender's training must not be negative"),
         (["--collaborative.valid_cases=0"], "valid_cases 0 of a recommender's training must be at least 1"),
         (["--aligner.training.seed=-1"], "seed -1 of a recommender's training must not be negative"),

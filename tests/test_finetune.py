@@ -19,8 +19,9 @@ from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from genrec.cases import Cases
 from genrec.cli.config import load_config
+from genrec.filters import ItemFilter
 from genrec.interactions import Interactions
-from genrec.ranking import RankingConfig, Shares
+from genrec.ranking import Ranker, RankingConfig, Shares
 from genrec.sample_shop import make_sample_shop
 from genrec.splits import leave_last_out
 from genrec.tasks import TaskWeights
@@ -32,7 +33,7 @@ from training.finetune import Built, LmInputs, build, fit_lm, save_lm
 from training.lm_base import scratch_tokenizer
 from training.lm_config import LmConfig
 from training.lm_stage import from_config
-from training.validation import Figures, Validation
+from training.validation import DENSE_SHARES, Figures, Validation
 
 TINY = LmConfig(width=16, layers=1, heads=2, text_vocabulary=300, epochs=2, dense_width=8, valid_cases=30, max_items=6)
 
@@ -210,13 +211,17 @@ def test_a_dense_head_of_no_weight_stays_as_it_was(inputs: LmInputs, tmp_path: P
         ({"lora_rank": 4}, "--lm.lora_rank"),
         ({"epochs": 0}, "--lm.epochs 0"),
         ({"text_vocabulary": 12}, "--lm.text_vocabulary"),
-        ({"text_share": -1.0}, "--lm.text_share"),
+        ({"text_share": -1.0}, "--lm.text_share -1"),
+        ({"text_share": float("nan")}, "--lm.text_share nan"),
+        ({"dense_weight": float("nan")}, "--lm.dense_weight nan"),
+        ({"dense_weight": float("inf")}, "--lm.dense_weight inf"),
         ({"warmup_steps": -1}, "--lm.warmup_steps -1"),
         ({"valid_cases": 0}, "--lm.valid_cases 0"),
         ({"batch_tokens": -4}, "--lm.batch_tokens -4"),
         ({"learning_rate": 0.0}, "--lm.learning_rate 0"),
         ({"learning_rate": float("nan")}, "--lm.learning_rate nan"),
         ({"head_learning_rate": -1.0}, "--lm.head_learning_rate -1"),
+        ({"head_learning_rate": float("inf")}, "--lm.head_learning_rate inf"),
         ({"weight_decay": -1.0}, "--lm.weight_decay -1"),
         ({"seed": -1}, "--lm.seed -1"),
     ],
@@ -254,6 +259,22 @@ def test_a_base_that_has_sid_tokens_is_refused(inputs: LmInputs, tmp_path: Path)
 def replace_sizes(ids: SemanticIds) -> SemanticIds:
     """The same IDs with room for one more code on the first level."""
     return SemanticIds(ids.item_ids, ids.codes, (9, 8))
+
+
+def test_the_epoch_is_chosen_by_the_model_alone_without_what_people_had(inputs: LmInputs) -> None:
+    built, config = build(inputs, TINY), RankingConfig(max_items=6, beams=8)
+    built.model.eval()
+    validation = Validation(inputs, config, 30, 0)
+    figures = validation(built)
+    assert figures["valid_joined_recall@10"] > figures["selection"]  # counts know what an untrained model does not
+    cases, everything = validation.cases, ItemFilter(validation.trie)
+    parts = (built.scorer(), validation.trie, built.vocabulary, validation.codes, built.model.head)
+    found = []
+    for share in DENSE_SHARES:
+        ranker = Ranker(*parts, replace(config, dense_share=share))
+        lists = ranker.rank(cases.histories, k=10, filters=[everything.deny(had) for had in cases.histories])
+        found.append(np.mean([target in rows for rows, target in zip(lists.rows, cases.targets, strict=True)]))
+    assert figures["selection"] == pytest.approx(max(found))
 
 
 def test_shares_are_chosen_by_ndcg_and_for_fewer_voices_where_equal(

@@ -86,6 +86,19 @@ def test_the_scorer_reads_items_with_their_vectors(family: str, lead: int) -> No
     assert same == [False, False, True]
 
 
+def test_items_of_one_code_are_read_with_their_vectors() -> None:
+    """Of one level every code is an item, also in the prompts that the scorer tries a model with."""
+    vocabulary, items = SidVocabulary((np.array([7, 4, 9]),), 8), np.array([[2], [0], [1]], dtype=np.int32)
+    torch.manual_seed(0)
+    model, ours = make_model("qwen3"), ItemInput(SpelledItems(vocabulary, items), torch.randn(3, 5), 32, std=1.0)
+    tokens = torch.tensor([[8, 9, 4]])
+    found = TorchScorer(model, vocabulary, item_input=ours).start(tokens.tolist())
+    with torch.inference_mode():
+        embedded = ours(model.get_input_embeddings()(tokens), torch.tensor([[-1, 0, 2]]))
+        logits = model(inputs_embeds=embedded).logits[:, -1, [7, 4, 9]]
+    torch.testing.assert_close(found.log_probs, logits.log_softmax(1), rtol=0, atol=1e-4)
+
+
 def test_training_and_decoding_read_the_same() -> None:
     built = build(world(), replace(TINY, dropout=0.0))
     built.model.eval()

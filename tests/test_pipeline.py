@@ -27,8 +27,9 @@ from genrec.cli.main import COMMANDS, main
 from genrec.sample_shop import make_sample_shop
 from genrec.sequences import Sequences
 from semtok.errors import InputError
-from semtok.folders import hash_file, read_json
+from semtok.folders import hash_file, read_json, to_json
 from training import lm_stage
+from training.refit import chosen_epochs
 from training.run_folder import locked
 from training.validation import SEQUENCE_SHARES
 
@@ -93,6 +94,13 @@ def test_what_each_ranking_gives(run: Path, tmp_path: Path, monkeypatch: pytest.
         assert figures[f"recall_at_10_{name}"] == pytest.approx(reported[name])
     assert figures["beam_over_beam"] == 1
     assert all(figures[f"{name}_over_beam"] > 0 for name in ("rerank", "dense", "joined", "ensemble"))
+
+
+def test_a_refit_trains_as_long_as_the_first_best_epoch(tmp_path: Path) -> None:
+    for name in ("selection", "valid_recall@10"):
+        rows = [{"epoch": epoch, name: value} for epoch, value in enumerate((0.1, 0.3, 0.3, 0.2))]
+        (tmp_path / "training.json").write_text(to_json(rows))
+        assert chosen_epochs(tmp_path) == 2
 
 
 def test_a_second_fit_does_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

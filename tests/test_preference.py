@@ -21,8 +21,10 @@ from genrec.sequences import Sequences
 from genrec.trie import CodeTrie
 from semtok.catalog import Catalog
 from semtok.errors import InputError
+from semtok.folders import read_json
 from semtok.semantic_ids import SemanticIds
 from semtok.vectors import ItemVectors
+from training import preference_stage
 from training.finetune import Built, LmInputs, build
 from training.lm_config import LmConfig
 from training.preference import (
@@ -223,6 +225,40 @@ def test_a_stage_that_never_wins_gives_the_untouched_model_back(inputs: LmInputs
     assert '"kept_step": 0' in (tmp_path / "work/preference.json").read_text()
 
 
+def test_a_step_is_kept_only_where_the_other_half_confirms_it(
+    inputs: LmInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # At the start, and after each of three steps.
+    chosen_on, confirmed_on = iter((1, 5, 4, 3)), iter((3, 2, 4, 9))
+    halves = (lambda built: {"selection": next(chosen_on)}, lambda built: {"selection": next(confirmed_on)})
+    monkeypatch.setattr(preference_stage, "_halves", lambda *parts: halves)
+    run(inputs, settings(method="dpo", steps=3, validate_every=1), tmp_path / "work")
+    assert read_json(tmp_path / "work/preference.json")["kept_step"] == 2
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_lists_hold_items_of_the_prompt_only_where_rankings_do(inputs: LmInputs, exclude_seen: bool) -> None:
+    built = build(inputs, settings(method="dpo"))
+    built.model.eval()
+    ranking = RankingConfig(beams=8, max_items=4)
+    lists = preference_stage._Lists(replace(inputs, exclude_seen=exclude_seen), settings(items=N - 4), ranking)
+    prompts, _, rows = lists.make(built, 0)
+    tokens = built.vocabulary.encode(CODES).tolist()
+    again = [
+        tokens[row] == prompt[place : place + 2]
+        for prompt, items in zip(prompts, rows.tolist(), strict=True)
+        for row in items
+        if row >= 0
+        for place in range(1, len(prompt), 2)
+    ]
+    assert any(again) != exclude_seen
+
+
+def test_a_stage_that_diverged_is_refused(inputs: LmInputs, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"diverged.*--lm\.preference\.learning_rate"):
+        run(inputs, settings(method="dpo", steps=4, validate_every=2, learning_rate=1e30), tmp_path / "work")
+
+
 def test_lists_without_the_target_are_skipped_and_counted(inputs: LmInputs, tmp_path: Path) -> None:
     rows: list[Mapping[str, Any]] = []
     run(inputs, settings(method="grpo", steps=3), tmp_path / "work", rows.append)
@@ -255,7 +291,9 @@ def test_an_interrupted_stage_ends_with_the_weights_of_an_undisturbed_one(inputs
         ({"items": 1}, r"--lm\.preference\.items 1"),
         ({"steps": 0}, r"--lm\.preference\.steps 0"),
         ({"beta": 0.0}, r"--lm\.preference\.beta 0"),
+        ({"beta": float("inf")}, r"--lm\.preference\.beta inf"),
         ({"kl_weight": -1.0}, r"--lm\.preference\.kl_weight -1"),
+        ({"kl_weight": float("inf")}, r"--lm\.preference\.kl_weight inf"),
     ],
 )
 def test_bad_settings_name_their_flag(changed: dict[str, Any], message: str) -> None:

@@ -115,6 +115,14 @@ def test_views_are_averaged(ranker: Ranker) -> None:
         RankingConfig(max_items=5, views=(5,))
 
 
+def test_codes_dense_head_and_neighbours_read_the_last_items_alone(ranker: Ranker) -> None:
+    parts = (ranker.scorer, ranker.trie, ranker.vocabulary, ranker.codes, ranker.head)
+    short = Ranker(*parts, replace(ranker.config, max_items=2, sequence_share=0.0), ranker.neighbours)
+    found, of_last = short.rank(HISTORIES, k=N), short.rank(HISTORIES.last(2), k=N)
+    assert [rows.tolist() for rows in found.rows] == [rows.tolist() for rows in of_last.rows]
+    np.testing.assert_array_equal(found.scores, of_last.scores)
+
+
 def test_many_shares_from_one_search(ranker: Ranker) -> None:
     shares = [Shares(0.0), Shares(1.0), Shares(0.7, 0.4, 0.2), Shares(0.0, 1.0), Shares(0.0, 0.0, 1.0)]
     lists = ranker.joined_lists(HISTORIES, shares=shares, k=BEAMS)
@@ -156,6 +164,9 @@ def test_what_is_missing_is_named(ranker: Ranker) -> None:
     assert len(without.rank(HISTORIES, k=5).rows[0]) == 5
     with pytest.raises(InputError, match="k must be at least 1"):
         ranker.rank(HISTORIES, k=0)
+    for ranking in ("beam", "dense"):
+        with pytest.raises(InputError, match="beams must be at least 1, not 0"):
+            ranker.rank(HISTORIES, k=5, ranking=ranking, beams=0)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="choose one of beam"):
         ranker.rank(HISTORIES, k=5, ranking="best")  # type: ignore[arg-type]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,12 +124,42 @@ def test_a_training_that_diverged_is_refused() -> None:
         recall_of([np.nan] * 4, [0], 2)
 
 
+@pytest.mark.parametrize("stop_after", [None, 1])
+def test_weights_that_diverged_are_refused_without_validation_too(stop_after: int | None, tmp_path: Path) -> None:
+    config = replace(SHORT, learning_rate=1e30)
+    with pytest.raises(InputError, match=r"diverged.*--aligner\.training\.learning_rate"):
+        fit_sequential(
+            lambda: SasRec(N_ITEMS, SasRecConfig(width=8)),
+            SPLIT,
+            config,
+            tmp_path,
+            lambda row: None,
+            stop_after=stop_after,
+        )
+
+
+@pytest.mark.parametrize("fit", [fit_sasrec, fit_graph])
+def test_so_many_cases_are_ranked_after_an_epoch(
+    fit: Callable[..., torch.nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranked: list[Cases] = []
+    for module in ("training.sequential", "training.lightgcn"):
+        monkeypatch.setattr(
+            f"{module}.validation_recall", lambda score, cases, **options: float(ranked.append(cases) or 0)
+        )
+    monkeypatch.setattr("test_sequential_training.SHORT", replace(SHORT, valid_cases=7))
+    fit(tmp_path, lambda row: None)
+    assert [len(cases) for cases in ranked] == [7] * SHORT.epochs
+    assert len({cases.case_ids for cases in ranked}) == 1
+
+
 def test_histories_of_one_item_alone_are_refused() -> None:
     with pytest.raises(InputError, match="no training history has two items"):
         training_windows(Sequences.from_lists([[0], [1]]), 10)
 
 
-def test_what_the_table_adds_is_added(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backbone", ["sasrec", "lightgcn"])
+def test_what_the_table_adds_is_added(backbone: str, tmp_path: Path) -> None:
     asked: list[tuple[list[int], float]] = []
 
     class Pulled(IdTable):
@@ -138,20 +169,24 @@ def test_what_the_table_adds_is_added(tmp_path: Path) -> None:
             asked.append((rows.tolist(), epoch))
             return 100 * (self.items.weight[0] - 1).square().sum()
 
-    model = fit_sequential(
-        lambda: SequentialModel(Pulled(N_ITEMS, 8), BACKBONES["sasrec"](SasRecConfig(width=8))),
-        SPLIT,
-        SequentialTrainingConfig(epochs=3, patience=3, batch_positions=64, learning_rate=5e-2),
-        tmp_path,
-        lambda row: None,
-    )
+    table, log = Pulled(N_ITEMS, 8), lambda row: None
+    config = SequentialTrainingConfig(epochs=3, patience=3, batch_positions=64, learning_rate=5e-2)
+    model: SequentialModel | LightGcn
+    if backbone == "lightgcn":
+        graph = who_took_what(SPLIT.train, N_ITEMS)
+        model = fit_lightgcn(lambda: LightGcn(table, graph, LightGcnConfig(width=8)), SPLIT, config, tmp_path, log)
+    else:
+        model = fit_sequential(
+            lambda: SequentialModel(table, BACKBONES["sasrec"](SasRecConfig(width=8))), SPLIT, config, tmp_path, log
+        )
     assert all(rows == sorted(set(rows)) and min(rows) >= 0 for rows, _ in asked)
     epochs = [epoch for _, epoch in asked]
     assert epochs == sorted(epochs)
     assert epochs[0] == 0
     assert 2 < epochs[-1] < 3
-    assert (model.item_vectors[0] > 0.1).all()
-    assert model.item_vectors[1:].mean().abs() < 0.05
+    vectors = model.items().detach()
+    assert (vectors[0] > 0.1).all()
+    assert vectors[1:].mean().abs() < 0.05
 
 
 def simple_inputs() -> AlignerInputs:

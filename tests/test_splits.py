@@ -91,7 +91,10 @@ def test_by_time_against_a_naive_loop(events: Events, valid_share: float, test_s
     # Refitted on, a user's sequence is all that came before the test, however many validation cases it had.
     refit = dict(train)
     refit.update({user: [*history, target] for user, history, target in expected["valid"]})
-    assert sorted(lists(split.refit().train)) == sorted(refit.values())
+    refitted = split.refit()
+    assert sorted(lists(refitted.train)) == sorted(refit.values())
+    known = {item for history in refit.values() for item in history}
+    assert refitted.test.cold.tolist() == [target not in known for _, _, target in expected["test"]]
 
 
 @given(logs.filter(lambda events: any(len(user) > 2 for user in events)), st.floats(0, 0.9), st.integers(0, 5))

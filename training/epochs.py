@@ -5,6 +5,7 @@ Nothing here knows what an epoch does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import perf_counter
@@ -14,11 +15,16 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.optim import Optimizer
 
+from semtok.errors import InputError
 from semtok.folders import to_json, write_atomic
 from training.checkpoint import load_checkpoint, save_checkpoint, whole_state, write_tensors
 
 Log = Callable[[Mapping[str, Any]], None]
 Progress = Callable[[int, int], None]
+DIVERGED = (
+    "the training of a recommender diverged: its {what} are not numbers; lower its learning_rate (fit:"
+    " --collaborative.learning_rate or --aligner.training.learning_rate, compare: --training.learning_rate)"
+)
 
 
 def fit_epochs(
@@ -47,6 +53,9 @@ def fit_epochs(
         progress: told (epochs done, epochs at most).
         stop_after: train exactly so many epochs, validate none and keep the last: a refit, which has nothing left to
             validate on.
+
+    Raises:
+        InputError: the training diverged; a refit would not notice by its recall.
     """
     start: dict[str, Any] = {"epoch": 0, "best": -1.0, "best_epoch": -1, "rows": []}
     state = load_checkpoint(workdir, {"model": model}, optimizer) or start
@@ -56,6 +65,8 @@ def fit_epochs(
         started = perf_counter()
         loss = train_epoch(epoch)
         trained = perf_counter()
+        if not (math.isfinite(loss) and all(bool(weights.isfinite().all()) for weights in model.parameters())):
+            raise InputError(DIVERGED.format(what="weights"))
         row = {"stage": stage, "epoch": epoch, "loss": loss}
         if stop_after is None:
             row["valid_recall@10"] = valid_recall()

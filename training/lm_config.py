@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -106,11 +107,11 @@ class LmConfig:
                 raise InputError(f"--lm.{name} {getattr(self, name)} must be at least 1")
         for name in ("learning_rate", "head_learning_rate"):
             rate = getattr(self, name)
-            if rate is not None and not rate > 0:
-                raise InputError(f"--lm.{name} {rate} must be positive")
-        for name in ("lora_rank", "weight_decay", "seed"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"--lm.{name} {getattr(self, name)} must not be negative")
+            if rate is not None and not 0 < rate < math.inf:
+                raise InputError(f"--lm.{name} {rate} must be positive and finite")
+        for name in ("lora_rank", "weight_decay", "dense_weight", "text_share", "warmup_steps", "seed"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"--lm.{name} {getattr(self, name)} must not be negative, and must be finite")
         if self.width % self.heads:
             raise InputError(f"--lm.heads {self.heads} does not divide --lm.width {self.width}")
         if not 0 <= self.dropout < 1:
@@ -121,10 +122,6 @@ class LmConfig:
             raise InputError(f"--lm.identity_dropout {self.identity_dropout} is not in [0, 1)")
         if not 0 <= self.teacher_share <= 1:
             raise InputError(f"--lm.teacher_share {self.teacher_share} is not in [0, 1]")
-        if self.text_share < 0 or self.dense_weight < 0:
-            raise InputError("--lm.text_share and --lm.dense_weight must not be negative")
-        if self.warmup_steps < 0:
-            raise InputError(f"--lm.warmup_steps {self.warmup_steps} must not be negative")
         if self.base == SCRATCH and self.lora_rank:
             raise InputError("--lm.lora_rank needs a base model: a scratch model has nothing to adapt")
         if self.text_vocabulary < 257:

@@ -8,6 +8,7 @@ Shapes: B histories, M items of a list, L levels, V_l codes on level l, T tokens
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -61,11 +62,12 @@ class PreferenceStageConfig:
         if self.items < 2:
             raise InputError(f"--lm.preference.items {self.items} must be at least 2: a list of one has no order")
         for name in ("beta", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"--lm.preference.{name} {getattr(self, name)} must be positive")
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"--lm.preference.{name} {getattr(self, name)} must be positive and finite")
         for name in ("rank_weight", "kl_weight"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"--lm.preference.{name} {getattr(self, name)} must not be negative")
+            if not 0 <= getattr(self, name) < math.inf:
+                given = f"--lm.preference.{name} {getattr(self, name)}"
+                raise InputError(f"{given} must not be negative, and must be finite")
 
 
 def softmax_dpo(chosen: Tensor, rejected: Tensor, alive: Tensor, beta: float) -> Tensor:

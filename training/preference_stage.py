@@ -67,7 +67,7 @@ def prefer(
         The model with the best weights, or with those it came with where no step was better on both halves.
 
     Raises:
-        InputError: fewer than two validation cases, or no training history of two items.
+        InputError: fewer than two validation cases, no training history of two items, or the training diverged.
     """
     settings = config.preference
     workdir.mkdir(exist_ok=True)

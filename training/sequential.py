@@ -10,6 +10,7 @@ Shapes: B sequences of a batch, T positions of the longest, M targets, N items.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from genrec.sequential.base import PADDING
 from genrec.splits import Cases, Split
 from semtok.errors import InputError
 from training.batching import batches, windows
-from training.epochs import Log, Progress, fit_epochs
+from training.epochs import DIVERGED, Log, Progress, fit_epochs
 from training.losses import linear_cross_entropy
 from training.sampled_softmax import inclusion, sampled_softmax
 from training.schedule import learning_rate_factor
@@ -60,11 +61,14 @@ class SequentialTrainingConfig:
         for name in ("epochs", "patience", "batch_positions", "valid_cases"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} {getattr(self, name)} of a recommender's training must be at least 1")
-        if not self.learning_rate > 0:
-            raise InputError(f"learning_rate {self.learning_rate} of a recommender's training must be positive")
+        if not 0 < self.learning_rate < math.inf:
+            raise InputError(
+                f"learning_rate {self.learning_rate} of a recommender's training must be positive and finite"
+            )
         for name in ("weight_decay", "seed"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"{name} {getattr(self, name)} of a recommender's training must not be negative")
+            if not 0 <= getattr(self, name) < math.inf:
+                given = f"{name} {getattr(self, name)} of a recommender's training"
+                raise InputError(f"{given} must not be negative, and must be finite")
 
 
 class Softmax:
@@ -180,11 +184,7 @@ def validation_recall(
         histories, targets = cases.histories.take(index), cases.targets[index]
         scores = score(histories)
         if np.isnan(scores).any():  # nothing is as great as NaN, so every target would seem to be ranked first
-            raise InputError(
-                "the training of a recommender diverged: its scores are not numbers; lower its learning_rate"
-                " (fit: --collaborative.learning_rate or --aligner.training.learning_rate, compare:"
-                " --training.learning_rate)"
-            )
+            raise InputError(DIVERGED.format(what="scores"))
         if exclude_seen:
             scores[np.repeat(np.arange(len(index)), histories.lengths), histories.values] = -np.inf
         own = scores[np.arange(len(index)), targets].copy()
