@@ -97,7 +97,11 @@ class Way:
     def __post_init__(self) -> None:
         self.lengths = np.array([len(example) for example in self.examples])
         self.optimizer = torch.optim.AdamW(
-            self.built.model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+            self.built.model.parameters(),
+            lr=self.config.peak_learning_rate,
+            betas=(0.9, 0.98),
+            weight_decay=self.config.weight_decay,
+            fused=True,
         )
 
     def targets_of(self, group: NDArray[np.int64]) -> int:
@@ -131,7 +135,8 @@ class Way:
         plan = [group for _ in range(epochs) for group in batches(self.lengths, batch_tokens, rng)]
         for step, group in enumerate(plan):
             for settings in self.optimizer.param_groups:
-                settings["lr"] = 1e-3 * learning_rate_factor(step, len(plan), min(200, len(plan) // 20 + 1))
+                factor = learning_rate_factor(step, len(plan), min(200, len(plan) // 20 + 1))
+                settings["lr"] = self.config.peak_learning_rate * factor
             self.step(group)
         return len(plan)
 
@@ -170,6 +175,7 @@ def main() -> None:
     parser.add_argument("--prefix_epochs", type=int, default=5, help="of prefixes, for the recall")
     parser.add_argument("--batch_tokens", type=int, default=768, help="of a batch of all positions")
     parser.add_argument("--prefix_batch_tokens", type=int, help="of a batch of prefixes; by default as many targets")
+    parser.add_argument("--learning_rate", type=float, help="of both; by default that of fine-tuning")
     parser.add_argument("--rounds", type=int, default=9, help="interleaved pairs of rounds for the speeds")
     parser.add_argument("--max_items", type=int, default=50, help="the last items of a history that are read")
     parser.add_argument("--json", type=Path, help="write figures and conditions here")
@@ -179,7 +185,9 @@ def main() -> None:
         epochs = dict.fromkeys(epochs, 1)
     torch.set_num_threads(1)
     inputs = read(options.data)
-    config = LmConfig(max_items=options.max_items, text_share=0.0, dense_weight=0.0)
+    config = LmConfig(
+        max_items=options.max_items, text_share=0.0, dense_weight=0.0, learning_rate=options.learning_rate
+    )
     codes = inputs.semantic_ids.codes
 
     def fresh(way: str, histories: Sequences) -> Way:

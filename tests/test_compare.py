@@ -133,6 +133,16 @@ def test_a_lost_or_torn_log_costs_times_alone(run: Path, log: str | None) -> Non
     (run / "log.jsonl").write_bytes(whole)
 
 
+def test_the_config_of_something_else_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, fitted = write_config(tmp_path), tmp_path / "run/config.yaml"
+    fitted.parent.mkdir()
+    fitted.write_text("{run: x, data: {}, lm: {}, ranking: {}, seed: 0, refit: null}")  # of a run of genrec fit
+    before = fitted.read_text()
+    assert main(["compare", str(config)]) == 2
+    assert "config.yaml: not the resolved configuration of a run of genrec compare" in capsys.readouterr().err
+    assert fitted.read_text() == before
+
+
 @pytest.mark.slow
 def test_every_aligner_through_every_backbone(tmp_path: Path) -> None:
     config = write_config(

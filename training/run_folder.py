@@ -16,10 +16,23 @@ from typing import Any
 import yaml
 
 from semtok.errors import InputError
-from semtok.folders import MANIFEST, check_folder, check_replaceable, finish_rename, hash_value, hold_lock, read_json
+from semtok.folders import (
+    MANIFEST,
+    check_folder,
+    check_replaceable,
+    finish_rename,
+    hash_value,
+    hold_lock,
+    read_json,
+    write_atomic,
+)
 
 EXTENDED = ("vectors/text", "vectors/item", "semtok", "catalog")  # what items are added to, in this order
 ADDED, BEFORE = "items_added", "files_before"  # in the inputs of such a folder's manifest
+_SETTINGS = {  # by which the resolved configuration of a command is known
+    "fit": {"run", "data", "lm", "ranking", "seed", "refit"},
+    "compare": {"run", "data", "aligners", "backbones", "seeds"},
+}
 
 _log = logging.getLogger(__name__)
 
@@ -39,8 +52,8 @@ def locked(run: Path) -> Iterator[None]:
         yield
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """The resolved configuration that `genrec fit` wrote into a run.
+def read_settings(path: Path, command: str = "fit") -> dict[str, Any]:
+    """The resolved configuration that `genrec fit` or `genrec compare` wrote into a run.
 
     Raises:
         InputError: no such file, or another one.
@@ -51,9 +64,23 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: no such file") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from None
-    if not isinstance(value, dict) or not {"run", "data", "lm", "ranking", "seed", "refit"} <= value.keys():
-        raise InputError(f"{path}: not the resolved configuration of a run of genrec fit")
+    if not isinstance(value, dict) or not _SETTINGS[command] <= value.keys():
+        raise InputError(f"{path}: not the resolved configuration of a run of genrec {command}")
     return value
+
+
+def write_settings(run: Path, text: str, command: str = "fit") -> None:
+    """Write the resolved configuration of a run, where it is another than before.
+
+    Raises:
+        InputError: a `config.yaml` of somebody's own, or of the other command, would be lost.
+    """
+    path = run / "config.yaml"
+    if path.is_file():
+        read_settings(path, command)
+        if path.read_text(encoding="utf-8") == text:
+            return
+    write_atomic(path, text)
 
 
 def files_hash(folder: Path) -> str:

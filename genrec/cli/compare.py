@@ -13,7 +13,6 @@ the vectors that their words give them (`ItemTable.from_text`). A table that kno
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from genrec.cli.compare_config import LIGHTGCN, PLAIN, CompareConfig
 from genrec.cli.compare_report import Result, table, write_comparison
 from genrec.cli.config import FitConfig
 from genrec.cli.pipeline import Pipeline
-from genrec.cli.stages import Stage, progress_bar
+from genrec.cli.stages import Stage, log_rows, progress_bar
 from genrec.evaluation import rank
 from genrec.preferences import preference_vectors
 from genrec.sequential import BACKBONES, ColdItems, LightGcn, SequentialModel
@@ -40,7 +39,7 @@ from semtok.vectors import ItemVectors
 from training.alignment import aligner_inputs
 from training.checkpoint import remove_work
 from training.lightgcn import fit_lightgcn
-from training.run_folder import locked
+from training.run_folder import locked, write_settings
 from training.sequential import fit_sequential
 
 
@@ -75,10 +74,10 @@ class Comparison(Pipeline):
         """Train what is missing, write the table after each seed.
 
         Raises:
-            InputError: bad input, or another process works on the run.
+            InputError: bad input, another process works on the run, or its folder is of something else.
         """
         with locked(self.run):
-            write_atomic(self.run / "config.yaml", self.comparison.to_yaml())
+            write_settings(self.run, self.comparison.to_yaml(), "compare")
             for stage in self._stages_before_lm():
                 if stage.folder in ("catalog", "split", "vectors/text"):
                     self._bring_up_to_date(stage)
@@ -218,16 +217,10 @@ class Comparison(Pipeline):
     def _costs(self, cells: Sequence[Cell]) -> dict[str, float]:
         """Seconds of training and validation of each line, mean over its seeds, by the log.
 
-        Of several rows about an epoch the last counts: an interrupted cell repeats one. A log that is gone, or a row
-        that was cut, costs times alone: 0 for what is not known.
+        Of several rows about an epoch the last counts: an interrupted cell repeats one. 0 for what the log has lost.
         """
         epochs: dict[str, dict[int, float]] = {}
-        log = self.run / "log.jsonl"
-        for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else ():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                continue
+        for row in log_rows(self.run):
             if "epoch" in row:
                 epochs.setdefault(row["stage"], {})[row["epoch"]] = row["seconds"] + row["valid_seconds"]
         costs: dict[str, list[float]] = {}

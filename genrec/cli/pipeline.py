@@ -63,7 +63,7 @@ from training.run_folder import (
     is_extended,
     is_made_of,
     locked,
-    read_settings,
+    write_settings,
 )
 from training.sequential import fit_sequential
 
@@ -90,11 +90,7 @@ class Pipeline:
             for name in [*(stage.folder for stage in self._stages_before_lm()), "lm", "report"]:
                 check_stage_folder(self.run, name)
             self._keep_added_items()
-            text, settings = self.config.to_yaml(), self.run / "config.yaml"
-            if settings.is_file():
-                read_settings(settings)  # a file of the user's own is refused, not replaced
-            if not settings.is_file() or settings.read_text() != text:
-                write_atomic(settings, text)
+            write_settings(self.run, self.config.to_yaml())
             for stage in self._stages_before_lm():
                 self._bring_up_to_date(stage)
             if before_lm:

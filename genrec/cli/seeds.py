@@ -10,7 +10,6 @@ Shapes: B cases.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from safetensors.numpy import load_file
 
 from genrec.cases import Split
 from genrec.cli.report_stage import fitted_items
+from genrec.cli.stages import log_rows
 from genrec.evaluation import COLUMNS, DEFAULT, METRICS, RANKS, slices
 from genrec.metrics import Values, paired_interval
 from semtok.errors import InputError
@@ -123,7 +123,7 @@ def stage_costs(run: Path) -> dict[str, tuple[float, float]]:
 
     Of a stage with epochs the seconds of all its epochs count, so that an interrupted one counts whole.
     """
-    rows = _log_rows(run / "log.jsonl")
+    rows = log_rows(run)
     last: dict[str, Mapping[str, Any]] = {row["stage"]: row for row in rows if row.get("event") == "done"}
     epochs: dict[str, dict[int, float]] = {}
     for row in rows:
@@ -133,13 +133,6 @@ def stage_costs(run: Path) -> dict[str, tuple[float, float]]:
         stage: (max(row["seconds"], sum(epochs.get(_EPOCHS.get(stage, ""), {}).values())), row.get("peak_mib", 0.0))
         for stage, row in last.items()
     }
-
-
-def _log_rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not the log of a run ({error})") from None
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -71,6 +71,17 @@ def note(run: Path, row: Mapping[str, Any]) -> None:
         _log.info("%s, epoch %d: %s", row["stage"], row["epoch"] + 1, told)
 
 
+def log_rows(run: Path) -> list[dict[str, Any]]:
+    """The rows of the run's log. A kill or a full disk can cut one, and that costs its times, not the figures."""
+    log, rows = run / "log.jsonl", []
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else ():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            _log.warning("%s: a row that was cut is left out", log)
+    return rows
+
+
 @contextmanager
 def progress_bar(name: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar, on a terminal only; the function takes (done, total)."""
