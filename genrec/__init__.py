@@ -13,28 +13,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
-    "Catalog": "semtok.catalog",
-    "CodeTrie": "genrec.trie",
-    "Interactions": "genrec.interactions",
-    "ItemFilter": "genrec.filters",
-    "ItemVectors": "semtok.vectors",
+    "Catalog": "genrec.semtok.catalog",
+    "CodeTrie": "genrec.decoding.trie",
+    "Interactions": "genrec.data.interactions",
+    "ItemFilter": "genrec.decoding.filters",
+    "ItemVectors": "genrec.semtok.vectors",
     "Recommendations": "genrec.recommendations",
-    "Recommender": "inference.recommender",
-    "SemanticIds": "semtok.semantic_ids",
-    "SidVocabulary": "genrec.vocabulary",
+    "Recommender": "genrec.inference.recommender",
+    "SemanticIds": "genrec.semtok.semantic_ids",
+    "SidVocabulary": "genrec.decoding.vocabulary",
 }
 __all__ = sorted(_PUBLIC)
 
 if TYPE_CHECKING:
-    from genrec.filters import ItemFilter as ItemFilter
-    from genrec.interactions import Interactions as Interactions
+    from genrec.data.interactions import Interactions as Interactions
+    from genrec.decoding.filters import ItemFilter as ItemFilter
+    from genrec.decoding.trie import CodeTrie as CodeTrie
+    from genrec.decoding.vocabulary import SidVocabulary as SidVocabulary
+    from genrec.inference.recommender import Recommender as Recommender
     from genrec.recommendations import Recommendations as Recommendations
-    from genrec.trie import CodeTrie as CodeTrie
-    from genrec.vocabulary import SidVocabulary as SidVocabulary
-    from inference.recommender import Recommender as Recommender
-    from semtok.catalog import Catalog as Catalog
-    from semtok.semantic_ids import SemanticIds as SemanticIds
-    from semtok.vectors import ItemVectors as ItemVectors
+    from genrec.semtok.catalog import Catalog as Catalog
+    from genrec.semtok.semantic_ids import SemanticIds as SemanticIds
+    from genrec.semtok.vectors import ItemVectors as ItemVectors
 
 
 def __getattr__(name: str) -> Any:

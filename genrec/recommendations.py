@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec.sequences import Sequences
+from genrec.data.sequences import Sequences
 
 
 @dataclass(frozen=True)

@@ -19,26 +19,26 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from genrec.beam import beam_search
-from genrec.dense import DenseHead
-from genrec.filters import ItemFilter, WhereFilters
-from genrec.item_input import ItemInput, SpelledItems
-from genrec.neighbours import Neighbours
-from genrec.ranking import Ranker, Ranking, RankingConfig
+from genrec.data.sequences import Sequences
+from genrec.decoding.beam import beam_search
+from genrec.decoding.filters import ItemFilter, WhereFilters
+from genrec.decoding.item_input import ItemInput, SpelledItems
+from genrec.decoding.scorer import NextCodeScorer
+from genrec.decoding.torch_scorer import TorchScorer
+from genrec.decoding.trie import CodeTrie
+from genrec.decoding.vocabulary import SidVocabulary
+from genrec.inference.text_search import TextSearch, whole_characters
+from genrec.ranking.cooccurrence import Neighbours
+from genrec.ranking.dense_head import DenseHead
+from genrec.ranking.ranker import Ranker, Ranking, RankingConfig
 from genrec.recommendations import Recommendations
-from genrec.scorer import NextCodeScorer
-from genrec.sequences import Sequences
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import check_folder, hash_value, read_json
+from genrec.semtok.semantic_ids import SemanticIds
+from genrec.semtok.vectors import ItemVectors, unit_rows
 from genrec.sequential.frozen import load_frozen
 from genrec.tasks import search_prompt
-from genrec.torch_scorer import TorchScorer
-from genrec.trie import CodeTrie
-from genrec.vocabulary import SidVocabulary
-from inference.text_search import TextSearch, whole_characters
-from semtok.catalog import Catalog
-from semtok.errors import InputError
-from semtok.folders import check_folder, hash_value, read_json
-from semtok.semantic_ids import SemanticIds
-from semtok.vectors import ItemVectors, unit_rows
 
 Engine = Literal["torch", "vllm"]
 TEMPERATURE = 0.01  # of cosines in `search`: a difference of 0.01 weighs as much as one of 1 in log-probability
@@ -119,7 +119,7 @@ class Recommender:
         score_space = facts["score_space"]
         scorer: NextCodeScorer
         if engine == "vllm":
-            from inference.vllm_engine import VllmScorer
+            from genrec.inference.engines.vllm_engine import VllmScorer
 
             scorer = VllmScorer(lm, vocabulary, score_space=score_space, dtype=dtype, item_input=item_input)
         else:
@@ -152,7 +152,7 @@ class Recommender:
 
         Args:
             histories: B histories of item ids, oldest first; an empty one is answered by what people begin with.
-            where: conditions on attributes (see `genrec.filters.WhereFilters`).
+            where: conditions on attributes (see `genrec.decoding.filters.WhereFilters`).
             allowed: bool [N], catalogue rows that may be shown.
             deny: item ids that one history's list must not hold, one sequence a history.
             ids: names of the lists.

@@ -1,8 +1,8 @@
 """Load, roll back or show a top-K store from the command line.
 
-    python -m inference.store_tool load STORE RUN/topk --users users.jsonl --as-of 1767222000
-    python -m inference.store_tool rollback STORE
-    python -m inference.store_tool info STORE
+    python -m genrec.inference.store_tool load STORE RUN/topk --users users.jsonl --as-of 1767222000
+    python -m genrec.inference.store_tool rollback STORE
+    python -m genrec.inference.store_tool info STORE
 
 STORE is a folder (LMDB) or `redis://HOST:PORT/DB`.
 """
@@ -18,19 +18,19 @@ from pathlib import Path
 
 import polars as pl
 
-from genrec.interactions import Interactions
-from inference.histories import histories_behind, histories_of
-from inference.store import ListsInfo, StoreFull, StoreUnavailable, open_store
-from inference.users import FileUsers, LogUsers
-from semtok.catalog import Catalog
-from semtok.errors import InputError
-from semtok.folders import to_json
+from genrec.data.interactions import Interactions
+from genrec.inference.batch.users import FileUsers, LogUsers
+from genrec.inference.store.histories import histories_behind, histories_of
+from genrec.inference.store.topk_store import ListsInfo, StoreFull, StoreUnavailable, open_store
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import to_json
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line in the module's docstring."""
     parser = argparse.ArgumentParser(
-        prog="python -m inference.store_tool", description="Load, roll back or show a top-K store."
+        prog="python -m genrec.inference.store_tool", description="Load, roll back or show a top-K store."
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
     load = verbs.add_parser("load", help="load a batch job's folder and switch to it")

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from semtok.encoders import TextEncoder, load_encoder
-from semtok.errors import InputError
-from semtok.folders import check_folder
-from semtok.vectors import ItemVectors
+from genrec.semtok.encoders import TextEncoder, load_encoder
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import check_folder
+from genrec.semtok.vectors import ItemVectors
 
 
 def whole_characters(text: str) -> str:

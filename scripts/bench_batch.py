@@ -25,12 +25,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from genrec.data.sequences import Sequences
+from genrec.inference.batch.job import BatchJob, cut, run_batch
+from genrec.inference.batch.users import FileUsers
 from genrec.recommendations import Recommendations
-from genrec.sequences import Sequences
-from inference.batch import BatchJob, cut, run_batch
-from inference.users import FileUsers
-from semtok.catalog import Catalog
-from semtok.folders import to_json, write_atomic
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.folders import to_json, write_atomic
 
 N_ITEMS, HISTORY, K, SHARD = 1_000_000, 50, 10, 4096
 

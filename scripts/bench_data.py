@@ -25,11 +25,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from genrec.interactions import Interactions
-from genrec.splits import leave_last_out
-from semtok.catalog import Catalog
-from semtok.errors import InputError
-from semtok.folders import to_json, write_atomic
+from genrec.data.interactions import Interactions
+from genrec.data.splits import leave_last_out
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import to_json, write_atomic
 
 ROUNDS = 3
 

@@ -45,12 +45,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genrec.beam import beam_search
-from genrec.filters import ItemFilter
-from genrec.torch_scorer import CPU_FORWARD, TorchScorer
-from genrec.trie import CodeTrie
-from genrec.vocabulary import SidVocabulary
-from semtok.folders import to_json, write_atomic
+from genrec.decoding.beam import beam_search
+from genrec.decoding.filters import ItemFilter
+from genrec.decoding.torch_scorer import CPU_FORWARD, TorchScorer
+from genrec.decoding.trie import CodeTrie
+from genrec.decoding.vocabulary import SidVocabulary
+from genrec.semtok.folders import to_json, write_atomic
 
 SIZES, K = (256, 256, 256), 10
 ENGINES = ("hf", "native", "vllm", "torch", "vocabulary", "bf16", "floor")
@@ -191,7 +191,7 @@ def floor_search(model: Any, device: str) -> Search:
 
 
 def native_search(folder: Path, dtype: str) -> Search:
-    from inference.vllm_engine import prepare_environment
+    from genrec.inference.engines.vllm_engine import prepare_environment
 
     prepare_environment()
     from vllm import LLM
@@ -225,7 +225,7 @@ def make_search(engine: str, folder: Path, cell: Cell, codes: NDArray[np.int32],
     if engine == "native":
         return native_search(folder, name)
     if engine == "vllm":
-        from inference.vllm_engine import VllmScorer
+        from genrec.inference.engines.vllm_engine import VllmScorer
 
         return our_search(VllmScorer(folder, vocabulary, dtype=name), codes)  # type: ignore[arg-type]
     model = load_model(folder, dtype, device)

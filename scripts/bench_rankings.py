@@ -29,15 +29,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec.cases import Cases, Split
 from genrec.cli.seeds import markdown
-from genrec.evaluation import padded
-from genrec.metrics import interval, ndcg, paired_interval, rank_of_target, recall
-from genrec.ranking import Ranking, RankingConfig
-from genrec.sequences import Sequences
-from inference.recommender import Recommender
-from semtok.errors import InputError
-from semtok.folders import to_json, write_atomic
+from genrec.data.cases import Cases, Split
+from genrec.data.sequences import Sequences
+from genrec.evaluation.metrics import interval, ndcg, paired_interval, rank_of_target, recall
+from genrec.evaluation.tables import padded
+from genrec.inference.recommender import Recommender
+from genrec.ranking.ranker import Ranking, RankingConfig
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import to_json, write_atomic
 
 K, BATCH, ALONE = 10, 250, 5
 VIEWS = (8, 4, 2, 1)

@@ -31,11 +31,11 @@ from pathlib import Path
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from inference.catalog_words import WORD
-from inference.recommender import Recommender
-from semtok.catalog import Catalog
-from semtok.errors import InputError
-from semtok.folders import to_json, write_atomic
+from genrec.inference.chat.catalog_words import WORD
+from genrec.inference.recommender import Recommender
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import to_json, write_atomic
 
 KINDS = ("title words", "text words", "lead-in", "misspelt")
 K = 10

@@ -36,10 +36,10 @@ import lmdb
 import numpy as np
 import polars as pl
 
-from inference.lmdb_store import LmdbStore
-from inference.store import StoredList
-from semtok.catalog import Catalog
-from semtok.folders import new_folder, to_json, write_atomic
+from genrec.inference.store.lmdb_store import LmdbStore
+from genrec.inference.store.topk_store import StoredList
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.folders import new_folder, to_json, write_atomic
 
 K, ITEMS, RATE, CONNECTIONS, ROUNDS, LOOKUPS = 20, 12_101, 500, 50, 5, 200_000
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,9 +80,9 @@ def make_run(folder: Path) -> None:
 
 
 def store_tool(*arguments: str) -> float:
-    """Seconds that a command of `inference.store_tool` takes, its start included."""
+    """Seconds that a command of `genrec.inference.store_tool` takes, its start included."""
     started = time.perf_counter()
-    command = [sys.executable, "-m", "inference.store_tool", *arguments]
+    command = [sys.executable, "-m", "genrec.inference.store_tool", *arguments]
     subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     return time.perf_counter() - started
 

@@ -29,14 +29,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from genrec.cli.config import load_config
 from genrec.cli.pipeline import Pipeline
-from genrec.sample_shop import make_sample_shop
-from semtok.folders import to_json, write_atomic
-from training.finetune import PAD, Built, LmInputs, fit_lm
-from training.lm_base import scratch_model, scratch_tokenizer
-from training.lm_config import LmConfig
-from training.lm_data import collate, response_example
-from training.lm_stage import load_inputs
-from training.sid_rows import SidInit
+from genrec.data.sample_shop import make_sample_shop
+from genrec.semtok.folders import to_json, write_atomic
+from genrec.training.finetune import PAD, Built, LmInputs, fit_lm
+from genrec.training.lm.base import scratch_model, scratch_tokenizer
+from genrec.training.lm.config import LmConfig
+from genrec.training.lm.data import collate, response_example
+from genrec.training.lm.sid_embeddings import SidInit
+from genrec.training.lm.stage import load_inputs
 
 SHOP = ["--sasrec.width=64", "--collaborative.epochs=8", "--aligner.name=fusion", "--fusion.width=64"]
 WIDTH = 64

@@ -31,28 +31,28 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
-from genrec.cases import Cases
-from genrec.filters import ItemFilter
-from genrec.interactions import Interactions
-from genrec.metrics import paired_interval, rank_of_target, recall
-from genrec.ranking import Ranker, RankingConfig
-from genrec.sequences import Sequences
-from genrec.splits import leave_last_out
-from genrec.trie import CodeTrie
-from genrec.vocabulary import SidVocabulary
-from semtok.catalog import Catalog
-from semtok.encoders import make_encoder
-from semtok.folders import to_json, write_atomic
-from semtok.residual_kmeans import ResidualKMeansConfig
-from semtok.semantic_ids import assign_ids
-from semtok.vectors import ItemVectors
-from training.batching import batches
-from training.finetune import PAD, Built, LmInputs, build
-from training.lm_config import LmConfig
-from training.lm_data import Example, collate, history_examples, response_example
-from training.quantizer import fit_quantizer
-from training.schedule import learning_rate_factor
-from training.sequential import sample_cases
+from genrec.data.cases import Cases
+from genrec.data.interactions import Interactions
+from genrec.data.sequences import Sequences
+from genrec.data.splits import leave_last_out
+from genrec.decoding.filters import ItemFilter
+from genrec.decoding.trie import CodeTrie
+from genrec.decoding.vocabulary import SidVocabulary
+from genrec.evaluation.metrics import paired_interval, rank_of_target, recall
+from genrec.ranking.ranker import Ranker, RankingConfig
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.encoders import make_encoder
+from genrec.semtok.folders import to_json, write_atomic
+from genrec.semtok.quantizers.residual_kmeans import ResidualKMeansConfig
+from genrec.semtok.semantic_ids import assign_ids
+from genrec.semtok.vectors import ItemVectors
+from genrec.training.finetune import PAD, Built, LmInputs, build
+from genrec.training.lm.config import LmConfig
+from genrec.training.lm.data import Example, collate, history_examples, response_example
+from genrec.training.loop.batching import batches
+from genrec.training.loop.schedule import learning_rate_factor
+from genrec.training.quantizer.fit import fit_quantizer
+from genrec.training.sequential.fit import sample_cases
 
 QUICK = 2_000  # histories, and validation cases
 

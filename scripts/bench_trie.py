@@ -26,9 +26,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genrec.beam import beam_search
-from genrec.trie import CodeTrie
-from semtok.folders import to_json, write_atomic
+from genrec.decoding.beam import beam_search
+from genrec.decoding.trie import CodeTrie
+from genrec.semtok.folders import to_json, write_atomic
 
 SIZES = (256, 256, 256, 256)
 USERS, BEAMS = 32, 50

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import polars as pl
 
-from genrec.cases import Split
 from genrec.cli.config import load_config
 from genrec.cli.pipeline import Pipeline
-from genrec.evaluation import ORACLE, evaluate, format_table, rank
-from genrec.sample_shop import make_sample_shop
-from semtok.catalog import Catalog
-from semtok.errors import InputError
-from semtok.folders import read_json
+from genrec.data.cases import Split
+from genrec.data.sample_shop import make_sample_shop
+from genrec.evaluation.tables import ORACLE, evaluate, format_table, rank
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import read_json
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from training.memory import markdown
+from genrec.training.loop.memory import markdown
 
 
 def main() -> None:

@@ -20,10 +20,10 @@ import uvicorn
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from inference.chat_page import build_page, create_page_app
-from inference.conversation import Conversation
-from inference.recommender import Recommender
-from semtok.errors import InputError
+from genrec.inference.chat.conversation import Conversation
+from genrec.inference.chat.page import build_page, create_page_app
+from genrec.inference.recommender import Recommender
+from genrec.semtok.errors import InputError
 
 
 def serve(names: dict[str, Path]) -> tuple[uvicorn.Server, str]:

@@ -20,8 +20,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from semtok.errors import InputError
-from semtok.tables import id_column, read_table, refuse_rows, require_columns, row_number
+from genrec.semtok.errors import InputError
+from genrec.semtok.tables import id_column, read_table, refuse_rows, require_columns, row_number
 
 FILE = "catalog.parquet"
 _CSV_BOOLEANS = {"true": True, "false": False}  # in any case of letters

@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from semtok.errors import InputError
+from genrec.semtok.errors import InputError
 
 MANIFEST = "manifest.json"
 _LIBRARIES = ("torch", "transformers", "scikit-learn", "polars")

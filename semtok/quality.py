@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from semtok.collisions import path_numbers, shared_by
-from semtok.quantizers import Quantizer
-from semtok.residual import Codes, Floats
-from semtok.semantic_ids import SemanticIds
-from semtok.vectors import unit_rows
+from genrec.semtok.quantizers import Quantizer
+from genrec.semtok.quantizers.collisions import path_numbers, shared_by
+from genrec.semtok.quantizers.residual import Codes, Floats
+from genrec.semtok.semantic_ids import SemanticIds
+from genrec.semtok.vectors import unit_rows
 
 NEIGHBOURS = 10
 _SAMPLE = 2000

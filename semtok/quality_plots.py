@@ -12,9 +12,9 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from semtok.folders import write_atomic
-from semtok.quality import SidQuality
-from semtok.semantic_ids import SemanticIds
+from genrec.semtok.folders import write_atomic
+from genrec.semtok.quality import SidQuality
+from genrec.semtok.semantic_ids import SemanticIds
 
 
 def plot_quality(quality: SidQuality, ids: SemanticIds, folder: Path) -> list[Path]:

@@ -17,13 +17,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from semtok.collisions import CostFunction, TakenPaths, resolve, shared_by
-from semtok.errors import InputError
-from semtok.residual import Codes, Floats
-from semtok.state import CONFIG, read_part, write_part
+from genrec.semtok.errors import InputError
+from genrec.semtok.quantizers.collisions import CostFunction, TakenPaths, resolve, shared_by
+from genrec.semtok.quantizers.residual import Codes, Floats
+from genrec.semtok.quantizers.state import CONFIG, read_part, write_part
 
 if TYPE_CHECKING:
-    from semtok.quantizers import Quantizer
+    from genrec.semtok.quantizers import Quantizer
 
 FILE = "semantic_ids.parquet"
 

@@ -22,7 +22,7 @@ from typing import IO, NoReturn
 
 import polars as pl
 
-from semtok.errors import InputError
+from genrec.semtok.errors import InputError
 
 _KINDS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from semtok.errors import InputError
-from semtok.folders import write_atomic
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import write_atomic
 
 
 def unit_rows(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -16,7 +16,8 @@ from accelerate.state import DistributedType, PartialState
 from accelerate.utils import parse_flag_from_env
 from torch.distributed.tensor import DTensor
 
-from training import finetune, lm_stage
+from genrec.training import finetune
+from genrec.training.lm import stage as lm_stage
 
 
 def main() -> None:

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from genrec.filters import WhereFilters
+from genrec.data.sequences import Sequences
+from genrec.decoding.filters import WhereFilters
+from genrec.decoding.trie import CodeTrie
 from genrec.recommendations import Recommendations
-from genrec.sequences import Sequences
-from genrec.trie import CodeTrie
-from semtok.catalog import Catalog
-from semtok.semantic_ids import SemanticIds
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.semantic_ids import SemanticIds
 
 
 def shop(n: int = 12) -> Catalog:

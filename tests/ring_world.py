@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from genrec.cases import Cases, Split
-from genrec.sequences import Sequences
+from genrec.data.cases import Cases, Split
+from genrec.data.sequences import Sequences
 
 N_ITEMS = 12
 

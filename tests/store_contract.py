@@ -11,8 +11,8 @@ import pytest
 from hypothesis import strategies as st
 from topk_batches import write_batch
 
-from inference.store import LONGEST_HISTORY
-from semtok.errors import InputError
+from genrec.inference.store.topk_store import LONGEST_HISTORY
+from genrec.semtok.errors import InputError
 
 USERS = [f"user{n}" for n in range(300)]
 NAMES = st.text(min_size=1, max_size=12) | st.sampled_from(["\x00", "a/b", "Ωλ", "🛒" * 200, "ann", "x" * 512])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from genrec.cli.main import main
-from genrec.sample_shop import make_sample_shop
+from genrec.data.sample_shop import make_sample_shop
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 ablate_lm = importlib.import_module("ablate_lm")

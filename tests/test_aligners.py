@@ -15,7 +15,7 @@ from scipy.sparse import csr_array
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from semtok.aligners import (
+from genrec.semtok.aligners import (
     ABLATIONS,
     ALIGNERS,
     AlignerInputs,
@@ -30,9 +30,9 @@ from semtok.aligners import (
     make_table,
     save_table,
 )
-from semtok.aligners.faerec import pca_rows
-from semtok.errors import InputError
-from semtok.losses import feature_correlation_by_popularity, item_contrast, soft_target_contrast
+from genrec.semtok.aligners.faerec import pca_rows
+from genrec.semtok.aligners.losses import feature_correlation_by_popularity, item_contrast, soft_target_contrast
+from genrec.semtok.errors import InputError
 
 N, USERS, WIDTH = 40, 12, 8
 ROWS = torch.tensor([1, 5, 2, 30, 17, 8, 9])

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec.baselines import BASELINES, ContentKnn, ItemKnn, Markov, Popularity, Random
-from genrec.metrics import top_k
-from genrec.sequences import Sequences
+from genrec.data.sequences import Sequences
+from genrec.evaluation.baselines import BASELINES, ContentKnn, ItemKnn, Markov, Popularity, Random
+from genrec.evaluation.metrics import top_k
 
 ITEMS = 8
 worlds = st.lists(st.lists(st.integers(0, ITEMS - 1), max_size=6, unique=True), min_size=1, max_size=8)
@@ -90,7 +90,7 @@ def test_item_knn_has_the_same_neighbours_in_blocks(monkeypatch: pytest.MonkeyPa
     rng = np.random.default_rng(1)
     train = Sequences.from_lists([rng.permutation(50)[:7] for _ in range(60)])
     whole = ItemKnn.fit(train, 50, neighbours=5).similarity.toarray()
-    monkeypatch.setattr("genrec.baselines._BLOCK", 7)
+    monkeypatch.setattr("genrec.evaluation.baselines._BLOCK", 7)
     assert np.array_equal(ItemKnn.fit(train, 50, neighbours=5).similarity.toarray(), whole)
     assert (np.count_nonzero(whole, axis=1) <= 5).all()
 

@@ -18,13 +18,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genrec.data.sequences import Sequences
+from genrec.inference.batch import job as batch
+from genrec.inference.batch.job import BatchJob, ShardError, cut, run_batch
+from genrec.inference.batch.users import User
 from genrec.recommendations import Recommendations
-from genrec.sequences import Sequences
-from inference import batch
-from inference.batch import BatchJob, ShardError, cut, run_batch
-from inference.users import User
-from semtok import folders
-from semtok.errors import InputError
+from genrec.semtok import folders
+from genrec.semtok.errors import InputError
 
 N_ITEMS = 50
 ITEM_IDS = tuple(f"item {i}" for i in range(N_ITEMS))

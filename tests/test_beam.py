@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genrec.beam import batches, beam_search, score_all
-from genrec.filters import ItemFilter
-from genrec.scorer import TableScorer, TableState
-from genrec.trie import CodeTrie
-from semtok.errors import InputError
+from genrec.decoding.beam import batches, beam_search, score_all
+from genrec.decoding.filters import ItemFilter
+from genrec.decoding.scorer import TableScorer, TableState
+from genrec.decoding.trie import CodeTrie
+from genrec.semtok.errors import InputError
 
 SIZES = (4, 3, 5)
 

@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from semtok.catalog import FILE, Catalog
-from semtok.errors import InputError
+from genrec.semtok.catalog import FILE, Catalog
+from genrec.semtok.errors import InputError
 
 SHOP = [
     {

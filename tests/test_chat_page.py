@@ -24,11 +24,12 @@ from ring_recommender import shop
 from test_pipeline import SMALL, write_shop
 
 from genrec.cli.main import main
-from genrec.vocabulary import spell
-from inference import chat_page_parts as parts
-from inference.chat_config import ChatConfig
-from inference.chat_page import _named, serve_page
-from inference.chat_session import (
+from genrec.decoding.vocabulary import spell
+from genrec.inference.chat import page_parts as parts
+from genrec.inference.chat.config import ChatConfig
+from genrec.inference.chat.conversation import Card, Conversation
+from genrec.inference.chat.page import _named, serve_page
+from genrec.inference.chat.session import (
     ChatSession,
     ChoiceField,
     RangeField,
@@ -39,11 +40,10 @@ from inference.chat_session import (
     range_of,
     where_from_form,
 )
-from inference.conversation import Card, Conversation
-from inference.recommender import Recommender
-from semtok.catalog import Catalog
-from semtok.errors import InputError
-from semtok.semantic_ids import SemanticIds
+from genrec.inference.recommender import Recommender
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.errors import InputError
+from genrec.semtok.semantic_ids import SemanticIds
 
 EVIL = "<script>window.hit = 1</script><img src=x onerror='window.hit = 2'>"
 CARD = Card("7", "A mug", {"brand": "X & Y", "price": "4.50"}, "goes with tea", "<a_1><b_2><c_3>", -1.25)

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from semtok.collisions import CostFunction, TakenPaths, path_numbers, resolve, shared_by
-from semtok.errors import InputError
-from semtok.residual import Codes, Floats
+from genrec.semtok.errors import InputError
+from genrec.semtok.quantizers.collisions import CostFunction, TakenPaths, path_numbers, resolve, shared_by
+from genrec.semtok.quantizers.residual import Codes, Floats
 
 
 def table_costs(n_items: int, sizes: tuple[int, ...], seed: int = 0) -> CostFunction:

@@ -10,19 +10,19 @@ import numpy as np
 import polars as pl
 import pytest
 
-from genrec.cases import Cases
 from genrec.cli.compare import Comparison
 from genrec.cli.compare_config import CompareConfig, load_compare_config
 from genrec.cli.compare_plots import _two_dimensions, alignment, categories, following_pairs, uniformity
 from genrec.cli.compare_report import MINUS, Result, case_groups, table, write_comparison
 from genrec.cli.main import main
-from genrec.sample_shop import make_sample_shop
-from genrec.sequences import Sequences
-from genrec.splits import Split
-from semtok.catalog import Catalog
-from semtok.errors import InputError
-from semtok.folders import read_json
-from semtok.vectors import ItemVectors
+from genrec.data.cases import Cases
+from genrec.data.sample_shop import make_sample_shop
+from genrec.data.sequences import Sequences
+from genrec.data.splits import Split
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import read_json
+from genrec.semtok.vectors import ItemVectors
 
 
 def write_config(folder: Path, aligners: str = "{plain: {}, text: {hidden: 8}}", rest: str = "") -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from genrec.cli.config import load_config
-from semtok.errors import InputError
+from genrec.semtok.errors import InputError
 
 
 @pytest.fixture

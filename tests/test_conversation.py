@@ -15,16 +15,16 @@ import pytest
 from rich.console import Console
 
 from genrec.cli.main import main
-from genrec.sample_shop import make_sample_shop
-from genrec.vocabulary import encode_text
-from inference.catalog_words import words_of_catalog
-from inference.chat_config import ChatConfig
-from inference.chat_terminal import Terminal, _lines, parse_where
-from inference.conversation import Conversation, ConversationState, Reply, fuse
-from inference.reasons import Reasons
-from inference.recommender import Recommender
-from semtok.catalog import Catalog
-from semtok.errors import InputError
+from genrec.data.sample_shop import make_sample_shop
+from genrec.decoding.vocabulary import encode_text
+from genrec.inference.chat.catalog_words import words_of_catalog
+from genrec.inference.chat.config import ChatConfig
+from genrec.inference.chat.conversation import Conversation, ConversationState, Reply, fuse
+from genrec.inference.chat.reasons import Reasons
+from genrec.inference.chat.terminal import Terminal, _lines, parse_where
+from genrec.inference.recommender import Recommender
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.errors import InputError
 
 TINY = [
     "--sasrec.width=16", "--collaborative.epochs=2", "--aligner.training.epochs=2", "--lm.epochs=1", "--lm.width=16",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from semtok.dropout import Dropout, dropout
+from genrec.semtok.dropout import Dropout, dropout
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.3, 0.5, 0.9])

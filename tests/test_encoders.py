@@ -21,9 +21,9 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from semtok.encoders import HFEncoder, SentenceTransformerEncoder, TfidfEncoder, hf, load_encoder, make_encoder
-from semtok.encoders.hf import _batches
-from semtok.errors import InputError
+from genrec.semtok.encoders import HFEncoder, SentenceTransformerEncoder, TfidfEncoder, hf, load_encoder, make_encoder
+from genrec.semtok.encoders.hf import _batches
+from genrec.semtok.errors import InputError
 
 TEXTS = [
     "red nail polish. brand: Opi",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from genrec.baselines import Popularity
-from genrec.cases import Cases
-from genrec.evaluation import KS, METRICS, compare, evaluate, format_table, padded, rank, slices, summary
-from genrec.metrics import interval, rank_of_target
-from genrec.sequences import Sequences
+from genrec.data.cases import Cases
+from genrec.data.sequences import Sequences
+from genrec.evaluation.baselines import Popularity
+from genrec.evaluation.metrics import interval, rank_of_target
+from genrec.evaluation.tables import KS, METRICS, compare, evaluate, format_table, padded, rank, slices, summary
 
 ITEMS = 10
 TRAIN = Sequences.from_lists([[0, 1, 2], [0, 1], [0, 3, 4, 5], [0]])  # 0 four times, 1 twice; 6 to 9 never

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from genrec.beam import _extend
-from genrec.filters import AllowedSet, FilterBatch, ItemFilter, WhereFilters
-from genrec.trie import CodeTrie
-from semtok.catalog import Catalog
-from semtok.errors import InputError
+from genrec.decoding.beam import _extend
+from genrec.decoding.filters import AllowedSet, FilterBatch, ItemFilter, WhereFilters
+from genrec.decoding.trie import CodeTrie
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.errors import InputError
 
 SIZES = (5, 4, 6)
 

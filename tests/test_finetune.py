@@ -17,23 +17,23 @@ from accelerate.state import AcceleratorState, DistributedType
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from genrec.cases import Cases
 from genrec.cli.config import load_config
-from genrec.filters import ItemFilter
-from genrec.interactions import Interactions
-from genrec.ranking import Ranker, RankingConfig, Shares
-from genrec.sample_shop import make_sample_shop
-from genrec.splits import leave_last_out
+from genrec.data.cases import Cases
+from genrec.data.interactions import Interactions
+from genrec.data.sample_shop import make_sample_shop
+from genrec.data.splits import leave_last_out
+from genrec.decoding.filters import ItemFilter
+from genrec.ranking.ranker import Ranker, RankingConfig, Shares
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.errors import InputError
+from genrec.semtok.semantic_ids import SemanticIds
+from genrec.semtok.vectors import ItemVectors
 from genrec.tasks import TaskWeights
-from semtok.catalog import Catalog
-from semtok.errors import InputError
-from semtok.semantic_ids import SemanticIds
-from semtok.vectors import ItemVectors
-from training.finetune import Built, LmInputs, build, fit_lm, save_lm
-from training.lm_base import scratch_tokenizer
-from training.lm_config import LmConfig
-from training.lm_stage import from_config
-from training.validation import DENSE_SHARES, Figures, Validation
+from genrec.training.finetune import Built, LmInputs, build, fit_lm, save_lm
+from genrec.training.lm.base import scratch_tokenizer
+from genrec.training.lm.config import LmConfig
+from genrec.training.lm.stage import from_config
+from genrec.training.lm.validation import DENSE_SHARES, Figures, Validation
 
 TINY = LmConfig(width=16, layers=1, heads=2, text_vocabulary=300, epochs=2, dense_width=8, valid_cases=30, max_items=6)
 

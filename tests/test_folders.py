@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from semtok import folders
-from semtok.errors import InputError
-from semtok.folders import (
+from genrec.semtok import folders
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import (
     MANIFEST,
     check_folder,
     check_replaceable,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from semtok.errors import InputError
-from semtok.fusion import Fusion, FusionConfig
-from semtok.vectors import ItemVectors, unit_rows
+from genrec.semtok.aligners.fusion import Fusion, FusionConfig
+from genrec.semtok.errors import InputError
+from genrec.semtok.vectors import ItemVectors, unit_rows
 
 RNG = np.random.default_rng(0)
 N = 200

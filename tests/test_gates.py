@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from semtok.curriculum import CosineCurriculum
-from semtok.errors import InputError
-from semtok.gates import DimensionGate
+from genrec.semtok.aligners.curriculum import CosineCurriculum
+from genrec.semtok.aligners.gates import DimensionGate
+from genrec.semtok.errors import InputError
 
 
 def test_the_gate_is_its_equation() -> None:

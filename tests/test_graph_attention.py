@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from torch.nn import functional as F
 
-from semtok.errors import InputError
-from semtok.graph_attention import Edges, GraphAttention, propagate, propagate_back
+from genrec.semtok.aligners.graph_attention import Edges, GraphAttention, propagate, propagate_back
+from genrec.semtok.errors import InputError
 
 
 def random_graph(n: int, m: int, seed: int, share: float = 0.4) -> csr_array:

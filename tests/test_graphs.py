@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from semtok import graphs
-from semtok.errors import InputError
-from semtok.graphs import bipartite, nearest, neighbour_graph, shuffled
+from genrec.semtok.aligners import graphs
+from genrec.semtok.aligners.graphs import bipartite, nearest, neighbour_graph, shuffled
+from genrec.semtok.errors import InputError
 
 
 def brute_force(vectors: np.ndarray, k: int) -> np.ndarray:

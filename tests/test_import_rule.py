@@ -16,21 +16,35 @@ MAY_IMPORT = {
 }
 # These import every room, lazily: the package's public names and the command line.
 EXEMPT = ("genrec/__init__.py", "genrec/cli/")
+LINKED = ("semtok", "training", "inference")
+
+
+def room(module: str) -> str:
+    """`genrec.training.lm.stage` lies in `training`, `genrec.data.cases` in `genrec`; of others the top-level name."""
+    first, _, rest = module.partition(".")
+    second = rest.split(".")[0]
+    return second if first == "genrec" and second in LINKED else first
 
 
 def imports(source: str, package: str) -> set[str]:
-    """Top-level packages that a module's text imports, also inside functions; `package` is the module's own."""
+    """Rooms that a module's text imports, also inside functions; `package` is the module's own."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            found |= {room(alias.name) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            found.add(package)
+        elif isinstance(node, ast.ImportFrom) and node.module == "genrec":
+            found |= {room(f"genrec.{alias.name}") for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found.add(package if node.level else (node.module or "").split(".")[0])
+            found.add(room(node.module or ""))
     return found
 
 
 def modules(package: str) -> list[Path]:
-    return sorted(path.relative_to(ROOT) for path in (ROOT / package).rglob("*.py"))
+    """The files of a package, without those that a link brings into `genrec/`."""
+    paths = (path.relative_to(ROOT) for path in (ROOT / package).rglob("*.py"))
+    return sorted(path for path in paths if path.parts[:2] not in {("genrec", name) for name in LINKED})
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
@@ -41,6 +55,19 @@ def test_a_room_imports_only_those_above_it(package: str) -> None:
         if not path.as_posix().startswith(EXEMPT):
             forbidden = (imports((ROOT / path).read_text(), package) & MAY_IMPORT.keys()) - MAY_IMPORT[package]
             broken += [f"{path} imports {other}" for other in sorted(forbidden)]
+    assert broken == []
+
+
+@pytest.mark.parametrize("package", LINKED)
+def test_every_import_goes_through_genrec(package: str) -> None:
+    """`import training` would find whatever is called so; only `genrec.training` is ours wherever it is installed."""
+    assert (ROOT / "genrec" / package).resolve() == ROOT / package
+    broken = []
+    for path in [*(path for name in MAY_IMPORT for path in modules(name)), *modules("tests"), *modules("scripts")]:
+        for node in ast.walk(ast.parse((ROOT / path).read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            broken += [f"{path} imports {name}" for name in names if name.split(".")[0] == package]
     assert broken == []
 
 
@@ -57,5 +84,6 @@ def test_nothing_imports_the_command_line_or_scripts() -> None:
 
 
 def test_the_check_sees_every_kind_of_import() -> None:
-    source = "import training.x as y\ndef f():\n    from inference import z\n    from .w import v\n"
+    source = "import genrec.training.x as y\ndef f():\n    from genrec.inference import z\n    from .w import v\n"
     assert imports(source, "genrec") == {"training", "inference", "genrec"}
+    assert imports("from genrec import training, data", "genrec") == {"training", "genrec"}

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec.importers import ImportConfig, Imported, import_amazon, import_movielens, run_import
-from genrec.importers.writing import k_core
-from genrec.interactions import Interactions
-from semtok.catalog import Catalog
-from semtok.errors import InputError
-from semtok.folders import check_folder
+from genrec.data.importers import ImportConfig, Imported, import_amazon, import_movielens, run_import
+from genrec.data.importers.writing import k_core
+from genrec.data.interactions import Interactions
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import check_folder
 
 
 def lines(path: Path, rows: list[Any], write: Any = json.dumps) -> Path:

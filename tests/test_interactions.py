@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec.interactions import Interactions, TimeUnit, _order
-from semtok.catalog import Catalog
-from semtok.errors import InputError
+from genrec.data.interactions import Interactions, TimeUnit, _order
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.errors import InputError
 
 ITEMS = ("007", "7", "a b", "é")
 DAY = 86_400

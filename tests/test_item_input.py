@@ -14,12 +14,12 @@ from test_finetune import TINY
 from test_preference import CODES, N, world
 from test_torch_scorer import FAMILIES, make_model
 
-from genrec.item_input import ItemInput, SpelledItems
-from genrec.torch_scorer import SHARED_PREFIX, TorchScorer
-from genrec.vocabulary import SidVocabulary
-from semtok.errors import InputError
-from training.finetune import build
-from training.joint_model import BARE_ITEMS, BARE_ROWS
+from genrec.decoding.item_input import ItemInput, SpelledItems
+from genrec.decoding.torch_scorer import SHARED_PREFIX, TorchScorer
+from genrec.decoding.vocabulary import SidVocabulary
+from genrec.semtok.errors import InputError
+from genrec.training.finetune import build
+from genrec.training.lm.joint_model import BARE_ITEMS, BARE_ROWS
 
 SIZES = (3, 2, 2)
 VOCABULARY = SidVocabulary((np.array([7, 4, 9]), np.array([5, 12]), np.array([6, 11])), 8)

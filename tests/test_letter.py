@@ -10,13 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semtok.code_clusters import CodeMates, even_clusters
-from semtok.errors import InputError
-from semtok.losses import code_diversity, collaborative_contrast
-from semtok.residual import sum_codes
-from semtok.rqvae import RqVae, RqVaeConfig
-from training.letter import Behaviour, Letter
-from training.quantizer import fit_quantizer, fit_rqvae
+from genrec.semtok.aligners.losses import code_diversity, collaborative_contrast
+from genrec.semtok.errors import InputError
+from genrec.semtok.quantizers.code_clusters import CodeMates, even_clusters
+from genrec.semtok.quantizers.residual import sum_codes
+from genrec.semtok.quantizers.rqvae import RqVae, RqVaeConfig
+from genrec.training.quantizer.fit import fit_quantizer, fit_rqvae
+from genrec.training.quantizer.letter import Behaviour, Letter
 
 SMALL = RqVaeConfig(
     sizes=(4, 4), latent_width=8, hidden_widths=(32,), warmup_steps=50, steps=150, batch_size=64, revive_every=20

@@ -9,14 +9,14 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
-from genrec.cases import Cases, Split
-from genrec.sequences import Sequences
+from genrec.data.cases import Cases, Split
+from genrec.data.sequences import Sequences
+from genrec.semtok.aligners.base import IdTable
+from genrec.semtok.errors import InputError
 from genrec.sequential import LightGcn, LightGcnConfig
 from genrec.sequential.lightgcn import normalised, who_took_what
-from semtok.aligners.base import IdTable
-from semtok.errors import InputError
-from training.lightgcn import fit_lightgcn
-from training.sequential import SequentialTrainingConfig
+from genrec.training.sequential.fit import SequentialTrainingConfig
+from genrec.training.sequential.lightgcn_fit import fit_lightgcn
 
 TAKEN = np.array([[1, 1, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 1, 1, 0]], dtype=np.float32)  # nobody took item 4
 

@@ -11,17 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from genrec.dense import DenseHead
-from genrec.sequences import Sequences
-from genrec.vocabulary import SidVocabulary, encode_text, spell
-from semtok.errors import InputError
-from training.batching import batches, windows
-from training.checkpoint import load_checkpoint, remove_work, save_checkpoint, whole_state
-from training.epochs import fit_epochs
-from training.lm_base import scratch_tokenizer
-from training.lm_data import IGNORE, collate, history_examples, response_example
-from training.losses import linear_cross_entropy
-from training.schedule import learning_rate_factor
+from genrec.data.sequences import Sequences
+from genrec.decoding.vocabulary import SidVocabulary, encode_text, spell
+from genrec.ranking.dense_head import DenseHead
+from genrec.semtok.errors import InputError
+from genrec.training.lm.base import scratch_tokenizer
+from genrec.training.lm.data import IGNORE, collate, history_examples, response_example
+from genrec.training.loop.batching import batches, windows
+from genrec.training.loop.checkpoint import load_checkpoint, remove_work, save_checkpoint, whole_state
+from genrec.training.loop.epochs import fit_epochs
+from genrec.training.loop.losses import linear_cross_entropy
+from genrec.training.loop.schedule import learning_rate_factor
 
 SIZES = (4, 3)
 VOCABULARY = SidVocabulary((np.arange(11, 15), np.arange(15, 18)), 10)
@@ -147,7 +147,7 @@ def test_a_kill_inside_the_removal_of_checkpoints_leaves_a_fit_that_goes_on(
 
     whole = fitted()
     with monkeypatch.context() as patch:
-        patch.setattr("training.checkpoint.shutil.rmtree", killed)
+        patch.setattr("genrec.training.loop.checkpoint.shutil.rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
             remove_work(tmp_path)
     assert torch.equal(fitted(), whole)

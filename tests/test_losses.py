@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from semtok.losses import (
+from genrec.semtok.aligners.losses import (
     alignment,
     code_diversity,
     collaborative_contrast,

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from training.memory import SHAPES, Shape, markdown, memory
+from genrec.training.loop.memory import SHAPES, Shape, markdown, memory
 
 SMALL = Shape("small", 64, 3, 4, 2, 16, 160, 300, tied=True)
 

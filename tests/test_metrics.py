@@ -12,8 +12,18 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from sklearn.metrics import label_ranking_average_precision_score, ndcg_score, top_k_accuracy_score
 
-from genrec.metrics import coverage, gini, interval, mrr, ndcg, paired_interval, rank_of_target, recall, top_k
-from genrec.sequences import Sequences
+from genrec.data.sequences import Sequences
+from genrec.evaluation.metrics import (
+    coverage,
+    gini,
+    interval,
+    mrr,
+    ndcg,
+    paired_interval,
+    rank_of_target,
+    recall,
+    top_k,
+)
 
 few_values = st.sampled_from([0.0, 1.0, -1.0, 0.5, -np.inf])
 score_tables = hnp.arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 9)), elements=few_values)

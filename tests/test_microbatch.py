@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from ring_recommender import RingRecommender, shop
 
-from inference.microbatch import LiveList, MicroBatcher, Overloaded, Question
-from semtok.errors import InputError
+from genrec.inference.serve.microbatch import LiveList, MicroBatcher, Overloaded, Question
+from genrec.semtok.errors import InputError
 
 
 def run(check, **options):

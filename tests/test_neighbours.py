@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec.baselines import ItemKnn, Popularity
-from genrec.cases import Cases
-from genrec.neighbours import FLOOR, NEAR_BACK_OFF, NEXT_BACK_OFF, Neighbours, best_share, mixture
-from genrec.sequences import Sequences
-from semtok.errors import InputError
+from genrec.data.cases import Cases
+from genrec.data.sequences import Sequences
+from genrec.evaluation.baselines import ItemKnn, Popularity
+from genrec.ranking.cooccurrence import FLOOR, NEAR_BACK_OFF, NEXT_BACK_OFF, Neighbours, best_share, mixture
+from genrec.semtok.errors import InputError
 
 N = 7
 TRAIN = Sequences.from_lists([[0, 1, 2], [0, 1, 3], [4, 1, 2], [2], [5, 0, 1]])

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from topk_batches import write_batch
 
-from inference.packed_lists import DAY, LONGEST_KEY, ListDecoder, read_batch, row_type, user_key
-from semtok.errors import InputError
-from semtok.folders import new_folder
+from genrec.inference.store.packed_lists import DAY, LONGEST_KEY, ListDecoder, read_batch, row_type, user_key
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import new_folder
 
 USERS = st.text(min_size=1, max_size=40) | st.text(alphabet="aé☃🛒\x00", min_size=300, max_size=700)
 SCORES = st.floats(width=32, allow_nan=False, allow_infinity=False)

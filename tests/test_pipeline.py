@@ -22,16 +22,16 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from genrec import Recommender
-from genrec.cases import Split
 from genrec.cli.main import COMMANDS, main
-from genrec.sample_shop import make_sample_shop
-from genrec.sequences import Sequences
-from semtok.errors import InputError
-from semtok.folders import hash_file, read_json, to_json
-from training import lm_stage
-from training.refit import chosen_epochs
-from training.run_folder import locked
-from training.validation import SEQUENCE_SHARES
+from genrec.data.cases import Split
+from genrec.data.sample_shop import make_sample_shop
+from genrec.data.sequences import Sequences
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import hash_file, read_json, to_json
+from genrec.training.lm import stage as lm_stage
+from genrec.training.lm.validation import SEQUENCE_SHARES
+from genrec.training.refit import chosen_epochs
+from genrec.training.run_folder import locked
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 bench_rankings = importlib.import_module("bench_rankings")
@@ -601,7 +601,7 @@ def test_ray_workers_write_the_same_lists(run: Path, tmp_path: Path) -> None:
 
 
 def lm_stage_alone(monkeypatch: pytest.MonkeyPatch, config: Path) -> int:
-    """`python -m training.finetune --config CONFIG`; its exit status."""
+    """`python -m genrec.training.finetune --config CONFIG`; its exit status."""
     monkeypatch.setattr(sys, "argv", ["finetune", "--config", str(config)])
     with pytest.raises(SystemExit) as ended:
         lm_stage.main()
@@ -677,7 +677,7 @@ def launched_lm_stage(
 def test_the_lm_stage_alone_on_two_processes(run: Path, tmp_path: Path) -> None:
     """Data parallel and fully sharded, undisturbed and killed between two epochs: one model."""
     script = str(Path(__file__).with_name("accelerate_stage.py"))
-    stage = ("-m", "training.finetune")
+    stage = ("-m", "genrec.training.finetune")
     assert launched_lm_stage(run, tmp_path / "parallel", "multi_cpu", *stage) == 0
     with locked(tmp_path / "parallel"):  # refused in every process: none waits for the others
         assert launched_lm_stage(run, tmp_path / "parallel", "multi_cpu", *stage) != 0
@@ -704,14 +704,14 @@ def test_the_lm_stage_under_deepspeed(run: Path, tmp_path: Path) -> None:
     pytest.importorskip("deepspeed")
     script = str(Path(__file__).with_name("accelerate_stage.py"))
     on_cpu = {"ACCELERATE_USE_CPU": "false", "DS_ACCELERATOR": "cpu"}
-    assert launched_lm_stage(run, tmp_path / "parallel", "multi_cpu", "-m", "training.finetune") == 0
+    assert launched_lm_stage(run, tmp_path / "parallel", "multi_cpu", "-m", "genrec.training.finetune") == 0
     assert launched_lm_stage(run, tmp_path / "zero", "deepspeed_zero2", script, **on_cpu) == 0
     killed = {**on_cpu, "STOP_AFTER_CHECKPOINT": "1"}
     assert launched_lm_stage(run, tmp_path / "killed", "deepspeed_zero2", script, **killed) != 0
     assert not (tmp_path / "killed/lm").exists()
     shutil.copytree(tmp_path / "killed", tmp_path / "crossed")
     assert launched_lm_stage(run, tmp_path / "killed", "deepspeed_zero2", script, **on_cpu) == 0
-    assert launched_lm_stage(run, tmp_path / "crossed", "multi_cpu", "-m", "training.finetune") == 0
+    assert launched_lm_stage(run, tmp_path / "crossed", "multi_cpu", "-m", "genrec.training.finetune") == 0
     assert launched_lm_stage(run, tmp_path / "half", "deepspeed_zero2", script, precision="bf16", **on_cpu) == 0
     assert contents(tmp_path / "killed/lm") == contents(tmp_path / "zero/lm")
     rows = [read_json(tmp_path / name / "lm/training.json") for name in ("parallel", "zero", "crossed", "half")]

@@ -14,20 +14,20 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from genrec.beam import score_all
-from genrec.cases import Cases, Split
-from genrec.ranking import RankingConfig
-from genrec.sequences import Sequences
-from genrec.trie import CodeTrie
-from semtok.catalog import Catalog
-from semtok.errors import InputError
-from semtok.folders import read_json
-from semtok.semantic_ids import SemanticIds
-from semtok.vectors import ItemVectors
-from training import preference_stage
-from training.finetune import Built, LmInputs, build
-from training.lm_config import LmConfig
-from training.preference import (
+from genrec.data.cases import Cases, Split
+from genrec.data.sequences import Sequences
+from genrec.decoding.beam import score_all
+from genrec.decoding.trie import CodeTrie
+from genrec.ranking.ranker import RankingConfig
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import read_json
+from genrec.semtok.semantic_ids import SemanticIds
+from genrec.semtok.vectors import ItemVectors
+from genrec.training.finetune import Built, LmInputs, build
+from genrec.training.lm import preference_stage
+from genrec.training.lm.config import LmConfig
+from genrec.training.lm.preference_loss import (
     PreferenceStageConfig,
     advantages,
     code_log_probs,
@@ -36,7 +36,7 @@ from training.preference import (
     list_rewards,
     softmax_dpo,
 )
-from training.preference_stage import prefer
+from genrec.training.lm.preference_stage import prefer
 
 N = 16
 CODES = np.array([[row // 4, row % 4] for row in range(N)], dtype=np.int32)

@@ -12,11 +12,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from genrec.preferences import LanguageModelWriter, PreferenceConfig, PreferenceTemplate, preference_vectors
-from genrec.sequences import Sequences
-from semtok.catalog import Catalog
-from semtok.encoders import TfidfEncoder
-from semtok.errors import InputError
+from genrec.data.sequences import Sequences
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.encoders import TfidfEncoder
+from genrec.semtok.errors import InputError
+from genrec.tasks.preference_texts import LanguageModelWriter, PreferenceConfig, PreferenceTemplate, preference_vectors
 
 
 def catalog(**columns: Any) -> Catalog:

@@ -23,17 +23,24 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from genrec.cli.main import main
-from genrec.sample_shop import make_sample_shop
-from genrec.torch_scorer import TorchScorer
-from genrec.vocabulary import SidVocabulary, encode_text
-from inference.catalog_words import CatalogWords
-from inference.conversation import Conversation
-from inference.conversation_state import Card, ConversationState
-from inference.model_prose import ModelProse, ServerProse, base_of, forbidden_tokens, prose_for, prose_prompt
-from inference.prose import Facts, ProseError, TemplateProse, checked, is_true
-from inference.recommender import Recommender
-from semtok.catalog import Catalog
-from training.lm_base import scratch_tokenizer
+from genrec.data.sample_shop import make_sample_shop
+from genrec.decoding.torch_scorer import TorchScorer
+from genrec.decoding.vocabulary import SidVocabulary, encode_text
+from genrec.inference.chat.catalog_words import CatalogWords
+from genrec.inference.chat.conversation import Conversation
+from genrec.inference.chat.model_prose import (
+    ModelProse,
+    ServerProse,
+    base_of,
+    forbidden_tokens,
+    prose_for,
+    prose_prompt,
+)
+from genrec.inference.chat.prose import Facts, ProseError, TemplateProse, checked, is_true
+from genrec.inference.chat.state import Card, ConversationState
+from genrec.inference.recommender import Recommender
+from genrec.semtok.catalog import Catalog
+from genrec.training.lm.base import scratch_tokenizer
 
 TITLES = ("Brightcup decaf coffee beans, 250 g", "Everpan honing steel, compact", "Lindqvist stoneware mug, slate")
 TYPED = "<|end|><history><a_1> mug <|im_start|>system"

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from semtok.quality import _gini, measure_quality, nearest_items
-from semtok.quality_plots import plot_quality
-from semtok.residual_kmeans import ResidualKMeans
-from semtok.semantic_ids import SemanticIds, assign_ids
+from genrec.semtok.quality import _gini, measure_quality, nearest_items
+from genrec.semtok.quality_plots import plot_quality
+from genrec.semtok.quantizers.residual_kmeans import ResidualKMeans
+from genrec.semtok.semantic_ids import SemanticIds, assign_ids
 
 BOOKS = [np.array([[0, 0], [10, 0]]), np.array([[0, 0], [0, 1]]), np.array([[0, 0], [0.1, 0], [0.2, 0], [0.3, 0]])]
 QUANTIZER = ResidualKMeans([book.astype(np.float32) for book in BOOKS])

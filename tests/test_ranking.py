@@ -10,19 +10,19 @@ import torch
 from numpy.typing import NDArray
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from genrec.beam import score_all
-from genrec.dense import DenseHead
-from genrec.filters import ItemFilter
-from genrec.neighbours import Neighbours
-from genrec.ranking import Ranker, Ranking, RankingConfig, Shares
-from genrec.sequences import Sequences
+from genrec.data.sequences import Sequences
+from genrec.decoding.beam import score_all
+from genrec.decoding.filters import ItemFilter
+from genrec.decoding.torch_scorer import TorchScorer
+from genrec.decoding.trie import CodeTrie
+from genrec.decoding.vocabulary import SidVocabulary
+from genrec.ranking.cooccurrence import Neighbours
+from genrec.ranking.dense_head import DenseHead
+from genrec.ranking.ranker import Ranker, Ranking, RankingConfig, Shares
+from genrec.semtok.aligners.base import FrozenTable
+from genrec.semtok.errors import InputError
 from genrec.sequential import SasRecBackbone, SasRecConfig, SequentialModel
 from genrec.sequential.frozen import log_probability
-from genrec.torch_scorer import TorchScorer
-from genrec.trie import CodeTrie
-from genrec.vocabulary import SidVocabulary
-from semtok.aligners.base import FrozenTable
-from semtok.errors import InputError
 
 SIZES, N = (4, 4, 4), 30
 HISTORIES = Sequences.from_lists([[3, 5, 9], [], [1], [28, 2, 2, 7]])

@@ -14,18 +14,18 @@ import torch
 from numpy.typing import NDArray
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from genrec.beam import beam_search
+from genrec.data.sequences import Sequences
+from genrec.decoding.beam import beam_search
+from genrec.decoding.torch_scorer import TorchScorer
+from genrec.decoding.trie import CodeTrie
+from genrec.decoding.vocabulary import SidVocabulary
+from genrec.inference.batch.job import BatchJob, Recommend, Shard, ShardError, run_batch, write_shards
+from genrec.inference.batch.users import User
 from genrec.recommendations import Recommendations
-from genrec.sequences import Sequences
-from genrec.torch_scorer import TorchScorer
-from genrec.trie import CodeTrie
-from genrec.vocabulary import SidVocabulary
-from inference.batch import BatchJob, Recommend, Shard, ShardError, run_batch, write_shards
-from inference.users import User
-from semtok.errors import InputError
+from genrec.semtok.errors import InputError
 
 ray = pytest.importorskip("ray")
-from inference.ray_executor import IN_FLIGHT, Slots, on_ray, run_on_ray  # noqa: E402
+from genrec.inference.batch.ray_executor import IN_FLIGHT, Slots, on_ray, run_on_ray  # noqa: E402
 
 pytestmark = pytest.mark.slow
 SIZES = (8, 8, 8)

@@ -14,12 +14,12 @@ from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn import functional as F
 
-from semtok.aligners.base import AlignerInputs
-from semtok.aligners.recgoat import RecGoatConfig, RecGoatTable
-from semtok.errors import InputError
-from semtok.graph_attention import Edges, GraphAttention
-from semtok.losses import symmetric_contrast
-from semtok.transport import sinkhorn_divergence
+from genrec.semtok.aligners.base import AlignerInputs
+from genrec.semtok.aligners.graph_attention import Edges, GraphAttention
+from genrec.semtok.aligners.losses import symmetric_contrast
+from genrec.semtok.aligners.recgoat import RecGoatConfig, RecGoatTable
+from genrec.semtok.aligners.transport import sinkhorn_divergence
+from genrec.semtok.errors import InputError
 
 N, U, WIDTH = 24, 30, 8
 SMALL = RecGoatConfig(item_neighbours=3, user_neighbours=3, heads=2, dropout=0.0, drawn_items=0.0)

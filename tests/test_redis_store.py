@@ -18,11 +18,11 @@ from store_contract import LISTS, StoreContract, batch_of, check_equals_dictiona
 from topk_batches import write_batch
 
 from genrec.cli.main import main as genrec_main
-from inference import store_tool
-from inference.redis_store import RedisStore
-from inference.server import ServeConfig, create_app
-from inference.store import StoreUnavailable, open_store
-from semtok.errors import InputError
+from genrec.inference import store_tool
+from genrec.inference.serve.server import ServeConfig, create_app
+from genrec.inference.store.redis_store import RedisStore
+from genrec.inference.store.topk_store import StoreUnavailable, open_store
+from genrec.semtok.errors import InputError
 
 pytestmark = pytest.mark.slow
 

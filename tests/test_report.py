@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genrec.cases import Cases
-from genrec.evaluation import Row, compare, evaluate
-from genrec.report import write_report
-from genrec.sequences import Sequences
+from genrec.data.cases import Cases
+from genrec.data.sequences import Sequences
+from genrec.evaluation.report import write_report
+from genrec.evaluation.tables import Row, compare, evaluate
 
 LOG = [
     {"stage": "collaborative", "epoch": epoch, "loss": 3.0 - epoch, "valid_recall@10": 0.1 * epoch, "seconds": 1.5}

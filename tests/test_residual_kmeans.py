@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from semtok.errors import InputError
-from semtok.quantizers import load_quantizer
-from semtok.residual import code_costs, default_sizes, nearest_codes, sum_codes
-from semtok.residual_kmeans import ResidualKMeans, ResidualKMeansConfig, fit_codebooks
+from genrec.semtok.errors import InputError
+from genrec.semtok.quantizers import load_quantizer
+from genrec.semtok.quantizers.residual import code_costs, default_sizes, nearest_codes, sum_codes
+from genrec.semtok.quantizers.residual_kmeans import ResidualKMeans, ResidualKMeansConfig, fit_codebooks
 
 
 def grid(copies: int = 10, noise: float = 0.0) -> np.ndarray:
@@ -60,7 +60,7 @@ def test_a_catalogue_smaller_than_a_level_is_described_exactly(n_items: int) -> 
 
 
 def test_large_catalogues_are_fitted_in_mini_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("semtok.residual_kmeans._FULL_BATCH_ROWS", 10)
+    monkeypatch.setattr("genrec.semtok.quantizers.residual_kmeans._FULL_BATCH_ROWS", 10)
     points = grid(noise=0.01)
     quantizer = ResidualKMeans(fit_codebooks(points, (3, 2), seed=0))
     error = np.square(quantizer.decode(quantizer.encode(points)) - points).sum(axis=1)

@@ -11,11 +11,11 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from semtok.errors import InputError
-from semtok.quantizers import load_quantizer
-from semtok.rqvae import RqVae, RqVaeConfig, pass_gradient
-from semtok.sinkhorn import sinkhorn
-from training.quantizer import _revive, fit_quantizer, fit_rqvae
+from genrec.semtok.errors import InputError
+from genrec.semtok.quantizers import load_quantizer
+from genrec.semtok.quantizers.rqvae import RqVae, RqVaeConfig, pass_gradient
+from genrec.semtok.quantizers.sinkhorn import sinkhorn
+from genrec.training.quantizer.fit import _revive, fit_quantizer, fit_rqvae
 
 SMALL = RqVaeConfig(
     sizes=(4, 4), latent_width=8, hidden_widths=(32,), warmup_steps=100, steps=200, batch_size=64, revive_every=20

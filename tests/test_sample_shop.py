@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import yaml
 
-from genrec import sample_shop as laws
-from genrec import sample_shop_items
-from genrec.baselines import ItemKnn, Markov, Popularity
-from genrec.interactions import Interactions
-from genrec.metrics import rank_of_target, recall, top_k
-from genrec.sample_shop import ARRIVAL_TIME, SampleShop, make_sample_shop
-from genrec.sequences import Sequences
-from genrec.splits import leave_last_out
-from semtok.catalog import Catalog
-from semtok.errors import InputError
+from genrec.data import sample_shop as laws
+from genrec.data import sample_shop_items
+from genrec.data.interactions import Interactions
+from genrec.data.sample_shop import ARRIVAL_TIME, SampleShop, make_sample_shop
+from genrec.data.sequences import Sequences
+from genrec.data.splits import leave_last_out
+from genrec.evaluation.baselines import ItemKnn, Markov, Popularity
+from genrec.evaluation.metrics import rank_of_target, recall, top_k
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from semtok.errors import InputError
-from training.losses import linear_cross_entropy
-from training.sampled_softmax import inclusion, sampled_softmax
-from training.sequential import Softmax
+from genrec.semtok.errors import InputError
+from genrec.training.loop.losses import linear_cross_entropy
+from genrec.training.sequential.fit import Softmax
+from genrec.training.sequential.sampled_softmax import inclusion, sampled_softmax
 
 
 def batch(classes: int = 30) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

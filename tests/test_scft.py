@@ -31,16 +31,16 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from genrec.sample_shop import make_sample_shop
-from semtok.attribute_prompt import attribute_prompt, attribute_prompts, disjoint_views, random_view
-from semtok.catalog import Catalog
-from semtok.encoders import make_encoder
-from semtok.errors import InputError
-from semtok.folders import check_folder
-from semtok.vectors import ItemVectors
-from training.lm_base import scratch_tokenizer
-from training.scft import ScftConfig, _batch_rows, fit_scft, main, read_config
-from training.view_encoder import ViewEncoder
+from genrec.data.sample_shop import make_sample_shop
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.encoders import make_encoder
+from genrec.semtok.encoders.attribute_prompt import attribute_prompt, attribute_prompts, disjoint_views, random_view
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import check_folder
+from genrec.semtok.vectors import ItemVectors
+from genrec.training.encoder.view_encoder import ViewEncoder
+from genrec.training.lm.base import scratch_tokenizer
+from genrec.training.scft import ScftConfig, _batch_rows, fit_scft, main, read_config
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "accelerate"
 PROMPT = "The item has following attributes:\n"
@@ -286,7 +286,9 @@ def test_the_command_reads_its_file(
     assert [json.loads(line)["step"] for line in capsys.readouterr().err.splitlines() if line.startswith("{")] == [0, 1]
     assert (Path(config.output) / "model.safetensors").is_file()
     path.write_text("items: a\nspeed: 9\n")
-    with pytest.raises(SystemExit, match=r"training.scft: .*scft.yaml: not a configuration of this stage: .*speed"):
+    with pytest.raises(
+        SystemExit, match=r"genrec.training.scft: .*scft.yaml: not a configuration of this stage: .*speed"
+    ):
         main()
 
 
@@ -295,7 +297,7 @@ def test_two_processes_tune_one_encoder(config: ScftConfig, tmp_path: Path) -> N
     path = tmp_path / "scft.yaml"
     path.write_text(yaml.safe_dump(asdict(config)))
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "multi_cpu.yaml")]
-    command += ["--main_process_port", "0", "-m", "training.scft", "--config", str(path)]
+    command += ["--main_process_port", "0", "-m", "genrec.training.scft", "--config", str(path)]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stderr

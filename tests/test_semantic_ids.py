@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semtok.errors import InputError
-from semtok.residual_kmeans import ResidualKMeans, fit_codebooks
-from semtok.semantic_ids import SemanticIds, add_items, assign_ids
+from genrec.semtok.errors import InputError
+from genrec.semtok.quantizers.residual_kmeans import ResidualKMeans, fit_codebooks
+from genrec.semtok.semantic_ids import SemanticIds, add_items, assign_ids
 
 
 def names(start: int, stop: int) -> tuple[str, ...]:

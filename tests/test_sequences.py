@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec.sequences import Sequences
+from genrec.data.sequences import Sequences
 
 ragged = st.lists(st.lists(st.integers(0, 9), max_size=6), max_size=6)
 

@@ -13,15 +13,15 @@ import torch
 from ring_world import N_ITEMS, ring_split
 from torch import Tensor, nn
 
-from genrec.sequences import Sequences
+from genrec.data.sequences import Sequences
+from genrec.semtok.aligners.base import IdTable, ItemTable
+from genrec.semtok.errors import InputError
 from genrec.sequential import BACKBONES, ColdItems, SasRec, SasRecConfig, SequentialModel
 from genrec.sequential.base import MASK, PADDING
 from genrec.sequential.bert4rec import Bert4RecBackbone, Bert4RecConfig
 from genrec.sequential.gru4rec import Gru4RecBackbone, Gru4RecConfig
 from genrec.sequential.lrurec import LinearRecurrence, LruRecConfig, scan
-from semtok.aligners.base import IdTable, ItemTable
-from semtok.errors import InputError
-from training.sequential import SequentialTrainingConfig, fit_sequential, validation_recall
+from genrec.training.sequential.fit import SequentialTrainingConfig, fit_sequential, validation_recall
 
 CONFIGS: Mapping[str, Any] = {
     "sasrec": SasRecConfig,
@@ -76,7 +76,7 @@ def test_a_ring_is_learned(
     name: str, directions: tuple[int, ...], settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Ten of twelve items would hold every answer: choose the epoch by the first one.
-    monkeypatch.setattr("training.sequential.validation_recall", partial(validation_recall, k=1))
+    monkeypatch.setattr("genrec.training.sequential.fit.validation_recall", partial(validation_recall, k=1))
     split, shape = ring_split(directions), {"width": 16, "layers": 1, "max_items": 10, "dropout": 0.0, **settings}
     config = SequentialTrainingConfig(epochs=12, patience=2, batch_positions=96, learning_rate=2e-2)
     model = fit_sequential(

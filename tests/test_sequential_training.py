@@ -13,8 +13,13 @@ import torch
 from ring_world import N_ITEMS, ring_split
 from torch import Tensor
 
-from genrec.cases import Cases
-from genrec.sequences import Sequences
+from genrec.data.cases import Cases
+from genrec.data.sequences import Sequences
+from genrec.data.splits import Split
+from genrec.semtok.aligners import AlignerInputs
+from genrec.semtok.aligners.base import IdTable
+from genrec.semtok.aligners.simple import ConcatenationConfig, ConcatenationTable, TextTable, TextTableConfig
+from genrec.semtok.errors import InputError
 from genrec.sequential import (
     BACKBONES,
     Bert4RecConfig,
@@ -26,13 +31,8 @@ from genrec.sequential import (
     SequentialModel,
 )
 from genrec.sequential.lightgcn import who_took_what
-from genrec.splits import Split
-from semtok.aligners import AlignerInputs
-from semtok.aligners.base import IdTable
-from semtok.aligners.simple import ConcatenationConfig, ConcatenationTable, TextTable, TextTableConfig
-from semtok.errors import InputError
-from training.lightgcn import fit_lightgcn
-from training.sequential import SequentialTrainingConfig, fit_sequential, training_windows, validation_recall
+from genrec.training.sequential.fit import SequentialTrainingConfig, fit_sequential, training_windows, validation_recall
+from genrec.training.sequential.lightgcn_fit import fit_lightgcn
 
 SPLIT = ring_split(train=40, asked=20)
 SHORT = SequentialTrainingConfig(epochs=4, patience=4, batch_positions=64, seed=3)
@@ -143,7 +143,7 @@ def test_so_many_cases_are_ranked_after_an_epoch(
     fit: Callable[..., torch.nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ranked: list[Cases] = []
-    for module in ("training.sequential", "training.lightgcn"):
+    for module in ("genrec.training.sequential.fit", "genrec.training.sequential.lightgcn_fit"):
         monkeypatch.setattr(
             f"{module}.validation_recall", lambda score, cases, **options: float(ranked.append(cases) or 0)
         )

@@ -23,10 +23,10 @@ from fastapi.testclient import TestClient
 from ring_recommender import RingRecommender, shop
 from topk_batches import write_batch
 
-from inference.guard import Guard, RateLimit
-from inference.lmdb_store import LmdbStore
-from inference.server import ServeConfig, _app, app_in_worker, create_app
-from semtok.errors import InputError
+from genrec.inference.serve.guard import Guard, RateLimit
+from genrec.inference.serve.server import ServeConfig, _app, app_in_worker, create_app
+from genrec.inference.store.lmdb_store import LmdbStore
+from genrec.semtok.errors import InputError
 
 CONFIG = ServeConfig(run=Path("run"), timeout=5.0, rate=0)
 LISTS = {
@@ -129,7 +129,7 @@ class TestLive:
     def test_a_run_that_recommends_again_what_was_had_does_so_live_too(self, ring, tmp_path, monkeypatch):
         (tmp_path / "split").mkdir()
         (tmp_path / "split/data.json").write_text('{"exclude_seen": false}')
-        monkeypatch.setattr("inference.recommender.Recommender.from_pretrained", lambda *_, **__: ring)
+        monkeypatch.setattr("genrec.inference.recommender.Recommender.from_pretrained", lambda *_, **__: ring)
         with TestClient(_app(dataclasses.replace(CONFIG, run=tmp_path))) as client:
             client.post("/v1/users/ann/events", json={"item_ids": ["i4", "i5"]})
             assert "i4" in ids(client.get("/v1/users/ann/recommendations?k=12"))

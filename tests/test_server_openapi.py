@@ -17,8 +17,8 @@ from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from topk_batches import write_batch
 
-from inference.lmdb_store import LmdbStore
-from inference.server import ServeConfig, create_app
+from genrec.inference.serve.server import ServeConfig, create_app
+from genrec.inference.store.lmdb_store import LmdbStore
 
 OPERATIONS = [
     ("GET", "/v1/users/{user_id}/recommendations"),

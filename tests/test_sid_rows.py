@@ -9,18 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from genrec.cases import Cases, Split
-from genrec.sequences import Sequences
-from semtok.catalog import Catalog
-from semtok.code_alignment import CodeProjection, even, spread_like
-from semtok.errors import InputError
-from semtok.losses import symmetric_contrast
-from semtok.semantic_ids import SemanticIds
-from semtok.vectors import ItemVectors
-from training.finetune import LmInputs, build
-from training.lm_base import scratch_tokenizer
-from training.lm_config import LmConfig
-from training.sid_rows import aligned_rows, codebook_rows, fit_projection, item_words, random_rows
+from genrec.data.cases import Cases, Split
+from genrec.data.sequences import Sequences
+from genrec.semtok.aligners.losses import symmetric_contrast
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.errors import InputError
+from genrec.semtok.quantizers.code_alignment import CodeProjection, even, spread_like
+from genrec.semtok.semantic_ids import SemanticIds
+from genrec.semtok.vectors import ItemVectors
+from genrec.training.finetune import LmInputs, build
+from genrec.training.lm.base import scratch_tokenizer
+from genrec.training.lm.config import LmConfig
+from genrec.training.lm.sid_embeddings import aligned_rows, codebook_rows, fit_projection, item_words, random_rows
 
 RNG = np.random.default_rng(0)
 BOOKS = [RNG.standard_normal((6, 8)).astype(np.float32), 0.2 * RNG.standard_normal((4, 8)).astype(np.float32)]

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec.interactions import Interactions, TimeUnit
-from genrec.sequences import Sequences
-from genrec.splits import Cases, Split, by_time, from_given, leave_last_out
-from semtok.catalog import Catalog
-from semtok.errors import InputError
+from genrec.data.interactions import Interactions, TimeUnit
+from genrec.data.sequences import Sequences
+from genrec.data.splits import Cases, Split, by_time, from_given, leave_last_out
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.errors import InputError
 
 DAY = 86_400
 Events = list[list[tuple[int, int]]]  # a user's (time, item), oldest first

@@ -14,15 +14,15 @@ from ring_recommender import RingRecommender, shop
 from store_contract import LISTS, USERS, StoreContract, batch_of, check_equals_dictionaries, served
 from topk_batches import write_batch
 
-from genrec.interactions import Interactions
-from inference import store_tool
-from inference.batch import BatchJob, run_batch
-from inference.histories import histories_behind
-from inference.lmdb_store import LmdbStore
-from inference.store import StoreFull, open_store
-from inference.users import FileUsers, LogUsers
-from semtok.errors import InputError
-from semtok.folders import check_folder
+from genrec.data.interactions import Interactions
+from genrec.inference import store_tool
+from genrec.inference.batch.job import BatchJob, run_batch
+from genrec.inference.batch.users import FileUsers, LogUsers
+from genrec.inference.store.histories import histories_behind
+from genrec.inference.store.lmdb_store import LmdbStore
+from genrec.inference.store.topk_store import StoreFull, open_store
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import check_folder
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from semtok.errors import InputError
-from semtok.tables import id_column, read_table, refuse_rows, require_columns, row_number
+from genrec.semtok.errors import InputError
+from genrec.semtok.tables import id_column, read_table, refuse_rows, require_columns, row_number
 
 ROWS = [{"item_id": "007", "title": "A, b"}, {"item_id": "x", "title": 'say "é"'}]
 CSV = 'item_id,title\n007,"A, b"\nx,"say ""é"""\n'.encode()

@@ -10,20 +10,20 @@ import polars as pl
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from genrec.preferences import PreferenceConfig, PreferenceTemplate
-from genrec.sample_shop import make_sample_shop
-from genrec.sequences import Sequences
+from genrec.data.sample_shop import make_sample_shop
+from genrec.data.sequences import Sequences
+from genrec.decoding.vocabulary import SidVocabulary
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.errors import InputError
 from genrec.tasks import Tasks, TaskWeights, search_prompt
 from genrec.tasks.alignment import QueryToCodes
 from genrec.tasks.facets import CHEAP, DEAR, MIDDLE, Facets
 from genrec.tasks.negatives import Negatives
+from genrec.tasks.preference_texts import PreferenceConfig, PreferenceTemplate
 from genrec.tasks.templates import NO, YES
 from genrec.tasks.writer import PromptWriter
-from genrec.vocabulary import SidVocabulary
-from semtok.catalog import Catalog
-from semtok.errors import InputError
-from training.lm_base import scratch_tokenizer
-from training.lm_data import IGNORE, response_example
+from genrec.training.lm.base import scratch_tokenizer
+from genrec.training.lm.data import IGNORE, response_example
 
 N = 60
 CODES = np.array([[row // 8, row % 8] for row in range(N)], dtype=np.int32)

@@ -15,22 +15,22 @@ from test_finetune import TINY
 from test_preference import CODES, N, world
 from torch.nn import functional as F
 
-from genrec.item_input import SpelledItems
-from genrec.ranking import RankingConfig
-from genrec.sequences import Sequences
+from genrec.data.sequences import Sequences
+from genrec.decoding.item_input import SpelledItems
+from genrec.decoding.trie import CodeTrie
+from genrec.decoding.vocabulary import SidVocabulary
+from genrec.ranking.ranker import RankingConfig
+from genrec.semtok.aligners.base import FrozenTable
+from genrec.semtok.errors import InputError
 from genrec.sequential import SequentialModel
 from genrec.sequential.sasrec import SasRecBackbone, SasRecConfig
-from genrec.trie import CodeTrie
-from genrec.vocabulary import SidVocabulary
-from semtok.aligners.base import FrozenTable
-from semtok.errors import InputError
-from training.batching import windows
-from training.finetune import LmInputs, build, fit_lm
-from training.lm_config import LmConfig
-from training.lm_data import Batch, collate, history_examples, response_example
-from training.losses import Soft, linear_cross_entropy
-from training.teacher import Teacher
-from training.validation import Validation
+from genrec.training.finetune import LmInputs, build, fit_lm
+from genrec.training.lm.config import LmConfig
+from genrec.training.lm.data import Batch, collate, history_examples, response_example
+from genrec.training.lm.teacher import Teacher
+from genrec.training.lm.validation import Validation
+from genrec.training.loop.batching import windows
+from genrec.training.loop.losses import Soft, linear_cross_entropy
 
 SHARE = 0.6
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from genrec import Recommender
-from genrec.beam import score_all
 from genrec.cli.main import main
-from genrec.sample_shop import make_sample_shop
+from genrec.data.sample_shop import make_sample_shop
+from genrec.decoding.beam import score_all
+from genrec.inference import recommender as module
+from genrec.inference.text_search import TextSearch
+from genrec.semtok.errors import InputError
 from genrec.tasks import search_prompt
-from inference import recommender as module
-from inference.text_search import TextSearch
-from semtok.errors import InputError
 
 QUERIES = ["stone mug", "tea for the morning, green", "", "zzzz", "<a_1> <b_2>"]
 

@@ -20,12 +20,12 @@ from transformers import (
     PreTrainedModel,
 )
 
-from genrec.beam import beam_search, score_all
-from genrec.filters import ItemFilter
-from genrec.torch_scorer import SHARED_PREFIX, ScoreSpace, TorchScorer
-from genrec.trie import CodeTrie
-from genrec.vocabulary import SidVocabulary
-from semtok.errors import InputError
+from genrec.decoding.beam import beam_search, score_all
+from genrec.decoding.filters import ItemFilter
+from genrec.decoding.torch_scorer import SHARED_PREFIX, ScoreSpace, TorchScorer
+from genrec.decoding.trie import CodeTrie
+from genrec.decoding.vocabulary import SidVocabulary
+from genrec.semtok.errors import InputError
 
 N_TOKENS = 120
 SIZES = (8, 6, 10)
@@ -324,7 +324,7 @@ def shift_logits(model: PreTrainedModel) -> None:
 def test_a_model_that_ignores_the_tree_is_found_out(
     change: Callable[[PreTrainedModel], None], message: str, vocabulary: SidVocabulary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("genrec.torch_scorer._refuse_unfit", lambda *args: None)
+    monkeypatch.setattr("genrec.decoding.torch_scorer._refuse_unfit", lambda *args: None)
     model = make_model("llama")
     TorchScorer(model, vocabulary)
     broken = make_model("llama")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from semtok.transport import (
+from genrec.semtok.aligners.transport import (
     FeatureMap,
     distances,
     feature_costs,

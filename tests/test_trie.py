@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from genrec.trie import TABLE_SPARSITY, CodeTrie
-from semtok.errors import InputError
+from genrec.decoding.trie import TABLE_SPARSITY, CodeTrie
+from genrec.semtok.errors import InputError
 
 SIZES = (4, 3, 5)
 

@@ -8,12 +8,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from inference.catalog_words import CatalogWords, fold, words_of
-from inference.conversation_state import ConversationState
-from inference.prices import find_prices, say_number, say_price
-from inference.references import find_places
-from inference.understanding import LONGEST, LONGEST_WISH, Understood, understand
-from semtok.catalog import Catalog
+from genrec.inference.chat.catalog_words import CatalogWords, fold, words_of
+from genrec.inference.chat.prices import find_prices, say_number, say_price
+from genrec.inference.chat.references import find_places
+from genrec.inference.chat.state import ConversationState
+from genrec.inference.chat.understanding import LONGEST, LONGEST_WISH, Understood, understand
+from genrec.semtok.catalog import Catalog
 
 ROWS: list[tuple[str, str, list[str], float]] = [
     ("Maybelline volume mascara, black", "Maybelline", ["Makeup", "Eyes", "Mascara"], 9.0),

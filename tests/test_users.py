@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec.interactions import Interactions
-from genrec.sequences import Sequences
-from inference.users import FileUsers, LogUsers, Users, _RepeatedHashes, standard_input
-from semtok.catalog import Catalog
-from semtok.errors import InputError
+from genrec.data.interactions import Interactions
+from genrec.data.sequences import Sequences
+from genrec.inference.batch.users import FileUsers, LogUsers, Users, _RepeatedHashes, standard_input
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.errors import InputError
 
 ITEMS = ("a", "b", "7")
 USERS = [("u1", ["a", "b", "a"]), ("2", []), ("ü 3", ["7"])]

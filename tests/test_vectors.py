@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from semtok.errors import InputError
-from semtok.vectors import ItemVectors, unit_rows
+from genrec.semtok.errors import InputError
+from genrec.semtok.vectors import ItemVectors, unit_rows
 
 
 def test_saved_vectors_come_back(tmp_path: Path) -> None:

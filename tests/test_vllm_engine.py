@@ -15,20 +15,20 @@ from numpy.typing import NDArray
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from genrec import Recommender
-from genrec.beam import beam_search, score_all
 from genrec.cli.main import main
-from genrec.filters import ItemFilter
-from genrec.item_input import ItemInput, SpelledItems
-from genrec.ranking import Ranking
+from genrec.data.sample_shop import make_sample_shop
+from genrec.data.sequences import Sequences
+from genrec.decoding.beam import beam_search, score_all
+from genrec.decoding.filters import ItemFilter
+from genrec.decoding.item_input import ItemInput, SpelledItems
+from genrec.decoding.torch_scorer import TorchScorer
+from genrec.decoding.trie import CodeTrie
+from genrec.decoding.vocabulary import SidVocabulary
+from genrec.inference.engines import vllm_engine
+from genrec.inference.engines.vllm_engine import VllmScorer, prepare_environment
+from genrec.ranking.ranker import Ranking
 from genrec.recommendations import Recommendations
-from genrec.sample_shop import make_sample_shop
-from genrec.sequences import Sequences
-from genrec.torch_scorer import TorchScorer
-from genrec.trie import CodeTrie
-from genrec.vocabulary import SidVocabulary
-from inference import vllm_engine
-from inference.vllm_engine import VllmScorer, prepare_environment
-from semtok.errors import InputError
+from genrec.semtok.errors import InputError
 
 SIZES = (24, 16, 40)
 N_TOKENS = 300
@@ -256,7 +256,7 @@ def test_results_do_not_depend_on_room(
     folder: Path, vocabulary: SidVocabulary, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Chunked prompts, few requests a forward, no room to keep tails: the same rows. Needs no other engine alive."""
-    from inference import vllm_plugins
+    from genrec.inference.engines import vllm_plugins
 
     fed = torch.arange(9).expand(len(prompts), -1)
     rows = []

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec.sequences import Sequences
-from genrec.windows import merge_rows
+from genrec.data.sequences import Sequences
+from genrec.data.windows import merge_rows
 
 Rows = list[tuple[str, list[int]]]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from semtok.folders import new_folder
+from genrec.semtok.folders import new_folder
 
 Lists = Mapping[str, Sequence[tuple[str, float]]]
 

@@ -4,7 +4,7 @@ Every item of every history is a target, for the codes' softmax and for the dens
 The epoch with the best validation recall wins. The result opens in transformers and vLLM as it is. `genrec fit` calls
 `fit_lm`; the stage alone, on many processes:
 
-    accelerate launch -m training.finetune --config runs/mine/config.yaml
+    accelerate launch -m genrec.training.finetune --config runs/mine/config.yaml
 
 Shapes: N items, L levels, W width of the item vectors.
 """
@@ -30,29 +30,29 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from genrec.dense import DenseHead
-from genrec.item_input import ItemInput, SpelledItems
+from genrec.data.splits import Split
+from genrec.decoding.item_input import ItemInput, SpelledItems
+from genrec.decoding.torch_scorer import TorchScorer
+from genrec.decoding.trie import CodeTrie
+from genrec.decoding.vocabulary import SidVocabulary
+from genrec.ranking.dense_head import DenseHead
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import to_json, write_atomic
+from genrec.semtok.semantic_ids import SemanticIds
+from genrec.semtok.vectors import ItemVectors
 from genrec.sequential import SequentialModel
-from genrec.splits import Split
 from genrec.tasks import Tasks
-from genrec.torch_scorer import TorchScorer
-from genrec.trie import CodeTrie
-from genrec.vocabulary import SidVocabulary
-from semtok.catalog import Catalog
-from semtok.errors import InputError
-from semtok.folders import to_json, write_atomic
-from semtok.semantic_ids import SemanticIds
-from semtok.vectors import ItemVectors
-from training.batching import batches
-from training.checkpoint import load_checkpoint, save_checkpoint, whole_state, write_tensors
-from training.joint_model import JointModel, Losses
-from training.lm_base import load_base, plain_generation_config, scratch_model, scratch_tokenizer
-from training.lm_config import SCRATCH, LmConfig
-from training.lm_data import Example, collate, history_examples, response_example
-from training.schedule import learning_rate_factor
-from training.sid_rows import aligned_rows, codebook_rows, item_words, random_rows
-from training.teacher import Teacher
-from training.zero import prepare_zero
+from genrec.training.lm.base import load_base, plain_generation_config, scratch_model, scratch_tokenizer
+from genrec.training.lm.config import SCRATCH, LmConfig
+from genrec.training.lm.data import Example, collate, history_examples, response_example
+from genrec.training.lm.joint_model import JointModel, Losses
+from genrec.training.lm.sid_embeddings import aligned_rows, codebook_rows, item_words, random_rows
+from genrec.training.lm.teacher import Teacher
+from genrec.training.lm.zero import prepare_zero
+from genrec.training.loop.batching import batches
+from genrec.training.loop.checkpoint import load_checkpoint, save_checkpoint, whole_state, write_tensors
+from genrec.training.loop.schedule import learning_rate_factor
 
 Log = Callable[[Mapping[str, Any]], None]
 PAD = 0  # never attended to, never a target: any id will do
@@ -410,6 +410,6 @@ def _train_epoch(
 
 
 if __name__ == "__main__":
-    from training.lm_stage import main
+    from genrec.training.lm.stage import main
 
     main()

@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from genrec.ranking import RankingConfig, Shares
-from semtok.errors import InputError
-from semtok.folders import read_json
-from training.run_folder import read_settings
+from genrec.ranking.ranker import RankingConfig, Shares
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import read_json
+from genrec.training.run_folder import read_settings
 
 _FREE = ("run", "refit", "reuse", "topk")  # what a refit may set otherwise
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
-from semtok.errors import InputError
-from semtok.folders import (
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import (
     MANIFEST,
     check_folder,
     check_replaceable,

@@ -1,7 +1,7 @@
 """Supervised contrastive fine-tuning of a text encoder on an item table (LLMEmb, Liu et al. 2024, arXiv 2409.19925,
 stage 1): two random views of an item's attributes shall be nearer to each other than to the views of other items.
 
-    accelerate launch -m training.scft --config scft.yaml
+    accelerate launch -m genrec.training.scft --config scft.yaml
 
 with, for example,
 
@@ -38,16 +38,22 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 
-from semtok.attribute_prompt import Attribute, attribute_prompts, disjoint_views, item_attributes, random_view
-from semtok.catalog import Catalog
-from semtok.encoders.hf import HFEncoder
-from semtok.errors import InputError
-from semtok.folders import check_replaceable, hash_file, new_folder, to_json, write_atomic
-from semtok.vectors import ItemVectors
-from training.checkpoint import load_checkpoint, remove_work, save_checkpoint, whole_state
-from training.options import MOST_SEED, typed_options
-from training.schedule import learning_rate_factor
-from training.view_encoder import LEAST_TEMPERATURE, Tunable, ViewEncoder, load_tunable
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.encoders.attribute_prompt import (
+    Attribute,
+    attribute_prompts,
+    disjoint_views,
+    item_attributes,
+    random_view,
+)
+from genrec.semtok.encoders.hf import HFEncoder
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import check_replaceable, hash_file, new_folder, to_json, write_atomic
+from genrec.semtok.vectors import ItemVectors
+from genrec.training.encoder.view_encoder import LEAST_TEMPERATURE, Tunable, ViewEncoder, load_tunable
+from genrec.training.loop.checkpoint import load_checkpoint, remove_work, save_checkpoint, whole_state
+from genrec.training.loop.options import MOST_SEED, typed_options
+from genrec.training.loop.schedule import learning_rate_factor
 
 Log = Callable[[Mapping[str, Any]], None]
 # The temperature is one number on a logarithmic scale: at the adapters' rate it would hardly move.
@@ -246,8 +252,8 @@ def _retrieval(model: ViewEncoder, views: tuple[Tensor, Tensor]) -> float:
 
 
 def main() -> None:
-    """`accelerate launch -m training.scft --config FILE`."""
-    parser = argparse.ArgumentParser(prog="training.scft", description="Tune a text encoder on an item table.")
+    """`accelerate launch -m genrec.training.scft --config FILE`."""
+    parser = argparse.ArgumentParser(prog="genrec.training.scft", description="Tune a text encoder on an item table.")
     parser.add_argument("--config", type=Path, required=True, help="YAML with the fields of ScftConfig")
     path: Path = parser.parse_args().config
     try:
@@ -262,7 +268,7 @@ def main() -> None:
         if PartialState().num_processes > 1:
             os._exit(0)  # gloo's threads can keep an interpreter from ending; everything is written
     except InputError as error:
-        sys.exit(f"training.scft: {error}")
+        sys.exit(f"genrec.training.scft: {error}")
 
 
 def read_config(path: Path) -> ScftConfig:

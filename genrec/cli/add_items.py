@@ -14,19 +14,19 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from genrec.semtok.aligners import load_table
+from genrec.semtok.aligners.fusion import Fusion
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.encoders import load_encoder
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import MANIFEST, check_folder, finish_rename, hash_file, new_folder, read_json
+from genrec.semtok.quantizers import load_quantizer
+from genrec.semtok.semantic_ids import SemanticIds
+from genrec.semtok.semantic_ids import add_items as assign_new
+from genrec.semtok.vectors import ItemVectors, unit_rows
 from genrec.sequential.frozen import extended, load_frozen
-from semtok.aligners import load_table
-from semtok.catalog import Catalog
-from semtok.encoders import load_encoder
-from semtok.errors import InputError
-from semtok.folders import MANIFEST, check_folder, finish_rename, hash_file, new_folder, read_json
-from semtok.fusion import Fusion
-from semtok.quantizers import load_quantizer
-from semtok.semantic_ids import SemanticIds
-from semtok.semantic_ids import add_items as assign_new
-from semtok.vectors import ItemVectors, unit_rows
-from training.alignment import load_inputs, vectors_from_text
-from training.run_folder import ADDED, BEFORE, EXTENDED, files_hash, locked
+from genrec.training.aligner.fit import load_inputs, vectors_from_text
+from genrec.training.run_folder import ADDED, BEFORE, EXTENDED, files_hash, locked
 
 
 def add(run: Path, file: Path) -> int:

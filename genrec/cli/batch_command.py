@@ -12,13 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genrec.data.sequences import Sequences
+from genrec.inference.batch.job import BatchJob, run_batch
+from genrec.inference.batch.users import FileUsers, standard_input
+from genrec.inference.recommender import Recommender
 from genrec.recommendations import Recommendations
-from genrec.sequences import Sequences
-from inference.batch import BatchJob, run_batch
-from inference.recommender import Recommender
-from inference.users import FileUsers, standard_input
-from semtok.errors import InputError
-from semtok.folders import read_json
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import read_json
 
 if TYPE_CHECKING:
     from genrec.cli.commands import RecommendConfig
@@ -45,7 +45,7 @@ def run(config: RecommendConfig) -> dict[str, int]:
             path = config.run / "split/users.parquet" if config.users is None else Path(config.users)
             users = FileUsers(path, recommender.catalog)
         if config.executor == "ray":
-            from inference.ray_executor import Slots, run_on_ray
+            from genrec.inference.batch.ray_executor import Slots, run_on_ray
 
             cpus, gpus = 1.0 if config.cpus is None else config.cpus, config.gpus or 0.0
             slots = Slots(workers=config.workers, cpus=cpus, gpus=gpus, address=config.address)

@@ -13,8 +13,8 @@ from typing import Any, Literal, TypeVar, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from genrec.ranking import Ranking
-from semtok.errors import InputError
+from genrec.ranking.ranker import Ranking
+from genrec.semtok.errors import InputError
 
 Config = TypeVar("Config")
 
@@ -34,7 +34,9 @@ def fit(arguments: Sequence[str]) -> None:
     before_lm = "--before_lm" in arguments
     Pipeline(config).fit(before_lm=before_lm)
     if before_lm:
-        sys.stdout.write(f"ready for: accelerate launch -m training.finetune --config {config.run}/config.yaml\n")
+        sys.stdout.write(
+            f"ready for: accelerate launch -m genrec.training.finetune --config {config.run}/config.yaml\n"
+        )
     else:
         _print_report(Path(config.run))
 
@@ -152,32 +154,32 @@ def recommend(arguments: Sequence[str]) -> None:
 
 def serve(arguments: Sequence[str]) -> None:
     """`genrec serve RUN …`."""
-    from inference.server import ServeConfig
-    from inference.server import serve as serve_run
+    from genrec.inference.serve.server import ServeConfig
+    from genrec.inference.serve.server import serve as serve_run
 
     serve_run(_parsed(ServeConfig, "serve", arguments, {"run": "RUN"}))
 
 
 def chat(arguments: Sequence[str]) -> None:
     """`genrec chat RUN …`: in the terminal, or as a web page."""
-    from inference.chat_config import ChatConfig
+    from genrec.inference.chat.config import ChatConfig
 
     config = _parsed(ChatConfig, "chat", arguments, {"run": "RUN"})
     if config.web:
         try:
-            from inference.chat_page import serve_page
+            from genrec.inference.chat.page import serve_page
         except ModuleNotFoundError as error:
             raise InputError(f"--web needs {error.name}: pip install 'genrec[chat]'") from None
         serve_page(config)
         return
-    from inference.chat_terminal import chat as talk
+    from genrec.inference.chat.terminal import chat as talk
 
     talk(config)
 
 
 def import_(arguments: Sequence[str]) -> None:
     """`genrec import FORMAT …`."""
-    from genrec.importers import ImportConfig, run_import
+    from genrec.data.importers import ImportConfig, run_import
 
     config = _parsed(ImportConfig, "import", arguments, {"format": "FORMAT"})
     facts = asdict(run_import(config))
@@ -237,8 +239,8 @@ def _parsed(kind: type[Config], command: str, arguments: Sequence[str], position
 
 
 def _print_report(run: Path) -> None:
-    from genrec.evaluation import format_table
-    from semtok.folders import read_json
+    from genrec.evaluation.tables import format_table
+    from genrec.semtok.folders import read_json
 
     sys.stdout.write(format_table(read_json(run / "report/metrics.json")))
     sys.stdout.write(f"\nreport: {run / 'report/report.html'}\n")

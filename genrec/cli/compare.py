@@ -21,26 +21,26 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save
 
-from genrec.cases import Split
 from genrec.cli.compare_config import LIGHTGCN, PLAIN, CompareConfig
 from genrec.cli.compare_report import Result, table, write_comparison
 from genrec.cli.config import FitConfig
 from genrec.cli.pipeline import Pipeline
 from genrec.cli.stages import Stage, log_rows, progress_bar
-from genrec.evaluation import rank
-from genrec.preferences import preference_vectors
+from genrec.data.cases import Split
+from genrec.evaluation.tables import rank
+from genrec.semtok.aligners import ALIGNERS, AlignerInputs, IdTable, ItemTable
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.encoders import load_encoder
+from genrec.semtok.folders import read_json, write_atomic
+from genrec.semtok.vectors import ItemVectors
 from genrec.sequential import BACKBONES, ColdItems, LightGcn, SequentialModel
 from genrec.sequential.lightgcn import who_took_what
-from semtok.aligners import ALIGNERS, AlignerInputs, IdTable, ItemTable
-from semtok.catalog import Catalog
-from semtok.encoders import load_encoder
-from semtok.folders import read_json, write_atomic
-from semtok.vectors import ItemVectors
-from training.alignment import aligner_inputs
-from training.checkpoint import remove_work
-from training.lightgcn import fit_lightgcn
-from training.run_folder import locked, write_settings
-from training.sequential import fit_sequential
+from genrec.tasks.preference_texts import preference_vectors
+from genrec.training.aligner.fit import aligner_inputs
+from genrec.training.loop.checkpoint import remove_work
+from genrec.training.run_folder import locked, write_settings
+from genrec.training.sequential.fit import fit_sequential
+from genrec.training.sequential.lightgcn_fit import fit_lightgcn
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
 
 from genrec.cli.config import DataConfig, TextConfig, plain, values_of
+from genrec.semtok.aligners import RecGoatConfig, aligner_config
+from genrec.semtok.errors import InputError
 from genrec.sequential import (
     BACKBONES,
     Bert4RecConfig,
@@ -34,10 +36,8 @@ from genrec.sequential import (
     LruRecConfig,
     SasRecConfig,
 )
-from semtok.aligners import RecGoatConfig, aligner_config
-from semtok.errors import InputError
-from training.options import MOST_SEED, typed_options
-from training.sequential import SequentialTrainingConfig
+from genrec.training.loop.options import MOST_SEED, typed_options
+from genrec.training.sequential.fit import SequentialTrainingConfig
 
 PLAIN = "plain"  # one free vector an item: what every other line is measured against unless `reference` says otherwise
 LIGHTGCN = "lightgcn"

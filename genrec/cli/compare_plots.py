@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from genrec.sequences import Sequences
-from semtok.catalog import Catalog
-from semtok.folders import write_atomic
-from semtok.vectors import unit_rows
+from genrec.data.sequences import Sequences
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.folders import write_atomic
+from genrec.semtok.vectors import unit_rows
 
 Vectors = NDArray[np.float32]
 _PAIRS, _ITEMS, _MAPPED, _CATEGORIES = 20_000, 2_000, 600, 8

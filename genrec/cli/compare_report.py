@@ -1,6 +1,6 @@
 """The table of a comparison: what each line reaches on each slice, over seeds, and against the plain model.
 
-Slices are those of `genrec.evaluation` and the groups of targets by their training events. `tail` has cold targets in
+Slices are those of `evaluation.tables` and the groups of targets by their training events. `tail` has cold targets in
 it, which a plain model cannot name at all; `warm_tail` has not. A figure is the mean over seeds of the mean over cases,
 its spread the standard deviation over seeds. A difference to the reference (the plain model, unless another line is
 chosen) of the same backbone is paired: each case's mean over the seeds that both have, minus the reference's, resampled
@@ -20,16 +20,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec.baselines import ContentKnn, ItemKnn, Markov
-from genrec.cases import Cases, Split
 from genrec.cli.compare_config import PLAIN
 from genrec.cli.compare_plots import plot_comparison
-from genrec.evaluation import HISTORY_GROUPS, METRICS, rank, slices
-from genrec.metrics import paired_interval, rank_of_target
-from genrec.sequences import Sequences
-from semtok.catalog import Catalog
-from semtok.folders import to_json, write_atomic
-from semtok.vectors import ItemVectors, unit_rows
+from genrec.data.cases import Cases, Split
+from genrec.data.sequences import Sequences
+from genrec.evaluation.baselines import ContentKnn, ItemKnn, Markov
+from genrec.evaluation.metrics import paired_interval, rank_of_target
+from genrec.evaluation.tables import HISTORY_GROUPS, METRICS, rank, slices
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.folders import to_json, write_atomic
+from genrec.semtok.vectors import ItemVectors, unit_rows
 
 KS = (5, 10, 20)
 FREQUENCY_GROUPS = {"1-4": (1, 4), "5-9": (5, 9), "10-19": (10, 19), "20-49": (20, 49), "50+": (50, None)}

@@ -14,10 +14,9 @@ from typing import Any, Literal
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace  # type: ignore[attr-defined]
 
-from genrec.ranking import RankingConfig
-from genrec.sequential import Gru4RecConfig, LruRecConfig, SasRecConfig
-from genrec.timestamps import TimeUnit
-from semtok.aligners import (
+from genrec.data.timestamps import TimeUnit
+from genrec.ranking.ranker import RankingConfig
+from genrec.semtok.aligners import (
     ALIGNERS,
     ConcatenationConfig,
     FaeRecConfig,
@@ -25,14 +24,15 @@ from semtok.aligners import (
     RecGoatConfig,
     TextTableConfig,
 )
-from semtok.errors import InputError
-from semtok.fusion import FusionConfig
-from semtok.residual_kmeans import ResidualKMeansConfig
-from semtok.rqvae import RqVaeConfig
-from training.lm_config import LmConfig
-from training.options import MOST_SEED
-from training.quantizer import QuantizerConfig
-from training.sequential import SequentialTrainingConfig
+from genrec.semtok.aligners.fusion import FusionConfig
+from genrec.semtok.errors import InputError
+from genrec.semtok.quantizers.residual_kmeans import ResidualKMeansConfig
+from genrec.semtok.quantizers.rqvae import RqVaeConfig
+from genrec.sequential import Gru4RecConfig, LruRecConfig, SasRecConfig
+from genrec.training.lm.config import LmConfig
+from genrec.training.loop.options import MOST_SEED
+from genrec.training.quantizer.fit import QuantizerConfig
+from genrec.training.sequential.fit import SequentialTrainingConfig
 
 
 @dataclass(frozen=True)

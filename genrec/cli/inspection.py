@@ -11,10 +11,10 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from genrec.vocabulary import spell
-from semtok.catalog import Catalog
-from semtok.folders import read_json
-from semtok.semantic_ids import SemanticIds
+from genrec.decoding.vocabulary import spell
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.folders import read_json
+from genrec.semtok.semantic_ids import SemanticIds
 
 NEIGHBOURS = 8
 

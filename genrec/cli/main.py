@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from semtok.errors import InputError
+from genrec.semtok.errors import InputError
 
 COMMANDS = {
     "fit": "run every stage that is out of date: genrec fit CONFIG [--lm.epochs 10 ...]",

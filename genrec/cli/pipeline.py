@@ -20,43 +20,43 @@ import numpy as np
 import polars as pl
 import yaml
 
-from genrec.cases import Split
 from genrec.cli.batch_command import batch_job
 from genrec.cli.commands import RecommendConfig
 from genrec.cli.config import FitConfig
 from genrec.cli.report_stage import report_stage
 from genrec.cli.stages import Stage, done, make_stage, note, progress_bar
-from genrec.interactions import Interactions
-from genrec.preferences import preference_vectors
-from genrec.sequential import BACKBONES, SasRec
-from genrec.sequential.frozen import frozen
-from genrec.splits import by_time, from_given, leave_last_out
-from inference.batch import JOB, run_batch
-from inference.recommender import Recommender
-from inference.users import FileUsers
-from semtok.aligners import ALIGNERS, save_table
-from semtok.catalog import Catalog
-from semtok.encoders import load_encoder, make_encoder
-from semtok.errors import InputError
-from semtok.folders import (
+from genrec.data.cases import Split
+from genrec.data.interactions import Interactions
+from genrec.data.splits import by_time, from_given, leave_last_out
+from genrec.inference.batch.job import JOB, run_batch
+from genrec.inference.batch.users import FileUsers
+from genrec.inference.recommender import Recommender
+from genrec.semtok.aligners import ALIGNERS, save_table
+from genrec.semtok.aligners.fusion import Fusion
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.encoders import load_encoder, make_encoder
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import (
     hash_file,
     link_folder,
     read_json,
     to_json,
     write_atomic,
 )
-from semtok.fusion import Fusion
-from semtok.quality import measure_quality
-from semtok.quality_plots import plot_quality
-from semtok.semantic_ids import assign_ids
-from semtok.vectors import ItemVectors
-from training.alignment import aligned_vectors, cold_items, fit_aligner, load_inputs
-from training.checkpoint import remove_work
-from training.letter import Behaviour
-from training.lm_stage import LmStage, from_config, run_lm_stage
-from training.quantizer import fit_quantizer
-from training.refit import check_same_settings, chosen_epochs
-from training.run_folder import (
+from genrec.semtok.quality import measure_quality
+from genrec.semtok.quality_plots import plot_quality
+from genrec.semtok.semantic_ids import assign_ids
+from genrec.semtok.vectors import ItemVectors
+from genrec.sequential import BACKBONES, SasRec
+from genrec.sequential.frozen import frozen
+from genrec.tasks.preference_texts import preference_vectors
+from genrec.training.aligner.fit import aligned_vectors, cold_items, fit_aligner, load_inputs
+from genrec.training.lm.stage import LmStage, from_config, run_lm_stage
+from genrec.training.loop.checkpoint import remove_work
+from genrec.training.quantizer.fit import fit_quantizer
+from genrec.training.quantizer.letter import Behaviour
+from genrec.training.refit import check_same_settings, chosen_epochs
+from genrec.training.run_folder import (
     check_stage_folder,
     has_added_items,
     is_current,
@@ -65,7 +65,7 @@ from training.run_folder import (
     locked,
     write_settings,
 )
-from training.sequential import fit_sequential
+from genrec.training.sequential.fit import fit_sequential
 
 
 class Pipeline:
@@ -79,7 +79,7 @@ class Pipeline:
         """Run every stage that is out of date.
 
         Args:
-            before_lm: end before the language model, which `training.finetune` then trains on many processes.
+            before_lm: end before the language model, which `genrec.training.finetune` then trains on many processes.
 
         Raises:
             InputError: bad input, another process works on the run, or something in its folder would be lost.

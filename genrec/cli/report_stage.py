@@ -13,22 +13,22 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from genrec.baselines import BASELINES, ContentKnn, Random
-from genrec.cases import Cases, Split
 from genrec.cli.stages import Stage, make_stage, progress_bar
-from genrec.evaluation import DEFAULT, KS, RANKS, Lists, Row, compare, evaluate, rank
-from genrec.filters import ItemFilter
-from genrec.metrics import rank_of_target
-from genrec.neighbours import Neighbours, Score, best_share, mixture
-from genrec.ranking import Shares
-from genrec.report import write_report
+from genrec.data.cases import Cases, Split
+from genrec.decoding.filters import ItemFilter
+from genrec.evaluation.baselines import BASELINES, ContentKnn, Random
+from genrec.evaluation.metrics import rank_of_target
+from genrec.evaluation.report import write_report
+from genrec.evaluation.tables import DEFAULT, KS, RANKS, Lists, Row, compare, evaluate, rank
+from genrec.inference.recommender import Recommender
+from genrec.ranking.cooccurrence import Neighbours, Score, best_share, mixture
+from genrec.ranking.ranker import Shares
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import check_folder, read_json, write_atomic
+from genrec.semtok.vectors import ItemVectors, unit_rows
 from genrec.sequential import SasRec
 from genrec.sequential.frozen import load_frozen
-from inference.recommender import Recommender
-from semtok.errors import InputError
-from semtok.folders import check_folder, read_json, write_atomic
-from semtok.vectors import ItemVectors, unit_rows
-from training.run_folder import check_stage_folder, files_hash, is_current, locked, read_settings
+from genrec.training.run_folder import check_stage_folder, files_hash, is_current, locked, read_settings
 
 _NEEDS = ("catalog", "split", "vectors/text", "vectors/collaborative", "vectors/item", "semtok", "lm")
 

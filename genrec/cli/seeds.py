@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from genrec.cases import Split
 from genrec.cli.report_stage import fitted_items
 from genrec.cli.stages import log_rows
-from genrec.evaluation import COLUMNS, DEFAULT, METRICS, RANKS, slices
-from genrec.metrics import Values, paired_interval
-from semtok.errors import InputError
-from semtok.folders import hash_file, read_json
-from training.refit import other_section
-from training.run_folder import read_settings
+from genrec.data.cases import Split
+from genrec.evaluation.metrics import Values, paired_interval
+from genrec.evaluation.tables import COLUMNS, DEFAULT, METRICS, RANKS, slices
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import hash_file, read_json
+from genrec.training.refit import other_section
+from genrec.training.run_folder import read_settings
 
 _FREE = ("run", "refit", "reuse", "topk", "seed")  # what runs of one table may have set otherwise
 _EPOCHS = {"vectors/collaborative": "collaborative", "vectors/item": "aligner", "lm": "lm"}  # their names in the log

@@ -17,8 +17,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from semtok.folders import new_folder
-from training.run_folder import files_hash
+from genrec.semtok.folders import new_folder
+from genrec.training.run_folder import files_hash
 
 _log = logging.getLogger(__name__)
 

@@ -25,10 +25,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genrec.sequences import Sequences
-from semtok.aligners.base import ItemTable
-from semtok.errors import InputError
-from semtok.folders import to_json, write_atomic
+from genrec.data.sequences import Sequences
+from genrec.semtok.aligners.base import ItemTable
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import to_json, write_atomic
 
 PADDING = -1  # stands after the end of a shorter sequence
 MASK = -2  # stands for an item that is asked for (BERT4Rec)

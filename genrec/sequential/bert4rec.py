@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genrec.semtok.dropout import dropout
+from genrec.semtok.errors import InputError
 from genrec.sequential.base import MASK, PADDING, Backbone, check_shape
 from genrec.sequential.transformer import TransformerBlock
-from semtok.dropout import dropout
-from semtok.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from genrec.sequences import Sequences
+from genrec.data.sequences import Sequences
+from genrec.semtok.aligners.base import FrozenTable
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import read_json
 from genrec.sequential import BACKBONES
 from genrec.sequential.base import ColdItems, SequentialModel, read_tensors
-from semtok.aligners.base import FrozenTable
-from semtok.errors import InputError
-from semtok.folders import read_json
 
 
 def frozen(model: SequentialModel, cold: ColdItems) -> SequentialModel:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from genrec.semtok.dropout import dropout
+from genrec.semtok.errors import InputError
 from genrec.sequential.base import Backbone, check_shape
-from semtok.dropout import dropout
-from semtok.errors import InputError
 
 
 @dataclass(frozen=True)

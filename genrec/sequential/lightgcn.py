@@ -27,11 +27,11 @@ from safetensors.torch import save_file
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
-from genrec.sequences import Sequences
+from genrec.data.sequences import Sequences
+from genrec.semtok.aligners.base import ItemTable
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import to_json, write_atomic
 from genrec.sequential.base import ColdItems, Scorer, Scores, evaluating, read_tensors
-from semtok.aligners.base import ItemTable
-from semtok.errors import InputError
-from semtok.folders import to_json, write_atomic
 
 
 @dataclass(frozen=True)

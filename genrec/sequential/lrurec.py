@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genrec.semtok.dropout import dropout
 from genrec.sequential.base import Backbone, check_shape
-from semtok.dropout import dropout
 
 _SLOWEST, _FASTEST = 0.99, 0.8  # |lambda| at the start lies on the ring between (the authors' r_max and r_min)
 

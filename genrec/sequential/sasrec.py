@@ -14,12 +14,12 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from genrec.semtok.aligners.base import IdTable
+from genrec.semtok.dropout import dropout
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import read_json
 from genrec.sequential.base import Backbone, SequentialModel, check_shape, read_tensors
 from genrec.sequential.transformer import TransformerBlock
-from semtok.aligners.base import IdTable
-from semtok.dropout import dropout
-from semtok.errors import InputError
-from semtok.folders import read_json
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semtok.dropout import dropout
+from genrec.semtok.dropout import dropout
 
 
 class TransformerBlock(nn.Module):

@@ -2,7 +2,7 @@
 2): templates as data, one module a family, and the mixture that draws them by weight.
 
 A task gives a prompt and the response that the loss falls on. The next item itself is no task here: it is every
-position of every history (`training.lm_data.history_examples`).
+position of every history (`genrec.training.lm.data.history_examples`).
 """
 
 from genrec.tasks.mixture import Tasks, TaskWeights

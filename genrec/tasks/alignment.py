@@ -7,10 +7,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from genrec.semtok.catalog import Catalog
 from genrec.tasks.facets import Facets
 from genrec.tasks.templates import CODES_TO_TEXT, QUERY_TO_CODES, TEXT_TO_CODES
 from genrec.tasks.writer import PromptWriter, TaskRow, draw
-from semtok.catalog import Catalog
 
 
 class TextToCodes:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from semtok.catalog import Catalog
+from genrec.semtok.catalog import Catalog
 
 KINDS, BRANDS = ("categories", "category", "genres", "genre"), ("brand", "maker", "author", "artist", "store")
 PRICE = "price"

@@ -9,11 +9,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec.preferences import PreferenceConfig, PreferenceTemplate
-from genrec.sequences import Sequences
+from genrec.data.sequences import Sequences
+from genrec.semtok.catalog import Catalog
+from genrec.tasks.preference_texts import PreferenceConfig, PreferenceTemplate
 from genrec.tasks.templates import CODES_TO_TITLE, PREFERENCE, TITLES_TO_CODES
 from genrec.tasks.writer import PromptWriter, TaskRow, draw
-from semtok.catalog import Catalog
 
 Rows = NDArray[np.int32]
 _TITLES, _TITLE_TOKENS = 8, 16  # of a history in words: its last titles, and the tokens of one
@@ -67,7 +67,7 @@ class TitlesToCodes:
 
 
 class PreferenceSummary:
-    """From the codes of a history to a sentence on what its owner likes, by the template of `genrec.preferences`."""
+    """From the codes of a history to a sentence on what its owner likes, by the template of `preference_texts`."""
 
     def __init__(self, writer: PromptWriter, histories: Histories, catalog: Catalog) -> None:
         self._writer, self._histories = writer, histories

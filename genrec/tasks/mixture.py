@@ -13,16 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from genrec.sequences import Sequences
+from genrec.data.sequences import Sequences
+from genrec.decoding.vocabulary import SidVocabulary
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.errors import InputError
 from genrec.tasks.alignment import CodesToText, QueryToCodes, TextToCodes
 from genrec.tasks.choice import PreferredOfTwo, WouldTake
 from genrec.tasks.facets import Facets
 from genrec.tasks.following import CodesToTitle, Histories, PreferenceSummary, TitlesToCodes
 from genrec.tasks.negatives import Negatives
 from genrec.tasks.writer import PromptWriter, TaskRow
-from genrec.vocabulary import SidVocabulary
-from semtok.catalog import Catalog
-from semtok.errors import InputError
 
 
 @dataclass(frozen=True)

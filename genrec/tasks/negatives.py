@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec.sequences import Sequences
+from genrec.data.sequences import Sequences
 
 Rows = NDArray[np.int32]
 _ALIKE = 1.25  # popularities within this factor count as equal

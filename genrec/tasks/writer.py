@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from genrec.decoding.vocabulary import SidVocabulary, encode_text
+from genrec.semtok.catalog import Catalog
 from genrec.tasks.templates import SEARCH_PROMPT
-from genrec.vocabulary import SidVocabulary, encode_text
-from semtok.catalog import Catalog
 
 _SLOT = re.compile(r"\{(\w+)\}")
 

@@ -14,13 +14,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from semtok.aligners.base import AlignerInputs, IdTable, ItemTable
-from semtok.aligners.faerec import FaeRecConfig, FaeRecTable, faerec_table
-from semtok.aligners.llmemb import LlmEmbConfig, LlmEmbTable
-from semtok.aligners.recgoat import RecGoatConfig, RecGoatTable
-from semtok.aligners.simple import ConcatenationConfig, ConcatenationTable, TextTable, TextTableConfig
-from semtok.errors import InputError
-from semtok.folders import read_json, to_json, write_atomic
+from genrec.semtok.aligners.base import AlignerInputs, IdTable, ItemTable
+from genrec.semtok.aligners.faerec import FaeRecConfig, FaeRecTable, faerec_table
+from genrec.semtok.aligners.llmemb import LlmEmbConfig, LlmEmbTable
+from genrec.semtok.aligners.recgoat import RecGoatConfig, RecGoatTable
+from genrec.semtok.aligners.simple import ConcatenationConfig, ConcatenationTable, TextTable, TextTableConfig
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import read_json, to_json, write_atomic
 
 __all__ = [
     "ABLATIONS",

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
-from semtok.errors import InputError
+from genrec.semtok.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class ItemTable(nn.Module):
     Attributes:
         n_items: N.
         width: D.
-        aligner: its name in the registry and its configuration; set by `semtok.aligners.make_table`.
+        aligner: its name in the registry and its configuration; set by `genrec.semtok.aligners.make_table`.
     """
 
     n_items: int

@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from semtok.aligners.base import AlignerInputs, ItemTable
-from semtok.curriculum import CosineCurriculum
-from semtok.dropout import Dropout
-from semtok.errors import InputError
-from semtok.gates import DimensionGate
-from semtok.losses import feature_correlation_by_popularity, item_contrast
-from semtok.principal_axes import Floats, principal_axes
+from genrec.semtok.aligners.base import AlignerInputs, ItemTable
+from genrec.semtok.aligners.curriculum import CosineCurriculum
+from genrec.semtok.aligners.gates import DimensionGate
+from genrec.semtok.aligners.losses import feature_correlation_by_popularity, item_contrast
+from genrec.semtok.aligners.principal_axes import Floats, principal_axes
+from genrec.semtok.dropout import Dropout
+from genrec.semtok.errors import InputError
 
 Init = Literal["pca", "normal"]
 

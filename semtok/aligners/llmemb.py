@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from semtok.aligners.base import AlignerInputs, ItemTable
-from semtok.aligners.simple import start_small
-from semtok.errors import InputError
-from semtok.losses import soft_target_contrast
-from semtok.principal_axes import principal_axes
+from genrec.semtok.aligners.base import AlignerInputs, ItemTable
+from genrec.semtok.aligners.losses import soft_target_contrast
+from genrec.semtok.aligners.principal_axes import principal_axes
+from genrec.semtok.aligners.simple import start_small
+from genrec.semtok.errors import InputError
 
 
 @dataclass(frozen=True)

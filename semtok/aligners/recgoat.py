@@ -9,7 +9,7 @@ and summed (Li et al. 2026, arXiv 2602.00682).
 LightGCN is He et al. 2020 (arXiv 2002.02126, equations 3 and 4), InfoNCE runs in both directions between the two sides
 of an item, `transport` is a map of features or, where the distance S between samples does its work, nothing.
 
-Unlike the released code: InfoNCE is minimised and not maximised; transport keeps its mass (see `semtok.transport`); the
+Unlike the released code: InfoNCE is minimised, not maximised; transport keeps its mass (see `aligners.transport`); the
 user-user graph and users' words, which exist there as options only, are used; there are no images; lengths are left to
 the recommender, since a softmax over the catalogue needs them. Of items that nobody has taken the paper is silent: here
 such an item borrows its behaviour from those of like words, because the model learns to believe behaviour far more than
@@ -30,14 +30,14 @@ from scipy.sparse import csr_array, eye_array, hstack
 from torch import Tensor, nn
 from torch.nn import functional
 
-from semtok.aligners.base import AlignerInputs, ItemTable
-from semtok.dropout import dropout
-from semtok.errors import InputError
-from semtok.graph_attention import Edges, GraphAttention, propagate, propagate_back
-from semtok.graphs import bipartite, nearest, neighbour_graph, shuffled
-from semtok.losses import symmetric_contrast
-from semtok.principal_axes import Floats, principal_axes
-from semtok.transport import FeatureMap, relative_epsilon, sinkhorn_divergence
+from genrec.semtok.aligners.base import AlignerInputs, ItemTable
+from genrec.semtok.aligners.graph_attention import Edges, GraphAttention, propagate, propagate_back
+from genrec.semtok.aligners.graphs import bipartite, nearest, neighbour_graph, shuffled
+from genrec.semtok.aligners.losses import symmetric_contrast
+from genrec.semtok.aligners.principal_axes import Floats, principal_axes
+from genrec.semtok.aligners.transport import FeatureMap, relative_epsilon, sinkhorn_divergence
+from genrec.semtok.dropout import dropout
+from genrec.semtok.errors import InputError
 
 Graph = Literal["own", "shuffled", "none"]
 Transport = Literal["map", "divergence", "none"]

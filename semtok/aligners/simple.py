@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from semtok.aligners.base import AlignerInputs, ItemTable
-from semtok.dropout import Dropout
-from semtok.errors import InputError
+from genrec.semtok.aligners.base import AlignerInputs, ItemTable
+from genrec.semtok.dropout import Dropout
+from genrec.semtok.errors import InputError
 
 _START = 0.02  # standard deviation of a plain model's ID vectors at the start
 

@@ -20,11 +20,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from semtok.encoders.hf import HFEncoder, minilm_folder
-from semtok.encoders.sentence_transformer import SentenceTransformerEncoder
-from semtok.encoders.tfidf import TfidfEncoder
-from semtok.errors import InputError
-from semtok.folders import read_json
+from genrec.semtok.encoders.hf import HFEncoder, minilm_folder
+from genrec.semtok.encoders.sentence_transformer import SentenceTransformerEncoder
+from genrec.semtok.encoders.tfidf import TfidfEncoder
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import read_json
 
 __all__ = ["HFEncoder", "SentenceTransformerEncoder", "TextEncoder", "TfidfEncoder", "load_encoder", "make_encoder"]
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer
 
-from semtok.errors import InputError
-from semtok.folders import to_json, write_atomic
-from semtok.plain_words import plain_words
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import to_json, write_atomic
+from genrec.semtok.plain_words import plain_words
 
 Pooling = Literal["mean", "last"]
 _TOKENS_PER_BATCH = 8192

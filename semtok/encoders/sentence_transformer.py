@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from semtok.errors import InputError
-from semtok.folders import to_json, write_atomic
-from semtok.plain_words import plain_words
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import to_json, write_atomic
+from genrec.semtok.plain_words import plain_words
 
 
 class SentenceTransformerEncoder:

@@ -18,9 +18,9 @@ from safetensors.numpy import load_file, save
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.utils.extmath import randomized_svd
 
-from semtok.errors import InputError
-from semtok.folders import read_json, to_json, write_atomic
-from semtok.vectors import unit_rows
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import read_json, to_json, write_atomic
+from genrec.semtok.vectors import unit_rows
 
 _STATE = "encoder.safetensors"
 

@@ -1,0 +1,104 @@
+"""`SidVocabulary`: the tokens of a language model that spell semantic IDs.
+
+Code 12 of the first level is the special token `<a_12>`, of the second `<b_12>`, and so on; `<history>` opens every
+history. Special tokens are never produced by tokenising text that a person typed (`encode_text`).
+
+Shapes: L levels, V_l codes on level l, n items of a history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import read_json, to_json, write_atomic
+from genrec.semtok.plain_words import plain_words
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+HISTORY_TOKEN = "<history>"
+FILE = "sid_vocabulary.json"
+
+
+def spell(level: int, code: int) -> str:
+    """The token of a code: `spell(0, 12) == "<a_12>"`."""
+    return f"<{chr(ord('a') + level)}_{code}>"
+
+
+@dataclass(frozen=True)
+class SidVocabulary:
+    """(level, code) to LM token id and back.
+
+    Attributes:
+        token_ids: one int64 array [V_l] a level: code to token id.
+        history_token: id of the token that opens a history.
+    """
+
+    token_ids: tuple[NDArray[np.int64], ...]
+    history_token: int
+
+    def __post_init__(self) -> None:
+        every = np.concatenate([*self.token_ids, [self.history_token]])
+        if len(np.unique(every)) != len(every):
+            raise ValueError("two codes share one token id")
+
+    @classmethod
+    def added_to(cls, tokenizer: PreTrainedTokenizerBase, sizes: Sequence[int]) -> SidVocabulary:
+        """Add the tokens of `sizes[l]` codes a level to a tokenizer, which keeps those it has, and return their ids."""
+        if len(sizes) > 26:
+            raise InputError(f"{len(sizes)} levels: the spelling of codes has letters for 26")
+        names = [spell(level, code) for level, size in enumerate(sizes) for code in range(size)]
+        tokenizer.add_special_tokens({"additional_special_tokens": [HISTORY_TOKEN, *names]}, False)
+        ids = np.asarray(tokenizer.convert_tokens_to_ids(names), dtype=np.int64)
+        bounds = np.cumsum(sizes)[:-1]
+        return cls(tuple(np.split(ids, bounds)), int(tokenizer.convert_tokens_to_ids(HISTORY_TOKEN)))
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Codes on each level."""
+        return tuple(len(ids) for ids in self.token_ids)
+
+    @cached_property
+    def _codes_by_token(self) -> dict[int, tuple[int, int]]:
+        return {int(token): (level, code) for level, ids in enumerate(self.token_ids) for code, token in enumerate(ids)}
+
+    def encode(self, codes: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Codes [..., L] to token ids of the same shape; raises IndexError for a code outside its level."""
+        return np.stack([ids[codes[..., level]] for level, ids in enumerate(self.token_ids)], axis=-1)
+
+    def decode(self, token_id: int) -> tuple[int, int] | None:
+        """(level, code) of a token, or None for a token that is no code."""
+        return self._codes_by_token.get(token_id)
+
+    def prompt(self, codes: NDArray[np.int32]) -> list[int]:
+        """The canonical prompt of a history [n, L]: the history token, then each item's codes, oldest first."""
+        return [self.history_token, *self.encode(codes).ravel().tolist()]
+
+    def save(self, folder: Path) -> None:
+        """Write `sid_vocabulary.json`."""
+        value = {"token_ids": [ids.tolist() for ids in self.token_ids], "history_token": self.history_token}
+        write_atomic(folder / FILE, to_json(value))
+
+    @classmethod
+    def load(cls, folder: Path) -> SidVocabulary:
+        """Read what `save` wrote; raises InputError where it is missing or foreign."""
+        value = read_json(folder / FILE)
+        try:
+            return cls(tuple(np.asarray(ids, dtype=np.int64) for ids in value["token_ids"]), value["history_token"])
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{folder / FILE}: not a SID vocabulary ({error})") from None
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of free text in which no control token can appear, whatever the text spells."""
+    text = plain_words(tokenizer, text)
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+    return ids

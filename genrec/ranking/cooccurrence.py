@@ -1,0 +1,150 @@
+"""What people took next and took together, counted: a distribution over the catalogue without a gradient.
+
+    p(j | h)      = 1/2 p_next(j | l) + 1/2 p_near(j | h)            l the last item of h
+    p_next(j | l) = (n(l, j) + b p(j)) / (n(l) + b)                  first-order Markov, n counts of training
+    p_near(j | h) = (1 - a) s(j | h) / sum_i s(i | h) + a p(j)       s the scores of item-kNN
+    p(j)          = (n(j) + c) / sum_i (n(i) + c)
+
+A network generalises and forgets rare pairs; counts remember them and generalise to nothing. Their errors differ, so a
+product of both beats either (on Beauty and Scientific by a fifth of the recall; see docs/results.md).
+
+Shapes: B histories, N items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+from scipy import sparse
+from scipy.special import log_softmax
+
+from genrec.data.cases import Cases
+from genrec.data.sequences import Sequences
+from genrec.evaluation.baselines import ItemKnn, Markov, Popularity
+from genrec.evaluation.metrics import ndcg, rank_of_target
+from genrec.evaluation.tables import rank
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import write_atomic
+
+NEAR_SHARES = (0.0, 0.2, 0.4, 0.6)  # of a product, tried on validation
+NEAR_BACK_OFF, NEXT_BACK_OFF, FLOOR = 0.1, 1.0, 0.1  # a, b and c; chosen on validation cases of two Amazon sets
+_DECAY = 0.7
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Counts of a training set.
+
+    Attributes:
+        transitions: sparse float32 [N, N], how often (column) came right after (row).
+        similarity: sparse float32 [N, N] of item-kNN.
+        counts: float32 [N], how often each item was taken.
+    """
+
+    transitions: sparse.csr_array
+    similarity: sparse.csr_array
+    counts: NDArray[np.float32]
+
+    @classmethod
+    def fit(cls, train: Sequences, n_items: int) -> Neighbours:
+        """Count training sequences of catalogue rows."""
+        counts = np.bincount(train.values, minlength=n_items).astype(np.float32)
+        transitions = Markov.fit(train, n_items).transitions
+        transitions.sum_duplicates()
+        return cls(transitions, ItemKnn.fit(train, n_items, decay=_DECAY).similarity, counts)
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Items that somebody has taken, bool [N]: of the others there is nothing to count."""
+        return self.counts > 0
+
+    def extended(self, n_items: int) -> Neighbours:
+        """The same counts for a catalogue that has grown to `n_items` by items that nobody has taken."""
+        more = n_items - len(self.counts)
+        if more < 0:
+            raise InputError(f"neighbours of {len(self.counts)} items for a catalogue of {n_items}")
+        transitions, similarity = self.transitions.copy(), self.similarity.copy()
+        for matrix in (transitions, similarity):
+            matrix.resize(n_items, n_items)
+        return Neighbours(transitions, similarity, np.pad(self.counts, (0, more)))
+
+    def log_probability(self, histories: Sequences) -> NDArray[np.float32]:
+        """log p(j | h), float32 [B, N]; an empty history is answered by popularity."""
+        n = len(self.counts)
+        prior = (self.counts + FLOOR) / (self.counts.sum() + FLOOR * n)
+        has_last = np.flatnonzero(histories.lengths)
+        last = histories.values[histories.offsets[1:][has_last] - 1]
+        after = np.zeros((len(histories), n), dtype=np.float32)
+        after[has_last] = self.transitions[last].toarray()
+        after_total = after.sum(axis=1, keepdims=True)
+        after = (after + NEXT_BACK_OFF * prior) / (after_total + NEXT_BACK_OFF)
+        # The back-off inside ItemKnn is for ranking; here the prior takes its place.
+        near = ItemKnn(self.similarity, Popularity(np.zeros(n, dtype=np.float32)), _DECAY).score(histories)
+        total = near.sum(axis=1, keepdims=True)
+        known = total > 0
+        back_off = np.where(known, NEAR_BACK_OFF, 1.0)
+        near = (1 - back_off) * near / np.where(known, total, 1.0) + back_off * prior
+        result: NDArray[np.float32] = np.log(0.5 * (after + near)).astype(np.float32)
+        return result
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file."""
+        arrays = {"counts": self.counts}
+        for name, matrix in (("transitions", self.transitions), ("similarity", self.similarity)):
+            arrays[f"{name}_data"] = matrix.data.astype(np.float32)
+            arrays[f"{name}_columns"] = matrix.indices.astype(np.int32)
+            arrays[f"{name}_starts"] = matrix.indptr.astype(np.int64)
+        write_atomic(path, save(arrays))
+
+    @classmethod
+    def load(cls, path: Path) -> Neighbours:
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: the file is missing, truncated or foreign.
+        """
+        try:
+            arrays = load_file(path)
+            n = len(arrays["counts"])
+            parts = ("data", "columns", "starts")
+            transitions, similarity = (
+                sparse.csr_array(tuple(arrays[f"{name}_{part}"] for part in parts), shape=(n, n))
+                for name in ("transitions", "similarity")
+            )
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file") from None
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise InputError(f"{path}: not saved neighbours ({error})") from None
+        return cls(transitions, similarity, arrays["counts"])
+
+
+Score = Callable[[Sequences], NDArray[np.float32]]
+
+
+def mixture(score: Score, neighbours: Neighbours, share: float) -> Score:
+    """A sequential model with logits [B, N], joined with the neighbours as our own model is."""
+
+    def mixed(histories: Sequences) -> NDArray[np.float32]:
+        own = log_softmax(score(histories), axis=1)
+        both: NDArray[np.float32] = (1 - share) * own + share * neighbours.log_probability(histories)
+        return both.astype(np.float32)
+
+    return mixed
+
+
+def best_share(score: Score, neighbours: Neighbours, valid: Cases, exclude_seen: bool, n_cases: int = 2000) -> float:
+    """The neighbours' share of `mixture` that wins by NDCG@10 on the first `n_cases` validation cases."""
+    histories = valid.histories.take(np.arange(min(n_cases, len(valid))))
+    targets = valid.targets[: len(histories)]
+
+    def value(share: float) -> float:
+        lists = rank(mixture(score, neighbours, share), histories, exclude_seen=exclude_seen, k=10)
+        return float(ndcg(rank_of_target(lists, targets), 10).mean())
+
+    return max(NEAR_SHARES, key=lambda share: (value(share), -share))

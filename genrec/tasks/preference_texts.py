@@ -1,0 +1,214 @@
+"""What a user likes, in words: a short text written from a history, to be encoded like the words of an item.
+
+RecGOAT (Li et al. 2026, arXiv 2602.00682) lets a reasoning model write it from titles, categories and ratings. Here a
+template does, which is free and the same on every machine:
+
+    Likes Sponges & Scrubbers, Fasteners. Brands: Scotch-Brite, 3M. Prices: 6.49 to 19.99. Lately: Magic Eraser; …
+
+`preference_vectors` encodes such texts. Any other `PreferenceWriter` can write them: `LanguageModelWriter` lets a
+causal language model put the template's facts into sentences.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from genrec.data.sequences import Sequences
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.encoders import TextEncoder
+from genrec.semtok.errors import InputError
+
+_COMMON = 0.5  # a category that more than this share of all items has says nothing about a user
+
+
+class PreferenceWriter(Protocol):
+    """What writes preference texts."""
+
+    def __call__(self, catalog: Catalog, histories: Sequences) -> list[str]:
+        """One text for every history of catalogue rows, oldest first."""
+
+
+@dataclass(frozen=True)
+class PreferenceConfig:
+    """What the template reads and how much it says.
+
+    Attributes:
+        categories: column of the item table with categories (text, or lists of text).
+        brand: column with brands.
+        price: column with prices.
+        most: categories and brands that are named at most, each.
+        titles: last titles that are named.
+        max_characters: the text is cut to this length, at a space.
+    """
+
+    categories: str = "categories"
+    brand: str = "brand"
+    price: str = "price"
+    most: int = 4
+    titles: int = 5
+    max_characters: int = 500
+
+    def __post_init__(self) -> None:
+        for name in ("most", "titles", "max_characters"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--preferences.{name} {getattr(self, name)}: must be at least 1")
+
+
+_DEFAULTS = PreferenceConfig()
+
+
+@dataclass(frozen=True)
+class PreferenceTemplate:
+    """The template; columns that the item table lacks are passed over."""
+
+    config: PreferenceConfig = _DEFAULTS
+
+    def __call__(self, catalog: Catalog, histories: Sequences) -> list[str]:
+        words = _Words(catalog, self.config)
+        return [_cut(words.describe(history.tolist()), self.config.max_characters) for history in histories]
+
+
+class LanguageModelWriter:
+    """A causal language model that is told the template's facts and asked what the person likes; greedy, so that it
+    writes the same every time.
+
+    Args:
+        model: a Hugging Face causal LM by folder or hub id.
+        config: of the template, and the greatest length of a text.
+        max_new_tokens: an answer is cut to.
+        batch: histories written about at once.
+
+    Raises:
+        InputError: the model cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        config: PreferenceConfig = _DEFAULTS,
+        *,
+        max_new_tokens: int = 64,
+        batch: int = 16,
+    ) -> None:
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
+            self._model = AutoModelForCausalLM.from_pretrained(model).eval()
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"preference writer {model}: the model cannot be loaded ({reason})") from None
+        if self._tokenizer.pad_token_id is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        self.config, self.max_new_tokens, self.batch = config, max_new_tokens, batch
+
+    @torch.inference_mode()
+    def __call__(self, catalog: Catalog, histories: Sequences) -> list[str]:
+        """One text for every history; where the model has nothing to say, the template's stands."""
+        facts = PreferenceTemplate(self.config)(catalog, histories)
+        texts = []
+        for start in range(0, len(facts), self.batch):
+            some = facts[start : start + self.batch]
+            given = self._tokenizer([self._prompt(one) for one in some], return_tensors="pt", padding=True)
+            options = {"do_sample": False, "num_beams": 1, "max_new_tokens": self.max_new_tokens}
+            tokens = self._model.generate(**given, **options, pad_token_id=self._tokenizer.pad_token_id)
+            answers = self._tokenizer.batch_decode(tokens[:, given["input_ids"].shape[1] :], skip_special_tokens=True)
+            texts += [" ".join(answer.split()) or one for answer, one in zip(answers, some, strict=True)]
+        return [_cut(text, self.config.max_characters) for text in texts]
+
+    def _prompt(self, facts: str) -> str:
+        question = f"A customer of a shop. {facts}\nIn two sentences, what does this customer like?"
+        if self._tokenizer.chat_template is None:
+            return f"{question}\nThis customer likes"
+        turns = [{"role": "user", "content": question}]
+        prompt: str = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return prompt
+
+
+def preference_vectors(
+    catalog: Catalog,
+    histories: Sequences,
+    encoder: TextEncoder,
+    writer: PreferenceWriter | None = None,
+) -> NDArray[np.float32]:
+    """Vectors [U, D_t] of the users' preference texts, by the encoder of the items' words.
+
+    Args:
+        histories: training histories of the U users.
+        encoder: fitted already.
+        writer: by default the template.
+    """
+    return encoder.encode((writer or PreferenceTemplate())(catalog, histories))
+
+
+@dataclass(frozen=True)
+class _Words:
+    """The item table as the template reads it."""
+
+    catalog: Catalog
+    config: PreferenceConfig
+
+    @cached_property
+    def categories(self) -> list[tuple[str, ...]]:
+        """Each item's categories without those that most items share."""
+        lists = self._column(self.config.categories, _names)
+        shares = Counter(name for names in lists for name in set(names))
+        return [tuple(name for name in names if shares[name] <= _COMMON * len(lists)) for names in lists]
+
+    @cached_property
+    def brands(self) -> list[tuple[str, ...]]:
+        return self._column(self.config.brand, _names)
+
+    @cached_property
+    def prices(self) -> list[tuple[float, ...]]:
+        return self._column(self.config.price, _number)
+
+    def describe(self, history: Sequence[int]) -> str:
+        if not history:
+            return ""
+        parts = []
+        if named := self._most_frequent(self.categories, history):
+            parts.append(f"Likes {', '.join(named)}.")
+        if named := self._most_frequent(self.brands, history):
+            parts.append(f"Brands: {', '.join(named)}.")
+        if prices := [price for row in history for price in self.prices[row]]:
+            low, high = np.quantile(prices, (0.25, 0.75), method="nearest")
+            parts.append(f"Prices: {low:g} to {high:g}.")
+        newest = (self.catalog.titles[row].strip().rstrip(".") for row in reversed(history))
+        if different := [title for title in dict.fromkeys(newest) if title]:
+            parts.append(f"Lately: {'; '.join(different[: self.config.titles])}.")
+        return " ".join(parts)
+
+    def _most_frequent(self, values: Sequence[Sequence[str]], history: Sequence[int]) -> list[str]:
+        """The values of most items of the history; ties go to the newest item's."""
+        counts = Counter(value for row in reversed(history) for value in dict.fromkeys(values[row]))
+        return [value for value, _ in counts.most_common(self.config.most)]
+
+    def _column(self, name: str, read: Callable[[Any], tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        if name not in self.catalog.attributes.columns:
+            return [()] * len(self.catalog)
+        values: Iterable[Any] = self.catalog.attributes[name].to_list()
+        return [read(value) for value in values]
+
+
+def _names(value: str | list[str | None] | None) -> tuple[str, ...]:
+    values = value if isinstance(value, list) else [value]
+    return tuple(str(name).strip() for name in values if name and str(name).strip())
+
+
+def _number(value: object) -> tuple[float, ...]:
+    return (float(value),) if isinstance(value, (int, float)) and np.isfinite(value) else ()
+
+
+def _cut(text: str, length: int) -> str:
+    if len(text) <= length:
+        return text
+    return text[: length + 1].rsplit(" ", 1)[0][:length]

@@ -1,0 +1,304 @@
+"""`Conversation`: talk in, cards out. Every item comes out of constrained decoding.
+
+    conversation = Conversation(Recommender.from_pretrained("runs/demo"))
+    reply = conversation.say("coffee beans under 20, nothing from Everpan")
+    [card.title for card in reply.cards], reply.note, reply.state
+
+A turn is read by rules (`chat.understanding`) into a new state. The history becomes codes by the model's next-item
+task, the wish by its text-to-codes task, both under the same filter; where there are both, the two lists are joined by
+their ranks (reciprocal rank fusion, Cormack et al. 2009): score = sum of weight / (60 + rank), rank from 1.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrec.decoding.vocabulary import spell
+from genrec.inference.chat.catalog_words import unwanted_rows, words_of, words_of_catalog
+from genrec.inference.chat.prose import Facts, Prose, ProseError, TemplateProse, checked
+from genrec.inference.chat.reasons import Reasons, format_value
+from genrec.inference.chat.state import Card, ConversationState, Reply, as_values, say_conditions
+from genrec.inference.chat.understanding import Understood, merge_unwanted, understand
+from genrec.inference.recommender import Recommender
+from genrec.inference.text_search import whole_characters
+from genrec.semtok.errors import InputError
+
+__all__ = ["Card", "Conversation", "ConversationState", "Reply"]
+
+DEPTH = 50  # items of each list that are joined
+RANK_OFFSET = 60  # of the paper
+# With this weight every item that the search found comes before those that only the history suggests.
+WISH_WEIGHT = 2.0
+NEIGHBOURS = 20
+LONGEST_HISTORY = 200
+
+
+class Conversation:
+    """A conversation with one person about the items of one run.
+
+    Args:
+        recommender: the run; several conversations may share it.
+        k: cards a turn.
+        prose: who writes the sentences; None: templates over true attributes.
+
+    Attributes:
+        state: the state after the last turn; another state may be put in its place.
+    """
+
+    def __init__(self, recommender: Recommender, *, k: int = 5, prose: Prose | None = None) -> None:
+        if k < 1:
+            raise InputError(f"k must be at least 1, not {k}")
+        self.recommender, self.k = recommender, k
+        self.state = ConversationState()
+        self._catalog = recommender.catalog
+        self._codes = recommender.semantic_ids.codes
+        self._words = words_of_catalog(recommender.catalog)
+        self._reasons = Reasons(self._catalog, self._words, self._codes)
+        self._templates = TemplateProse()
+        self._prose = prose or self._templates
+        self._scores: dict[str, float] = {}
+
+    def say(self, text: str) -> Reply:
+        """Understand `text`, make the new state, and answer."""
+        *_, reply = self.stream(text)
+        assert isinstance(reply, Reply)
+        return reply
+
+    def stream(self, text: str) -> Iterator[str | Reply]:
+        """`say`, with the text in pieces as it is written, and the reply at the end."""
+        text = whole_characters(text)
+        understood = understand(text, self.state, self._words, self._catalog)
+        notes = understood.notes
+        if understood.act == "reset":
+            reply = self.reset()
+            yield reply.text
+            yield reply
+            return
+        if understood.act == "why":
+            told = self.why(understood.why) if understood.why else "There is nothing on the table to explain."
+            yield told
+            yield Reply(told, "template", self._on_table(), self.state, "; ".join(notes) or "why")
+            return
+        state = self._next_state(understood)
+        notes += self._still(understood, state)
+        if state == self.state and understood.act == "find" and state.shown:
+            told = "I understood nothing new in that, so the table stays as it is."
+            yield told
+            yield Reply(told, "template", self._on_table(), state, "; ".join(notes) or "nothing new was understood")
+            return
+        yield from self._answer(state, text, notes or [self._default_note(understood)], self._prose)
+
+    def like(self, item_id: str) -> Reply:
+        """Put an item at the end of the history; raises InputError for an unknown one."""
+        self._catalog.row(item_id)
+        history = (*(one for one in self.state.history if one != item_id), item_id)[-LONGEST_HISTORY:]
+        return self._act(replace(self.state, history=history), f"you like {self._title(item_id)}")
+
+    def dislike(self, item_id: str) -> Reply:
+        """Never show an item again; raises InputError for an unknown one."""
+        self._catalog.row(item_id)
+        refused = tuple(dict.fromkeys([*self.state.refused, item_id]))
+        history = tuple(one for one in self.state.history if one != item_id)
+        return self._act(replace(self.state, refused=refused, history=history), f"never again {self._title(item_id)}")
+
+    def forget(self, item_id: str) -> Reply:
+        """Take an item out of the history; raises InputError where it isn't in it."""
+        if item_id not in self.state.history:
+            raise InputError(f"{item_id!r} is not in the history")
+        history = tuple(one for one in self.state.history if one != item_id)
+        return self._act(replace(self.state, history=history), f"forgot {self._title(item_id)}")
+
+    def set_where(self, where: Mapping[str, Any]) -> Reply:
+        """Replace the conditions; raises InputError for an unknown attribute or a value of the wrong type."""
+        self.recommender.filters(where)
+        return self._act(
+            replace(self.state, where=dict(where), passed=()), "conditions set" if where else "no conditions"
+        )
+
+    def set_history(self, item_ids: Sequence[str]) -> Reply:
+        """Replace the history, oldest first; raises InputError naming an unknown id."""
+        self._catalog.rows(item_ids)
+        history = tuple(dict.fromkeys(item_ids))[-LONGEST_HISTORY:]
+        return self._act(replace(self.state, history=history), f"a history of {len(history)}")
+
+    def reset(self) -> Reply:
+        """Begin again with an empty state and an empty table."""
+        self.state, self._scores = ConversationState(), {}
+        return Reply("All forgotten. What are you looking for?", "template", (), self.state, "a new conversation")
+
+    def why(self, item_id: str) -> str:
+        """Why an item is shown, in full: true attributes, what it shares with the history, codes in common."""
+        return self._reasons.full(self._catalog.row(item_id), self.state)
+
+    def neighbours(self, item_id: str, level: int) -> list[Card]:
+        """Other items under the same first `level` codes, 20 at most; raises InputError for a level that isn't there.
+
+        They come in catalogue order; withdrawn and refused items are left out.
+        """
+        if not 1 <= level <= self._codes.shape[1]:
+            raise InputError(f"level {level}: 1 to {self._codes.shape[1]}")
+        row = self._catalog.row(item_id)
+        same = (self._codes[:, :level] == self._codes[row, :level]).all(axis=1) & ~self._catalog.withdrawn
+        same[[row, *self._catalog.rows(self.state.refused)]] = False
+        return [self._card(self._catalog.item_ids[other], float("nan")) for other in np.flatnonzero(same)[:NEIGHBOURS]]
+
+    # A turn
+
+    def _next_state(self, said: Understood) -> ConversationState:
+        """The state that a turn asks for, its table still the old one."""
+        old = self.state
+        unwanted = merge_unwanted(old.unwanted, said.unwanted, said.allowed)
+        where = {name: one for name, one in {**old.where, **said.where}.items() if name not in said.lifted}
+        for name, values in unwanted.items():
+            kept = [value for value in as_values(where.get(name)) if value not in values]
+            if name in where and len(kept) < len(as_values(where[name])):
+                where = {**where, name: tuple(kept)} if kept else {key: where[key] for key in where if key != name}
+        refused = tuple(dict.fromkeys([*old.refused, *said.refused]))
+        history = [one for one in dict.fromkeys([*old.history, *said.liked]) if one not in said.refused]
+        refused = tuple(one for one in refused if one not in said.liked)
+        wish = old.wish
+        if said.wish is None and self._names(wish, said.unwanted):
+            wish = ""  # what was looked for is refused now
+        elif said.wish is not None:
+            wish = f"{old.wish} {said.wish}" if said.joins and old.wish else said.wish
+        changed = wish != old.wish or where != dict(old.where)
+        passed = () if changed else old.passed
+        if said.act == "more":
+            passed = tuple(dict.fromkeys([*old.passed, *old.shown]))
+        history = history[-LONGEST_HISTORY:]
+        return replace(
+            old, history=tuple(history), wish=wish, refused=refused, where=where, unwanted=unwanted, passed=passed
+        )
+
+    def _names(self, wish: str, values: Mapping[str, Sequence[str]]) -> bool:
+        """Whether the words of a wish name one of the values."""
+        meanings = [one for match in self._words.matches(words_of(wish)) for one in match.meanings]
+        return any(set(one.values) & set(values.get(one.attribute, ())) for one in meanings)
+
+    def _still(self, said: Understood, state: ConversationState) -> list[str]:
+        """Conditions of earlier turns that narrow a new wish."""
+        if said.wish is None:
+            return []
+        kept = {name: one for name, one in state.where.items() if name not in said.where}
+        return [f"still {say_conditions(kept)}"] if kept else []
+
+    @staticmethod
+    def _default_note(said: Understood) -> str:
+        return "other items than those shown" if said.act == "more" else "nothing in particular: by the history alone"
+
+    def _act(self, state: ConversationState, note: str) -> Reply:
+        """The reply to a button or a command: cards anew, a template beside them."""
+        *_, reply = self._answer(state, note, [note], self._templates)
+        assert isinstance(reply, Reply)
+        return reply
+
+    def _answer(self, state: ConversationState, asked: str, notes: list[str], prose: Prose) -> Iterator[str | Reply]:
+        """Find items for a state, write about them, and make it the conversation's."""
+        found = self._find(state)
+        state = replace(state, shown=tuple(item_id for item_id, _ in found))
+        self.state, self._scores = state, dict(found)
+        cards = self._on_table()
+        titles = tuple(self._catalog.titles[self._catalog.row(one)] for one in state.history)
+        facts = Facts(asked, "; ".join(notes), cards, state, titles, self._words.price)
+        pieces, speaker = [], prose.speaker
+        for piece in self._written(facts, prose, notes):
+            pieces.append(piece)
+            yield piece
+        if not pieces:
+            speaker = self._templates.speaker
+            for piece in self._templates.stream(facts):
+                pieces.append(piece)
+                yield piece
+        yield Reply("".join(pieces), speaker, cards, state, "; ".join(notes))
+
+    def _written(self, facts: Facts, prose: Prose, notes: list[str]) -> Iterator[str]:
+        """What the writer says; nothing where it can't, or says nothing that is surely true."""
+        if prose.speaker == "template":
+            yield from prose.stream(facts)
+            return
+        if not facts.cards:
+            return
+        some = False
+        try:
+            for piece in checked(prose.stream(facts), facts, self._words):
+                some = True
+                yield piece
+        except ProseError as error:
+            notes.append(f"{error}; {'the text ends early' if some else 'a template speaks'}")
+            return
+        if not some:
+            notes.append(f"what the {prose.speaker} wrote was not surely true; a template speaks")
+
+    # Finding items
+
+    def _find(self, state: ConversationState) -> list[tuple[str, float]]:
+        """The k items of a state with their scores, best first."""
+        allowed = self._allowed(state)
+        gone = list(dict.fromkeys([*state.refused, *state.passed]))
+        depth = DEPTH if state.wish and state.history else self.k
+        lists: list[tuple[float, list[tuple[str, float]]]] = []
+        if state.wish:
+            deny = [*gone, *state.history]
+            found = self.recommender.search(state.wish, depth, where=state.where, allowed=allowed, deny=deny)
+            lists.append((WISH_WEIGHT, found))
+        if state.history or not state.wish:
+            lists.append((1.0, self._from_history(state, depth, allowed, gone)))
+        if len(lists) == 1:
+            return lists[0][1][: self.k]
+        return fuse(lists)[: self.k]
+
+    def _from_history(
+        self, state: ConversationState, k: int, allowed: NDArray[np.bool_] | None, deny: Sequence[str]
+    ) -> list[tuple[str, float]]:
+        # "rerank" lets the dense head order what the beam met, and propose nothing of its own.
+        lists = self.recommender.recommend(
+            [list(state.history)], k=k, beams=max(k, self.recommender.ranker.config.beams), ranking="rerank",
+            where=state.where, allowed=allowed, deny=[deny],
+        )  # fmt: skip
+        return [
+            (self._catalog.item_ids[row], float(score))
+            for row, score in zip(lists.rows[0].tolist(), lists.scores.tolist(), strict=True)
+        ]
+
+    def _allowed(self, state: ConversationState) -> NDArray[np.bool_] | None:
+        """Rows without refused values, or None where nothing is refused."""
+        if not state.unwanted:
+            return None
+        mask = np.ones(len(self._catalog), dtype=np.bool_)
+        for refused in unwanted_rows(self._catalog, self._words, state.unwanted):
+            mask &= ~refused
+        return mask
+
+    # Cards
+
+    def _on_table(self) -> tuple[Card, ...]:
+        return tuple(self._card(one, self._scores.get(one, float("nan"))) for one in self.state.shown)
+
+    def _card(self, item_id: str, score: float) -> Card:
+        row = self._catalog.row(item_id)
+        values = self._catalog.attributes.row(row, named=True) if self._catalog.attributes.width else {}
+        shown = {name: format_value(value) for name, value in values.items() if value not in (None, "", [])}
+        codes = "".join(spell(level, int(code)) for level, code in enumerate(self._codes[row]))
+        return Card(item_id, self._catalog.titles[row], shown, self._reasons.short(row, self.state), codes, score)
+
+    def _title(self, item_id: str) -> str:
+        return self._reasons.title(self._catalog.row(item_id))
+
+
+def fuse(lists: Sequence[tuple[float, Sequence[tuple[str, float]]]]) -> list[tuple[str, float]]:
+    """Join ranked lists by reciprocal ranks: (item, sum of weight / (60 + rank)), best first; ties by first mention.
+
+    Args:
+        lists: a weight, and items with scores, best first; only their order counts.
+    """
+    score: dict[str, float] = defaultdict(float)
+    for weight, ranked in lists:
+        for rank, (item_id, _) in enumerate(ranked, start=1):
+            score[item_id] += weight / (RANK_OFFSET + rank)
+    return sorted(score.items(), key=lambda one: -one[1])

@@ -1,0 +1,168 @@
+"""Who writes the sentences beside the cards, and what keeps them true.
+
+`TemplateProse` speaks from the cards alone. A language model (`chat.model_prose`) writes freer, so each of its
+sentences goes through `checked` first: one that names a number, a title, a brand, a category or a proper name that is
+neither on the cards nor in what the person said is not shown, and a template speaks in its place.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from genrec.inference.chat.catalog_words import WORD, CatalogWords, fold, words_of
+from genrec.inference.chat.phrases import CHATTY, FILLER
+from genrec.inference.chat.state import Card, ConversationState, Speaker, say_conditions
+
+SENTENCES = 2  # that a model may say
+PLAIN = FILLER | {fold(word) for word in CHATTY}
+CONTROL = re.compile(r"<\|?[^<>\s]{1,40}\|?>")
+_SENTENCE = re.compile(r"[^.!?\n]*(?:\.(?=\d)[^.!?\n]*)*(?:[.!?\n]|$)")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a writer of prose may speak about.
+
+    Attributes:
+        asked: what the person typed.
+        note: what was understood of it.
+        cards: the items on the table.
+        state: the state after the turn.
+        history_titles: titles of the items in the history, oldest first.
+        price: the attribute that holds prices, or None.
+    """
+
+    asked: str
+    note: str
+    cards: tuple[Card, ...]
+    state: ConversationState
+    history_titles: tuple[str, ...]
+    price: str | None
+
+
+class Prose(Protocol):
+    """Writes the lead of a reply."""
+
+    speaker: Speaker
+
+    def stream(self, facts: Facts) -> Iterator[str]:
+        """Pieces of text, in order.
+
+        Raises:
+            ProseError: nobody can write just now.
+        """
+        ...
+
+
+class ProseError(Exception):
+    """The writer does not answer; the message says why in a few words."""
+
+
+class TemplateProse:
+    """Sentences from templates over the cards; the same facts give the same words."""
+
+    speaker: Speaker = "template"
+
+    def stream(self, facts: Facts) -> Iterator[str]:
+        """The lead, then a fact about the cards, word by word."""
+        text = " ".join(one for one in (_lead(facts), _remark(facts)) if one)
+        for place, word in enumerate(text.split(" ")):
+            yield word if place == 0 else f" {word}"
+
+
+def _lead(facts: Facts) -> str:
+    count = len(facts.cards)
+    if count == 0:
+        if facts.state.passed:
+            return "There are no others that meet all of this."
+        conditions = say_conditions(facts.state.where)
+        this = f"this: {conditions}" if conditions else "this"
+        return f"Nothing in the catalogue meets all of {this}. Lift a condition, and I look again."
+    items = "this one" if count == 1 else f"these {count}"
+    if facts.state.wish:
+        wish = f"“{facts.state.wish}”"
+        choices = [
+            f"For {wish} I found {items}.",
+            f"Have a look at {items}, for {wish}.",
+            f"{wish}: I would try {items}.",
+        ]
+    elif facts.state.history:
+        last = facts.history_titles[-1]
+        choices = [f"After {last}, I would try {items}.", f"With what you have, {items} go well: last came {last}."]
+        choices = choices[:1] if count == 1 else choices
+    else:
+        choices = [f"I know nothing of you yet; people begin with {items}.", f"To begin with, {items}."]
+    return choices[zlib.crc32(facts.asked.encode()) % len(choices)]
+
+
+def _remark(facts: Facts) -> str:
+    """A true remark on several cards: their prices, or what most of them have in common."""
+    if len(facts.cards) < 2:
+        return ""
+    price = facts.price or ""
+    priced = [(float(card.attributes[price]), card) for card in facts.cards if price in card.attributes]
+    if len(priced) > 1:
+        low, high = min(priced, key=lambda one: one[0]), max(priced, key=lambda one: one[0])
+        if low[0] < high[0]:
+            return f"They cost {low[0]:.2f} to {high[0]:.2f}; the cheapest is {low[1].title}."
+        return f"Each costs {low[0]:.2f}."
+    for name in facts.cards[0].attributes:
+        values = [card.attributes.get(name) for card in facts.cards]
+        common = max(set(filter(None, values)), key=lambda value: (values.count(value), value), default=None)
+        if common is not None and values.count(common) > 1 and len(common) <= 60:
+            return f"{values.count(common)} of them have the same {name}: {common}."
+    return ""
+
+
+def checked(pieces: Iterator[str], facts: Facts, words: CatalogWords) -> Iterator[str]:
+    """The sentences of a model, as they are finished, up to the first that may not be true; `SENTENCES` at most."""
+    said, waiting = 0, ""
+    for piece in pieces:
+        waiting += piece
+        while said < SENTENCES and (match := _SENTENCE.match(waiting)) and match.end() < len(waiting):
+            sentence, waiting = waiting[: match.end()], waiting[match.end() :]
+            if not sentence.strip():
+                continue
+            if not is_true(sentence, facts, words):
+                return
+            said += 1
+            yield sentence.strip() if said == 1 else f" {sentence.strip()}"
+        if said == SENTENCES:
+            return
+    # What is left without an end was cut off by the limit of tokens, unless it closes itself.
+    if waiting.strip().endswith((".", "!", "?")) and is_true(waiting, facts, words):
+        yield waiting.strip() if said == 0 else f" {waiting.strip()}"
+
+
+def is_true(sentence: str, facts: Facts, words: CatalogWords) -> bool:
+    """Whether a sentence names nothing that the cards and the conversation don't.
+
+    Refused are control tokens, numbers, brands, categories and other words of the catalogue's own, and words with a
+    capital letter inside the sentence, that stand on no card, in no title of the history, and not in the wish.
+    """
+    if CONTROL.search(sentence):
+        return False
+    texts = [facts.state.wish, *facts.history_titles]
+    for card in facts.cards:
+        texts += [card.title, *card.attributes.values()]
+    known = {word for text in texts for word in words_of(text)} | {str(len(facts.cards))}
+    spelled = WORD.findall(sentence.replace("’", "'"))
+    folded = [fold(word) for word in spelled]
+    numbers = set(re.findall(r"\d+(?:[.,]\d+)?", sentence))
+    if not numbers <= {*re.findall(r"\d+(?:[.,]\d+)?", " ".join(texts)), str(len(facts.cards))}:
+        return False
+    for place, (word, key) in enumerate(zip(spelled, folded, strict=True)):
+        name = word[0].isupper() and word != "I" and not word.startswith("I'") and place > 0
+        if key not in known and key not in PLAIN and (name or key in words.telling):
+            return False
+    covered = {
+        place
+        for match in words.matches(folded)
+        for place in range(match.start, match.end)
+        if folded[place] not in PLAIN
+    }
+    return all(folded[place] in known for place in covered)

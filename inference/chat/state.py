@@ -1,0 +1,95 @@
+"""What a conversation is made of: the state that every turn makes anew, the cards it shows, and a turn's reply."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from genrec.inference.chat.prices import say_price
+
+Speaker = Literal["template", "model", "server"]
+
+
+@dataclass(frozen=True)
+class ConversationState:
+    """All that a conversation knows. A turn makes a new one and never changes the old one.
+
+    Attributes:
+        history: item ids, oldest first: what the person has or likes.
+        wish: words of what is looked for now; empty: whatever the history suggests.
+        refused: item ids that are never shown again.
+        where: conditions that items must meet, as `genrec.decoding.filters.WhereFilters` takes them.
+        unwanted: attribute to the values that were refused; under `title`, words that no title may hold.
+        shown: the cards on the table, in order.
+        passed: items that "something else" went past; they may return when the wish changes.
+    """
+
+    history: tuple[str, ...] = ()
+    wish: str = ""
+    refused: tuple[str, ...] = ()
+    where: Mapping[str, Any] = field(default_factory=dict)
+    unwanted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    shown: tuple[str, ...] = ()
+    passed: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """The state as indented JSON, for display."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class Card:
+    """An item as it is shown. Every word but `reason` is the catalogue's own.
+
+    Attributes:
+        attributes: those that the item has, formatted.
+        reason: why it is here, in one line.
+        semantic_id: its codes as the model spells them, such as `<a_12><b_3><c_7>`.
+        score: what the order went by: a log-probability, or the sum of reciprocal ranks where wish and history were
+            joined; nan outside of a ranked list.
+    """
+
+    item_id: str
+    title: str
+    attributes: dict[str, str]
+    reason: str
+    semantic_id: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer to one turn.
+
+    Attributes:
+        text: what is said beside the cards.
+        spoken_by: who wrote it: a template over true attributes, the run's own language model, or a server with it.
+        cards: the items, best first.
+        state: the state after the turn.
+        note: what was understood, in one line.
+    """
+
+    text: str
+    spoken_by: Speaker
+    cards: tuple[Card, ...]
+    state: ConversationState
+    note: str
+
+
+def say_conditions(where: Mapping[str, Any]) -> str:
+    """Conditions in words: "price up to 20; categories: Nails"; empty where there are none."""
+    return "; ".join(
+        say_price(name, condition)
+        if isinstance(condition, tuple) and len(condition) == 2 and not any(isinstance(one, str) for one in condition)
+        else f"{name}: {' or '.join(map(str, as_values(condition)))}"
+        for name, condition in where.items()
+    )
+
+
+def as_values(condition: Any) -> tuple[Any, ...]:
+    """The values of a condition on text; a single one stands for itself."""
+    if condition is None:
+        return ()
+    return tuple(condition) if isinstance(condition, list | tuple | set | frozenset) else (condition,)

@@ -1,0 +1,150 @@
+"""Which list a user gets: the stored one, or a live one where it is stale, missing or filtered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from genrec.inference.serve.microbatch import LiveList, MicroBatcher, Overloaded, Question
+from genrec.inference.serve.problem import Problem
+from genrec.inference.store.topk_store import StoredList, TopKStore
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.errors import InputError
+
+Answer = dict[str, Any]
+
+
+class Answers:
+    """Answers as JSON-able dictionaries.
+
+    Args:
+        catalog: of the run; its withdrawn items are taken out of stored lists.
+        store: None where there are no lists.
+        batcher: None where nothing is answered live.
+        model_id, index_version: of the run behind `batcher`.
+        timeout: seconds that a live answer may take.
+        exclude_seen: whether a live list in place of a stored one leaves out the history's items.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        store: TopKStore | None,
+        batcher: MicroBatcher | None,
+        *,
+        model_id: str,
+        index_version: str,
+        timeout: float,
+        exclude_seen: bool,
+    ) -> None:
+        self._catalog, self._store, self._batcher, self._timeout = catalog, store, batcher, timeout
+        self._exclude_seen = exclude_seen
+        self._model = {"model_id": model_id, "index_version": index_version}
+        self._withdrawn = frozenset(
+            item for item, gone in zip(catalog.item_ids, catalog.withdrawn.tolist(), strict=True) if gone
+        )
+        self._for_strangers: dict[int, LiveList] = {}  # by K: everybody without a history gets the same
+
+    async def for_user(self, user_id: str, k: int) -> Answer:
+        """The stored list where it is fresh, else a live one, else the stale one.
+
+        Raises:
+            Problem: 404 where there is no list and nothing is answered live; 503 or 504 where live is too busy.
+        """
+        stored = await self._stored(user_id)
+        if stored is not None and (not stored.stale or self._batcher is None):
+            return self._from_store(user_id, stored, k)
+        if self._batcher is None:
+            raise Problem(404, "unknown-user", f"no list for user {user_id!r}, and live recommendations are off")
+        history, unknown = self.split(await self.history(user_id))
+        try:
+            question = Question(history, k, exclude_seen=self._exclude_seen)
+            return await self.live(question, user_id=user_id, unknown=unknown)
+        except Problem:
+            if stored is None:
+                raise
+            return self._from_store(user_id, stored, k)
+
+    async def live(self, question: Question, *, user_id: str | None, unknown: Sequence[str]) -> Answer:
+        """A list from the model.
+
+        Raises:
+            Problem: 422 for a filter that makes no sense, 503 where the queue is full or live is off, 504 out of time.
+        """
+        if self._batcher is None:
+            raise Problem(503, "live-off", "live recommendations are off")
+        stranger = question == Question((), question.k, exclude_seen=question.exclude_seen)
+        found = self._for_strangers.get(question.k) if stranger else None
+        if found is None:
+            try:
+                found = await asyncio.wait_for(self._batcher.ask(question), self._timeout)
+            except Overloaded as error:
+                raise Problem(503, "overloaded", str(error), headers={"Retry-After": "1"}) from None
+            except TimeoutError:
+                raise Problem(504, "timeout", f"no answer within {self._timeout:g} s") from None
+            except InputError as error:
+                raise Problem(422, "invalid", str(error)) from None
+        if stranger:
+            self._for_strangers[question.k] = found
+        return {
+            "user_id": user_id,
+            "items": _items(zip(found.item_ids, found.scores, strict=True)),
+            "source": "live",
+            "stale": False,
+            "version": None,
+            "age_seconds": 0.0,
+            **self._model,
+            "history_length": len(question.history),
+            "unknown_items": unknown,
+            "reason": found.reason,
+        }
+
+    async def history(self, user_id: str) -> tuple[str, ...]:
+        """What the store knows that the user had, oldest first."""
+        if self._store is None:
+            return ()
+        if self._store.remote:
+            return await asyncio.to_thread(self._store.history, user_id)
+        return self._store.history(user_id)
+
+    def split(self, item_ids: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+        """The items that the catalogue knows, and the others, both in order."""
+        known: list[str] = []
+        unknown: list[str] = []
+        for item in item_ids:
+            (known if self._knows(item) else unknown).append(item)
+        return tuple(known), unknown
+
+    def _knows(self, item_id: str) -> bool:
+        try:
+            self._catalog.row(item_id)
+        except InputError:
+            return False
+        return True
+
+    async def _stored(self, user_id: str) -> StoredList | None:
+        if self._store is None:
+            return None
+        if self._store.remote:
+            return await asyncio.to_thread(self._store.get, user_id)
+        return self._store.get(user_id)  # a few microseconds: a thread would cost more than it saves
+
+    def _from_store(self, user_id: str, stored: StoredList, k: int) -> Answer:
+        info = stored.info
+        listed = zip(stored.item_ids, stored.scores, strict=True)
+        kept = [pair for pair in listed if pair[0] not in self._withdrawn][:k]
+        return {
+            "user_id": user_id,
+            "items": _items(kept),
+            "source": "store",
+            "stale": stored.stale,
+            "version": info.version,
+            "age_seconds": round(info.age, 3),
+            "model_id": info.model_id,
+            "index_version": info.index_version,
+        }
+
+
+def _items(listed: Iterable[tuple[str, float]]) -> list[dict[str, Any]]:
+    return [{"item_id": item, "score": round(score, 6)} for item, score in listed]

@@ -1,0 +1,193 @@
+"""What the HTTP API takes and gives, as the OpenAPI document shows it.
+
+Requests are parsed by these models; answers only described by them, for they are written straight from their parts.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, StrictBool, StrictStr, Tag
+from pydantic_core import PydanticCustomError
+
+from genrec.inference.serve.microbatch import Question, Ranking
+
+
+def _encodable(text: str) -> str:
+    """Text that UTF-8 can hold; JSON may escape half of a character. pydantic looks only where a length is asked."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise PydanticCustomError("string_unicode", "Input should be text without halves of characters") from None
+    return text
+
+
+Text = Annotated[StrictStr, AfterValidator(_encodable)]
+ItemId = Annotated[str, Field(min_length=1, max_length=512, examples=["B0009P4PZC"])]
+UserId = Annotated[str, Field(min_length=1, max_length=2048, examples=["A1YJEY40YUW4SE"])]
+Whole = Annotated[int, Field(strict=True, ge=-(2**53), le=2**53)]
+Real = Annotated[float, Field(allow_inf_nan=False, ge=-1e300, le=1e300)]
+Value = StrictBool | Whole | Annotated[Real, Field(strict=True)] | Text
+
+
+class Asked(BaseModel):
+    """A request's body; an unknown member is an error, not a silent no-op."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Range(Asked):
+    """A numeric range, inclusive; an end left out is open."""
+
+    min: Real | None = None
+    max: Real | None = None
+
+
+def _shape(condition: Any) -> str:
+    if isinstance(condition, dict | Range):
+        return "range"
+    return "any of" if isinstance(condition, list) else "value"
+
+
+Condition = Annotated[
+    Annotated[Value, Tag("value")] | Annotated[list[Value], Tag("any of")] | Annotated[Range, Tag("range")],
+    Discriminator(_shape),  # so that an error is about the shape that was meant, not about all three
+]
+
+
+class RecommendationsRequest(Asked):
+    """A live recommendation. Items that the catalogue does not know are passed over and named in the answer."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"history": ["B0009P4PZC", "B000052YP6"], "k": 10, "where": {"categories": "Nails"}},
+                {"user_id": "A1YJEY40YUW4SE", "where": {"price": {"max": 20}}, "deny": ["B000052YP6"]},
+                {"history": [], "k": 5},
+            ]
+        },
+    )
+
+    user_id: UserId | None = Field(None, description="Whose known history to use where `history` is left out.")
+    history: list[ItemId] | None = Field(None, description="Item ids, oldest first. Empty: a stranger.")
+    k: int = Field(10, ge=1, strict=True, description="Items wanted.")
+    exclude_seen: StrictBool = Field(True, description="Leave out the history's items.")
+    where: dict[Text, Condition] = Field(
+        {}, max_length=20, description="Attribute to a value, a list of values (any of them) or {min, max}."
+    )
+    deny: list[ItemId] = Field([], description="Items that must not come back.")
+    ranking: Ranking | None = Field(None, description="The run's own where left out.")
+
+    def question(self, history: tuple[str, ...], deny: tuple[str, ...]) -> Question:
+        """The question that this asks with a history and denied items that the catalogue knows."""
+        return Question(
+            history=history,
+            k=self.k,
+            exclude_seen=self.exclude_seen,
+            where=tuple((name, _condition(condition)) for name, condition in self.where.items()),
+            deny=deny,
+            ranking=self.ranking,
+        )
+
+
+def _condition(condition: Any) -> Any:
+    return (condition.min, condition.max) if isinstance(condition, Range) else condition
+
+
+class EventsRequest(Asked):
+    """What a user has just had, oldest first."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"item_ids": ["B000052YP6"]}]})
+
+    item_ids: list[ItemId] = Field(min_length=1)
+
+
+class ScoredItem(BaseModel):
+    item_id: str
+    score: float
+
+
+class RecommendationsAnswer(BaseModel):
+    """A list, best first; it may be shorter than K."""
+
+    user_id: str | None
+    items: list[ScoredItem]
+    source: Literal["store", "live"]
+    stale: bool = Field(description="Events are known that the list does not take into account.")
+    version: str | None = Field(description="Of the store; null for a live answer.")
+    age_seconds: float = Field(description="Since the time up to which events are in the list.")
+    model_id: str
+    index_version: str
+    history_length: int | None = Field(None, description="Known items that a live answer went by.")
+    unknown_items: list[str] = Field([], description="Of the request, that the catalogue does not know.")
+    reason: str | None = Field(None, description="Why a live list is shorter than K.")
+
+
+class SimilarAnswer(BaseModel):
+    item_id: str
+    items: list[ScoredItem]
+    model_id: str
+
+
+class ItemAnswer(BaseModel):
+    item_id: str
+    title: str
+    attributes: dict[str, Any]
+    withdrawn: bool
+    semantic_id: list[int] | None = Field(description="Code on each level.")
+
+
+class EventsAnswer(BaseModel):
+    user_id: str
+    accepted: int
+    unknown_items: list[str]
+
+
+class Lists(BaseModel):
+    """The batch in the store."""
+
+    version: str
+    model_id: str
+    ranking: str
+    index_version: str
+    as_of: float
+    users: int
+    items: int
+
+
+class ReadyAnswer(BaseModel):
+    status: Literal["ready"]
+    live: bool
+    store: Lists | None
+    store_matches_model: bool | None = Field(description="Whether the lists come out of the index that is loaded.")
+
+
+class LiveAnswer(BaseModel):
+    status: Literal["live"]
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457. `type` tells programs what is wrong, `detail` tells people."""
+
+    model_config = ConfigDict(
+        title="Problem",
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "urn:genrec:unknown-item",
+                    "title": "Not Found",
+                    "status": 404,
+                    "detail": "no item 'B00' in the catalogue",
+                    "instance": "/v1/items/B00",
+                }
+            ]
+        },
+    )
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str

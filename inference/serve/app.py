@@ -1,0 +1,291 @@
+"""The HTTP application: what stands at which path.
+
+Lists come from the store in microseconds; a user whose list is stale or missing, and every request with a history or a
+filter, is answered by the model. An id in a path may hold any character, percent-encoded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Path, Query, Request
+from starlette.convertors import PathConvertor, register_url_convertor
+from starlette.responses import Response
+
+from genrec.inference.serve import api_models as api
+from genrec.inference.serve.answers import Answers
+from genrec.inference.serve.config import ServeConfig
+from genrec.inference.serve.guard import Guard, RateLimit
+from genrec.inference.serve.metrics import ServeMetrics
+from genrec.inference.serve.microbatch import LiveRecommender, MicroBatcher
+from genrec.inference.serve.problem import HANDLERS, MEDIA_TYPE, Problem
+from genrec.inference.store.topk_store import TopKStore
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.errors import InputError
+
+
+def create_app(
+    recommender: LiveRecommender | None,
+    store: TopKStore | None,
+    config: ServeConfig,
+    *,
+    catalog: Catalog | None = None,
+    exclude_seen: bool = True,
+    api_key: str | None = None,
+) -> FastAPI:
+    """The application.
+
+    Args:
+        recommender: answers live; None serves stored lists only and then `catalog` is wanted.
+        store: None where there are no lists.
+        exclude_seen: whether a live list in place of a stored one leaves out the history's items.
+        api_key: what clients must show; None lets everybody in.
+    """
+    items = recommender.catalog if recommender is not None else catalog
+    if items is None:
+        raise ValueError("without a recommender, a catalogue is wanted")
+    metrics = ServeMetrics()
+    service = _Service(recommender, store, items, config, metrics, exclude_seen)
+
+    app = FastAPI(
+        title="genrec",
+        description=(__doc__ or "").partition("\n\n")[2],
+        lifespan=service.lifespan,
+        redirect_slashes=False,
+        redoc_url=None,
+    )
+    app.add_middleware(
+        Guard,
+        api_key=api_key,
+        limit=RateLimit(config.rate, burst=max(1.0, 2 * config.rate)),
+        body_bytes=config.max_body_bytes,
+        body_seconds=config.timeout,
+        observe=metrics.request,
+    )
+    for error, handler in HANDLERS.items():
+        app.add_exception_handler(error, handler)
+    _add_routes(app, service)
+    _describe(app, keyed=api_key is not None)
+    return app
+
+
+class _Service:
+    """What the routes share; the queue and its thread live between startup and shutdown."""
+
+    def __init__(
+        self,
+        recommender: LiveRecommender | None,
+        store: TopKStore | None,
+        catalog: Catalog,
+        config: ServeConfig,
+        metrics: ServeMetrics,
+        exclude_seen: bool,
+    ) -> None:
+        self.recommender, self.store, self.catalog = recommender, store, catalog
+        self.config, self.metrics, self.exclude_seen = config, metrics, exclude_seen
+        self.batcher: MicroBatcher | None = None
+        self.answers: Answers
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        model, config = self.recommender, self.config
+        if model is not None:
+            self.batcher = MicroBatcher(
+                model, batch=config.batch, wait_ms=config.wait_ms, queue=config.queue, observe=self.metrics.batch
+            )
+        self.answers = Answers(
+            self.catalog,
+            self.store,
+            self.batcher,
+            model_id="" if model is None else model.run_id,
+            index_version="" if model is None else model.index_version,
+            timeout=config.timeout,
+            exclude_seen=self.exclude_seen,
+        )
+        yield
+        if self.batcher is not None:
+            await self.batcher.close()
+
+    def row(self, item_id: str) -> int:
+        try:
+            return self.catalog.row(item_id)
+        except InputError as error:
+            raise Problem(404, "unknown-item", str(error)) from None
+
+    def check_length(self, name: str, items: list[str] | None) -> None:
+        if items is not None and len(items) > self.config.max_history:
+            raise Problem(422, "invalid", f"{name}: {len(items)} items; at most {self.config.max_history}")
+
+
+class _Id(PathConvertor):
+    """The rest of a path, line breaks too, at which Starlette's own `path` stops."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("id", _Id())
+_LONGEST_USER = 2048
+_USER = Path(min_length=1, max_length=_LONGEST_USER, examples=["A1YJEY40YUW4SE"])
+_ITEM = Path(min_length=1, max_length=512, examples=["B0009P4PZC"])
+
+
+def _add_routes(app: FastAPI, service: _Service) -> None:
+    config = service.config
+    k_query = Query(min(10, config.max_k), ge=1, le=config.max_k, description="Items wanted.")
+
+    @app.get(
+        "/v1/users/{user_id:id}/recommendations",
+        openapi_extra={"parameters": _user_and_k(config.max_k)},
+        **_gives(api.RecommendationsAnswer, "recommendations"),
+    )
+    async def user_recommendations(request: Request) -> Response:
+        """A user's list: the stored one, or a live one where events have made that stale or there is none."""
+        # The busiest route reads its two parameters itself: FastAPI's own reading takes longer than all the rest.
+        user_id = request.path_params["user_id"]
+        if not 1 <= len(user_id) <= _LONGEST_USER:
+            raise Problem(422, "invalid", f"path.user_id: 1 to {_LONGEST_USER} characters")
+        answer = await service.answers.for_user(user_id, _read_k(request, config.max_k))
+        service.metrics.answer(answer["source"], answer["stale"])
+        return _json(answer)
+
+    @app.post("/v1/recommendations", **_gives(api.RecommendationsAnswer, "recommendations"))
+    async def live_recommendations(asked: api.RecommendationsRequest) -> Response:
+        """A live list for a history, or for what is known of a user, under filters."""
+        if asked.k > config.max_k:
+            raise Problem(422, "invalid", f"k: {asked.k}; at most {config.max_k}")
+        service.check_length("history", asked.history)
+        service.check_length("deny", asked.deny)
+        history = asked.history
+        if history is None:
+            history = [] if asked.user_id is None else list(await service.answers.history(asked.user_id))
+        known, unknown = service.answers.split(history)
+        deny, more_unknown = service.answers.split(asked.deny)
+        answer = await service.answers.live(
+            asked.question(known, deny), user_id=asked.user_id, unknown=list(dict.fromkeys(unknown + more_unknown))
+        )
+        service.metrics.answer("live", False)
+        return _json(answer)
+
+    @app.post("/v1/users/{user_id:id}/events", **_gives(api.EventsAnswer, "events", status=202))
+    async def user_events(asked: api.EventsRequest, user_id: str = _USER) -> Response:
+        """Add to a user's history: the stored list is stale from now on, until a later batch is loaded."""
+        service.check_length("item_ids", asked.item_ids)
+        if service.store is None:
+            raise Problem(503, "no-store", "there is no store to keep events in")
+        known, unknown = service.answers.split(asked.item_ids)
+        if known:
+            await asyncio.to_thread(service.store.add_events, user_id, known)
+        return _json({"user_id": user_id, "accepted": len(known), "unknown_items": unknown}, status=202)
+
+    @app.get("/v1/items/{item_id:id}/similar", **_gives(api.SimilarAnswer, "items"))
+    async def similar_items(request: Request, item_id: str = _ITEM, k: int = k_query) -> Response:
+        """Items like this one, most alike first."""
+        if not request.scope["raw_path"].endswith(b"/similar"):  # the slash was encoded: it is the id's own
+            return await item(f"{item_id}/similar")
+        service.row(item_id)
+        if service.batcher is None or service.recommender is None:
+            raise Problem(503, "live-off", "live recommendations are off")
+        found = await service.batcher.call(service.recommender.similar, item_id, k)
+        listed = [{"item_id": item, "score": round(score, 6)} for item, score in found]
+        return _json({"item_id": item_id, "items": listed, "model_id": service.recommender.run_id})
+
+    @app.get("/v1/items/{item_id:id}", **_gives(api.ItemAnswer, "items"))
+    async def item(item_id: str = _ITEM) -> Response:
+        """An item's title, attributes and semantic ID."""
+        row, table = service.row(item_id), service.catalog.attributes
+        codes = None if service.recommender is None else service.recommender.semantic_ids.codes
+        return _json(
+            {
+                "item_id": item_id,
+                "title": service.catalog.titles[row],
+                "attributes": table.row(row, named=True) if table.width else {},
+                "withdrawn": bool(service.catalog.withdrawn[row]),
+                "semantic_id": None if codes is None or row >= len(codes) else codes[row].tolist(),
+            }
+        )
+
+    @app.get("/health/live", **_gives(api.LiveAnswer, "health"))
+    async def health_live() -> Response:
+        """The process answers."""
+        return _json({"status": "live"})
+
+    @app.get("/health/ready", **_gives(api.ReadyAnswer, "health"))
+    async def health_ready() -> Response:
+        """There is something to recommend with: a batch in the store, or a model."""
+        info = None if service.store is None else await asyncio.to_thread(service.store.info)
+        model = service.recommender
+        if info is None and model is None:
+            raise Problem(503, "not-ready", "no batch in the store, and live recommendations are off")
+        matches = None if info is None or model is None else info.index_version == model.index_version
+        lists = None if info is None else dataclasses.asdict(info)
+        return _json({"status": "ready", "live": model is not None, "store": lists, "store_matches_model": matches})
+
+    @app.get("/metrics", responses=_METRICS_RESPONSE, response_class=Response, tags=["health"])
+    async def prometheus_metrics() -> Response:
+        """For Prometheus."""
+        info = None if service.store is None else await asyncio.to_thread(service.store.info)
+        waiting = 0 if service.batcher is None else service.batcher.waiting
+        return service.metrics.page(info, waiting)
+
+
+def _read_k(request: Request, most: int) -> int:
+    text = request.query_params.get("k") if request.scope["query_string"] else None
+    if text is None:
+        return min(10, most)
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= most):
+        raise Problem(422, "invalid", f"query.k: a whole number from 1 to {most}")
+    return int(text)
+
+
+def _user_and_k(most: int) -> list[dict[str, Any]]:
+    """The parameters of the busiest route, as OpenAPI has them."""
+    user: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": _LONGEST_USER}
+    k = {"type": "integer", "minimum": 1, "maximum": most, "default": min(10, most)}
+    return [
+        {"name": "user_id", "in": "path", "required": True, "schema": user, "example": "A1YJEY40YUW4SE"},
+        {"name": "k", "in": "query", "required": False, "schema": k, "description": "Items wanted."},
+    ]
+
+
+def _json(answer: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(answer), status, media_type="application/json")
+
+
+def _gives(model: Any, tag: str, status: int = 200) -> dict[str, Any]:
+    """What the OpenAPI document says of a route's answers; nothing is validated on the way out."""
+    responses: dict[int | str, dict[str, Any]] = {status: {"model": model}, "default": _PROBLEM_RESPONSE}
+    return {"responses": responses, "status_code": status, "response_class": Response, "tags": [tag]}
+
+
+_PROBLEM_RESPONSE = {
+    "description": "Any error, as RFC 9457 has it",
+    "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+}
+_METRICS_RESPONSE: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Prometheus' text format", "content": {"text/plain": {"schema": {"type": "string"}}}},
+    "default": _PROBLEM_RESPONSE,
+}
+
+
+def _describe(app: FastAPI, *, keyed: bool) -> None:
+    """Complete the OpenAPI document: the problem schema, and the key where one is wanted."""
+    original: Callable[[], dict[str, Any]] = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = original()
+        parts = document.setdefault("components", {})
+        parts.setdefault("schemas", {})["Problem"] = api.ProblemDocument.model_json_schema()
+        if keyed:
+            parts["securitySchemes"] = {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
+            for path, operations in document["paths"].items():
+                for operation in operations.values():
+                    if not path.startswith("/health/"):
+                        operation["security"] = [{"key": []}]
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,66 @@
+"""`ServeConfig`: how `genrec serve` serves a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from genrec.semtok.errors import InputError
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """How to serve a run.
+
+    Attributes:
+        run: the run's folder.
+        store: a folder or a Redis URL; RUN/store where None. An empty one takes RUN/topk in at the start.
+        host: address to listen on.
+        port: port to listen on; 0 takes a free one.
+        workers: processes; each holds its own model where `live`, all share the store's pages.
+        live: answer from the model too; without it the model is not loaded and only stored lists are served.
+        engine: what runs the model; vllm ranks by beam only.
+        device: of the torch engine; None takes the GPU where there is one.
+        max_k: most items that a request may want.
+        max_history: most items that a request may name.
+        max_body_bytes: largest body.
+        rate: requests per second that one address may go on making, in each worker; 0 for no limit.
+        batch: most live requests that go through the model together.
+        wait_ms: milliseconds that the first of them waits for company.
+        queue: most live requests waiting; more are refused.
+        timeout: seconds that a live answer, or a body on its way, may take.
+        drain: seconds that requests under way get when the server is told to stop.
+    """
+
+    run: Path
+    store: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8000
+    workers: int = 1
+    live: bool = True
+    engine: Literal["torch", "vllm"] = "torch"
+    device: str | None = None
+    max_k: int = 100
+    max_history: int = 200
+    max_body_bytes: int = 1 << 16
+    rate: float = 1000.0
+    batch: int = 16
+    wait_ms: float = 2.0
+    queue: int = 256
+    timeout: float = 10.0
+    drain: int = 30
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "max_k", "max_history", "max_body_bytes", "batch", "queue"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name}: at least 1, not {getattr(self, name)}")
+        for name in ("rate", "wait_ms", "drain"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise InputError(f"--{name}: 0 or more, not {getattr(self, name)}")
+        if not 0 < self.timeout < float("inf"):
+            raise InputError(f"--timeout: more than 0 seconds, not {self.timeout}")
+        if not 0 <= self.port <= 65535:
+            raise InputError(f"--port: 0 to 65535, not {self.port}")
+        if self.port == 0 and self.workers > 1:
+            raise InputError("--port: several workers need a number")

@@ -1,0 +1,138 @@
+"""The top-K store: loads a batch job's lists, answers by user id, and replaces them atomically under readers.
+
+A store is a folder (LMDB, the default: no server, memory-mapped, shared by processes) or `redis://HOST:PORT/DB`;
+`genrec.inference.store_tool` loads one from the command line.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import polars as pl
+
+from genrec.semtok.errors import InputError
+
+LONGEST_HISTORY = 200  # items of a user that a store keeps, the latest
+
+
+@dataclass(frozen=True)
+class ListsInfo:
+    """One loaded batch.
+
+    Attributes:
+        version: the store's own count, "v000001" and up.
+        model_id: the run that made the lists.
+        ranking: how the run ranked ("beam", "joined", ...).
+        index_version: of the semantic IDs that the lists came out of.
+        as_of: seconds since the epoch; events up to then are in the lists.
+        users: lists in this version.
+        items: items in its table.
+    """
+
+    version: str
+    model_id: str
+    ranking: str
+    index_version: str
+    as_of: float
+    users: int
+    items: int
+
+    @property
+    def age(self) -> float:
+        """Seconds since `as_of`."""
+        return max(0.0, time.time() - self.as_of)
+
+
+class StoredList(NamedTuple):
+    """One user's list, best first. A named tuple: one is built on every look-up, and a frozen dataclass takes longer.
+
+    Attributes:
+        item_ids: at most K of them.
+        scores: aligned with `item_ids`.
+        info: the batch that it comes from; its version, age and model.
+        stale: events later than the batch are known for this user.
+    """
+
+    item_ids: tuple[str, ...]
+    scores: tuple[float, ...]
+    info: ListsInfo
+    stale: bool
+
+
+class TopKStore(Protocol):
+    """What the server needs of a store. Safe for threads; several processes may hold the same one.
+
+    Every method of a remote store raises `StoreUnavailable` while its server does not answer.
+    """
+
+    remote: bool  # a look-up waits for the network, so that an event loop hands it to a thread
+
+    def get(self, user_id: str) -> StoredList | None:
+        """The user's list, or None where the current batch has none (or no batch is loaded)."""
+
+    def get_many(self, user_ids: Sequence[str]) -> list[StoredList | None]:
+        """As `get` for each user, all out of one version."""
+
+    def history(self, user_id: str) -> tuple[str, ...]:
+        """Item ids, oldest first: the history loaded with the batch, then the events added after it."""
+
+    def add_events(self, user_id: str, item_ids: Sequence[str], at: float | None = None) -> None:
+        """Append items to the user's history; the stored list is stale from now until a later batch is loaded.
+
+        Raises:
+            StoreFull: there is no room for more events before the next load.
+        """
+
+    def info(self) -> ListsInfo | None:
+        """The batch being served, or None where there is none."""
+
+    def load(self, batch: Path, *, as_of: float | None = None, histories: pl.DataFrame | None = None) -> ListsInfo:
+        """Load a batch job's folder and switch to it; the version before it is kept. Arguments as `read_batch`.
+
+        Raises:
+            InputError: the batch is broken, or another load is running. The old version goes on serving.
+        """
+
+    def rollback(self) -> ListsInfo:
+        """Go back to the version before; a second rollback returns.
+
+        Raises:
+            InputError: there is none, or it is damaged.
+        """
+
+    def close(self) -> None: ...
+
+
+class StoreFull(RuntimeError):
+    """No room for more events until the next batch is loaded."""
+
+
+class StoreUnavailable(RuntimeError):
+    """The store's server does not answer, or lost what it held."""
+
+
+def open_store(place: str | Path, *, verify: bool = False) -> TopKStore:
+    """Open the store at a folder (made where it is missing) or a Redis URL.
+
+    Args:
+        verify: also hash the files of a folder's current version, and roll back where they are damaged.
+
+    Raises:
+        InputError: it cannot be opened, or is the address of something that is no store.
+    """
+    if str(place).startswith(("redis://", "rediss://", "unix://")):
+        from genrec.inference.store.redis_store import RedisStore
+
+        return RedisStore(str(place))
+    if "://" in str(place):
+        raise InputError(f"{place}: a store is a folder, or redis://, rediss:// or unix://")
+    from genrec.inference.store.lmdb_store import LmdbStore
+
+    store = LmdbStore(Path(place))
+    if verify:
+        store.verify()
+    return store

@@ -1,0 +1,194 @@
+"""Fusing what an item says (text) with who takes it (behaviour) into the vectors that are quantised.
+
+Both sides are centred, turned to their principal axes, cut to a common width W and scaled to unit length. An item's
+fused vector is
+
+    [ sqrt(w) t ; sqrt(1 - w) b ],    b = unit( g c + (1 - g) r(t) )
+
+with t its text side, c its collaborative side, w the weight of text, and r the ridge regression from t to c fitted on
+the items that somebody has taken. The gate g says how far an item's own behaviour is believed:
+
+    concatenation   g = 1 for an item that was ever taken, 0 for the others
+    gate            g = n / (n + c0), with n how often the item was taken (an item taken c0 times is believed half)
+
+so that an item nobody has taken (n = 0) lands where items with such words are found. `text` and `collaborative` give
+one side alone. The squared distance of two fused vectors is w times that of their text sides plus 1 - w times that of
+their behaviour.
+
+Shapes: N items, D_t and D_c widths of the two inputs, W common width.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+from sklearn.linear_model import RidgeCV
+
+from genrec.semtok.aligners.principal_axes import principal_axes
+from genrec.semtok.errors import InputError
+from genrec.semtok.folders import read_json, to_json, write_atomic
+from genrec.semtok.vectors import ItemVectors, unit_rows
+
+FusionMethod = Literal["concatenation", "gate", "text", "collaborative"]
+Floats = NDArray[np.float32]
+_PARTS = ("text_mean", "text_axes", "collaborative_mean", "collaborative_axes", "ridge_weights", "ridge_bias")
+_RIDGE_PENALTIES = tuple(10.0**power for power in range(-2, 4))
+
+
+@dataclass(frozen=True)
+class FusionConfig:
+    """How to fuse.
+
+    Attributes:
+        method: see the module.
+        width: W; less where a side has fewer dimensions.
+        text_weight: w, between 0 and 1.
+        gate_count: c0, how often an item must be taken for its behaviour to be believed half.
+    """
+
+    method: FusionMethod = "concatenation"
+    width: int = 128
+    text_weight: float = 0.5
+    gate_count: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(FusionMethod):
+            raise InputError(f"fusion.method {self.method!r}: choose one of {', '.join(get_args(FusionMethod))}")
+        if self.width < 1:
+            raise InputError(f"fusion.width {self.width}: must be at least 1")
+        if not 0 < self.text_weight < 1:
+            raise InputError(f"fusion.text_weight {self.text_weight}: must lie between 0 and 1")
+        if not 0 < self.gate_count < math.inf:
+            raise InputError(f"fusion.gate_count {self.gate_count}: must be finite and above 0")
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """A fitted fusion: it fuses the catalogue, and later items that it has not seen.
+
+    Attributes:
+        state: mean and axes of each side ("text_mean" [D_t], "text_axes" [D_t, W], "collaborative_mean" [D_c],
+            "collaborative_axes" [D_c, W]) and the regression ("ridge_weights" [W, W], "ridge_bias" [W]); for text alone
+            only its own.
+    """
+
+    config: FusionConfig
+    state: dict[str, Floats]
+
+    @classmethod
+    def fit(
+        cls, text: ItemVectors, collaborative: ItemVectors, counts: NDArray[np.integer], config: FusionConfig
+    ) -> Fusion:
+        """Fit both sides' axes and the regression.
+
+        Args:
+            text: [N, D_t].
+            collaborative: [N, D_c]; rows of items that were never taken are not looked at.
+            counts: integers [N], how often each item was taken in training.
+
+        Raises:
+            InputError: different numbers of items, or no item was ever taken (text alone does not mind).
+        """
+        _check_rows(text, collaborative, counts)
+        state: dict[str, Floats] = {}
+        state["text_mean"], state["text_axes"] = principal_axes(text.values, config.width)
+        if config.method == "text":
+            return cls(config, state)
+        seen = counts > 0
+        if not seen.any():
+            raise InputError("fusion: no item occurs in the training histories, so there is no behaviour to fuse")
+        state["collaborative_mean"], state["collaborative_axes"] = principal_axes(
+            collaborative.values[seen], config.width
+        )
+        fusion = cls(config, state)
+        regression = RidgeCV(alphas=_RIDGE_PENALTIES)  # the penalty by leave-one-out error, in closed form
+        regression.fit(
+            fusion._side("text", text.values[seen]), fusion._side("collaborative", collaborative.values[seen])
+        )
+        weights = np.atleast_2d(regression.coef_).T
+        state["ridge_weights"] = np.ascontiguousarray(weights, dtype=np.float32)
+        state["ridge_bias"] = np.atleast_1d(regression.intercept_).astype(np.float32)
+        return fusion
+
+    def transform(
+        self,
+        text: ItemVectors,
+        collaborative: ItemVectors | None = None,
+        counts: NDArray[np.integer] | None = None,
+    ) -> ItemVectors:
+        """Fuse items.
+
+        Args:
+            text: [N, D_t], of the width that the fusion was fitted on.
+            collaborative: [N, D_c], or None for items that nobody has taken.
+            counts: integers [N]; given with `collaborative`.
+
+        Returns:
+            float32 [N, 2 W], or [N, W] for one side alone.
+
+        Raises:
+            InputError: widths or numbers of items do not fit.
+        """
+        said = self._side("text", text.values)
+        if self.config.method == "text":
+            return ItemVectors(said, text.source)
+        taken = unit_rows(said @ self.state["ridge_weights"] + self.state["ridge_bias"])
+        source = f"{self.config.method}({text.source})"
+        if collaborative is not None and counts is not None:
+            _check_rows(text, collaborative, counts)
+            seen = counts > 0
+            own = self._side("collaborative", collaborative.values[seen])
+            gate = self._gate(counts[seen])[:, None]
+            taken[seen] = unit_rows(gate * own + (1 - gate) * taken[seen])
+            source = f"{self.config.method}({text.source}, {collaborative.source})"
+        if self.config.method == "collaborative":
+            return ItemVectors(taken, source)
+        weight = np.float32(self.config.text_weight)
+        return ItemVectors(np.hstack([np.sqrt(weight) * said, np.sqrt(1 - weight) * taken]), source)
+
+    def save(self, folder: Path) -> None:
+        """Write `aligner.safetensors` and `aligner.json` into an existing folder."""
+        write_atomic(folder / "aligner.safetensors", save(self.state))
+        write_atomic(folder / "aligner.json", to_json({"name": "fusion", "config": asdict(self.config)}))
+
+    @classmethod
+    def load(cls, folder: Path) -> Fusion:
+        """Read what `save` wrote; raises InputError where a file is missing or foreign."""
+        value = read_json(folder / "aligner.json")
+        try:
+            if value["name"] != "fusion":
+                raise ValueError(f"holds {json.dumps(value['name'])}")
+            config, state = FusionConfig(**value["config"]), load_file(folder / "aligner.safetensors")
+            if missing := set(_PARTS[: 2 if config.method == "text" else None]) - set(state):
+                raise ValueError(f"without {', '.join(sorted(missing))}")
+            return cls(config, state)
+        except FileNotFoundError:
+            raise InputError(f"{folder / 'aligner.safetensors'}: no such file") from None
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{folder}: not a saved fusion ({error})") from None
+
+    def _gate(self, counts: NDArray[np.integer]) -> Floats:
+        if self.config.method == "gate":
+            return (counts / (counts + self.config.gate_count)).astype(np.float32)
+        return np.ones(len(counts), dtype=np.float32)
+
+    def _side(self, name: Literal["text", "collaborative"], values: Floats) -> Floats:
+        mean, axes = self.state[f"{name}_mean"], self.state[f"{name}_axes"]
+        if values.shape[1] != len(mean):
+            raise InputError(f"fusion: {name} vectors of width {values.shape[1]}, fitted on width {len(mean)}")
+        return unit_rows(np.asarray((values - mean) @ axes, dtype=np.float32))
+
+
+def _check_rows(text: ItemVectors, collaborative: ItemVectors, counts: NDArray[np.integer]) -> None:
+    if not len(text) == len(collaborative) == len(counts):
+        raise InputError(
+            f"fusion: {len(text)} text vectors, {len(collaborative)} collaborative vectors and {len(counts)} counts"
+        )

@@ -1,0 +1,122 @@
+"""Residual k-means: each level's codes are the k-means centres of what the levels before it left over.
+
+As RQ-k-means in OneRec (arXiv 2502.18965) and GRID (arXiv 2507.22224), which finds it no worse than an RQ-VAE.
+
+Shapes: N vectors, D input width (the latent width W is D), L levels, V_l codes on level l.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans, MiniBatchKMeans
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from genrec.semtok.errors import InputError
+from genrec.semtok.quantizers.residual import Codes, Floats, code_costs, nearest_codes, sum_codes
+from genrec.semtok.quantizers.state import load_state, save_state
+
+_FULL_BATCH_ROWS = 100_000
+
+
+@dataclass(frozen=True)
+class ResidualKMeansConfig:
+    """How to fit residual k-means.
+
+    Attributes:
+        sizes: codes on each level; empty: by the size of the catalogue (`quantizers.residual.default_sizes`).
+        iterations: k-means steps at most.
+    """
+
+    sizes: tuple[int, ...] = ()
+    iterations: int = 100
+
+    def __post_init__(self) -> None:
+        if any(size < 1 for size in self.sizes):
+            raise InputError(f"--semtok.sizes {list(self.sizes)}: every level needs at least 1 code")
+        if self.iterations < 1:
+            raise InputError(f"quantizer.iterations {self.iterations}: must be at least 1")
+
+
+class ResidualKMeans:
+    """A fitted residual k-means quantiser; see `genrec.semtok.quantizers.Quantizer` for what its methods promise."""
+
+    name = "residual_kmeans"
+
+    def __init__(self, codebooks: Sequence[Floats]) -> None:
+        self.codebooks = list(codebooks)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Codes on each level."""
+        return tuple(len(book) for book in self.codebooks)
+
+    def latents(self, vectors: Floats) -> Floats:
+        """The vectors themselves: k-means works in the input space."""
+        if vectors.shape[1] != self.codebooks[0].shape[1]:
+            raise InputError(
+                f"quantizer: vectors of width {vectors.shape[1]}, fitted on width {self.codebooks[0].shape[1]}"
+            )
+        return vectors
+
+    def encode(self, vectors: Floats) -> Codes:
+        """[N, D] to codes int32 [N, L]."""
+        return nearest_codes(self.codebooks, self.latents(vectors))
+
+    def code_costs(self, latents: Floats, prefix: Codes) -> Floats:
+        """Latents [N, W] and prefixes [N, p] to the cost of each code of level p, float32 [N, V_p]."""
+        return code_costs(self.codebooks, latents, prefix)
+
+    def decode(self, codes: Codes) -> Floats:
+        """Codes [N, L] to the approximated vectors, float32 [N, D]."""
+        return sum_codes(self.codebooks, codes)
+
+    def save(self, folder: Path) -> None:
+        """Write `quantizer.safetensors` and the part `quantizer` of `config.json`."""
+        tensors = {f"codebook_{level}": book for level, book in enumerate(self.codebooks)}
+        save_state(folder, {"name": self.name, "levels": len(self.codebooks)}, tensors)
+
+    @classmethod
+    def load(cls, folder: Path) -> ResidualKMeans:
+        """Read what `save` wrote; raises InputError where it is missing or foreign."""
+        config, tensors = load_state(folder, cls.name)
+        try:
+            books = [tensors[f"codebook_{level}"] for level in range(config["levels"])]
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{folder}: not a saved {cls.name} quantiser ({error})") from None
+        if len({book.shape[1:] for book in books}) != 1 or books[0].ndim != 2:
+            shapes = [book.shape for book in books]
+            raise InputError(f"{folder}: not a saved {cls.name} quantiser (codebooks of shapes {shapes})")
+        return cls(books)
+
+
+def fit_codebooks(latents: Floats, sizes: Sequence[int], seed: int, iterations: int = 100) -> list[Floats]:
+    """k-means centres of the residuals, level after level: one float32 [V_l, W] a level, deterministic by seed."""
+    rest = np.ascontiguousarray(latents, dtype=np.float32)
+    codebooks: list[Floats] = []
+    for level, size in enumerate(sizes):
+        book = _centres(rest, size, seed + level, iterations)
+        codebooks.append(book)
+        rest = rest - book[nearest_codes([book], rest)[:, 0]]
+    return codebooks
+
+
+def _centres(rows: Floats, size: int, seed: int, iterations: int) -> Floats:
+    distinct = np.unique(rows, axis=0) if len(rows) <= 4 * size else rows
+    clusters = min(size, len(distinct))
+    if clusters == len(distinct):
+        centres: NDArray[np.float32] = distinct
+    else:
+        method = KMeans if len(rows) <= _FULL_BATCH_ROWS else MiniBatchKMeans
+        options = {"batch_size": 16_384} if method is MiniBatchKMeans else {}
+        # Threads add up a cluster's rows in whatever order they finish: one thread gives the same centres each time.
+        with threadpool_limits(1, user_api="openmp"):
+            fitted = method(clusters, n_init=1, max_iter=iterations, random_state=seed, **options).fit(rows)
+        centres = fitted.cluster_centers_.astype(np.float32)
+    # A level with more codes than distinct rows keeps the rest for later items, spread as the rows are.
+    spare = np.random.default_rng(seed).normal(rows.mean(axis=0), rows.std(axis=0), (size - clusters, rows.shape[1]))
+    return np.ascontiguousarray(np.concatenate([centres, spare.astype(np.float32)]))

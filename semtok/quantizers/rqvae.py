@@ -1,0 +1,246 @@
+"""RQ-VAE: an autoencoder whose latent vector is quantised in residual steps (Lee et al. 2022, arXiv 2203.01941; for
+semantic IDs TIGER, arXiv 2305.05065). Fitted by `genrec.training.quantizer.fit`.
+
+Inputs are centred and scaled to a mean square of 1, so that the weights of the losses mean the same for any vectors.
+
+Shapes: B vectors, D input width, W latent width, L levels, V_l codes on level l, p levels of a prefix.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from genrec.semtok.errors import InputError
+from genrec.semtok.quantizers.residual import Codes, Floats, code_costs, nearest_codes, sum_codes
+from genrec.semtok.quantizers.sinkhorn import sinkhorn
+from genrec.semtok.quantizers.state import load_state, save_state
+
+Gradient = Literal["straight_through", "rotation"]
+
+
+@dataclass(frozen=True)
+class RqVaeConfig:
+    """How to build and fit an RQ-VAE.
+
+    Attributes:
+        sizes: codes on each level; empty: by the size of the catalogue (`quantizers.residual.default_sizes`).
+        latent_width: W.
+        hidden_widths: widths of the encoder's hidden layers; the decoder has them in reverse.
+        gradient: how the gradient passes the quantiser (`pass_gradient`).
+        commitment: weight of the pull of latents towards their codes.
+        balanced_last_level: spread a batch evenly over the last level's codes while fitting (`sinkhorn`), as LC-Rec
+            (arXiv 2311.09049) does.
+        sinkhorn_epsilon: entropy of the balanced assignment, in units of the batch's mean squared distance.
+        sinkhorn_iterations: updates of the balanced assignment.
+        collaborative_weight: alpha of LETTER (arXiv 2405.07314): quantised vectors are contrasted with the items'
+            collaborative ones (`collaborative_contrast`; 0.01 in the paper). 0: off.
+        diversity_weight: beta of LETTER: codes form even groups (`code_diversity`; 1e-4 in the paper). 0: off.
+        diversity_clusters: even clusters that the codes of a level form for it.
+        warmup_steps: optimiser steps of the bare autoencoder, before k-means on its latents gives the first codes.
+        steps: optimiser steps with the quantiser after that.
+        batch_size: vectors a step, at most.
+        learning_rate: of AdamW, falling to 0 on a cosine.
+        revive_every: steps after which a code that no vector took moves onto a vector of the batch; 0: never.
+    """
+
+    sizes: tuple[int, ...] = ()
+    latent_width: int = 64
+    hidden_widths: tuple[int, ...] = (512,)
+    gradient: Gradient = "straight_through"
+    commitment: float = 0.25
+    balanced_last_level: bool = False
+    sinkhorn_epsilon: float = 0.01
+    sinkhorn_iterations: int = 50
+    collaborative_weight: float = 0.0
+    diversity_weight: float = 0.0
+    diversity_clusters: int = 10
+    warmup_steps: int = 500
+    steps: int = 1500
+    batch_size: int = 512
+    learning_rate: float = 1e-3
+    revive_every: int = 100
+
+    def __post_init__(self) -> None:
+        if any(size < 1 for size in self.sizes):
+            raise InputError(f"--semtok.rqvae.sizes {self.sizes}: every level needs at least 1 code")
+        if self.gradient not in get_args(Gradient):
+            raise InputError(
+                f"--semtok.rqvae.gradient {self.gradient!r}: choose one of {', '.join(get_args(Gradient))}"
+            )
+        if any(width < 1 for width in (self.latent_width, *self.hidden_widths)):
+            raise InputError("--semtok.rqvae.latent_width and --semtok.rqvae.hidden_widths must be at least 1")
+        for name in ("sinkhorn_iterations", "diversity_clusters", "steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--semtok.rqvae.{name} {getattr(self, name)}: must be at least 1")
+        for name in ("commitment", "collaborative_weight", "diversity_weight", "warmup_steps", "revive_every"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"--semtok.rqvae.{name} {getattr(self, name)}: must be finite and not negative")
+        for name in ("sinkhorn_epsilon", "learning_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"--semtok.rqvae.{name} {getattr(self, name)}: must be finite and above 0")
+
+
+class RqVaeOutput(NamedTuple):
+    """One forward pass: the parts of the loss, means over the batch, and the codes."""
+
+    reconstruction: Tensor  # mean square error per input dimension, inputs having mean square 1
+    codebook: Tensor  # sum over levels of mean ||sg[r_l] - e_l||^2 / W
+    commitment: Tensor  # sum over levels of mean ||r_l - sg[e_l]||^2 / W
+    codes: Tensor  # [B, L]
+    residuals: list[Tensor]  # r_l, L tensors [B, W], detached
+    quantised: Tensor  # [B, W], sum of the codes, through which the gradient reaches the latents
+
+    def loss(self, commitment_weight: float) -> Tensor:
+        """What is minimised: reconstruction + codebook + beta commitment."""
+        return self.reconstruction + self.codebook + commitment_weight * self.commitment
+
+
+class RqVae(nn.Module):
+    """The network and, once fitted, a quantiser; see `semtok.quantizers.Quantizer` for what its numpy methods promise.
+
+    Args:
+        width: D.
+        config: `sizes` filled in.
+    """
+
+    name = "rqvae"
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, width: int, config: RqVaeConfig) -> None:
+        super().__init__()
+        if not config.sizes:
+            raise ValueError("an RQ-VAE needs sizes")
+        self.width, self.config = width, config
+        widths = [width, *config.hidden_widths, config.latent_width]
+        self.encoder = _mlp(widths)
+        self.decoder = _mlp(widths[::-1])
+        self.books = nn.ParameterList(nn.Parameter(torch.zeros(size, config.latent_width)) for size in config.sizes)
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(()))
+
+    def set_scale(self, vectors: Tensor) -> None:
+        """Centre and scale of the inputs from all vectors [N, D]."""
+        self.mean.copy_(vectors.mean(dim=0))
+        self.scale.copy_((vectors - self.mean).square().mean().sqrt().clamp_min(1e-12))
+
+    def standardise(self, vectors: Tensor) -> Tensor:
+        """Vectors as the encoder takes them, [B, D]."""
+        return (vectors - self.mean) / self.scale
+
+    def forward(self, vectors: Tensor) -> RqVaeOutput:
+        """Encode, quantise, decode a batch [B, D]."""
+        inputs = self.standardise(vectors)
+        latents = self.encoder(inputs)
+        rest, quantised = latents, torch.zeros_like(latents)
+        codes, residuals = [], []
+        codebook = commitment = latents.new_zeros(())
+        for level, book in enumerate(self.books):
+            chosen = self._choose(rest.detach(), book.detach(), level)
+            vector = functional.embedding(chosen, book)
+            residuals.append(rest.detach())
+            codes.append(chosen)
+            codebook = codebook + (rest.detach() - vector).square().mean()
+            commitment = commitment + (rest - vector.detach()).square().mean()
+            quantised = quantised + vector.detach()
+            rest = rest - vector.detach()
+        quantised = pass_gradient(latents, quantised, self.config.gradient)
+        reconstruction = functional.mse_loss(self.decoder(quantised), inputs)
+        return RqVaeOutput(reconstruction, codebook, commitment, torch.stack(codes, dim=1), residuals, quantised)
+
+    def _choose(self, rest: Tensor, book: Tensor, level: int) -> Tensor:
+        distances = torch.cdist(rest, book).square()  # [B, V]
+        if self.training and self.config.balanced_last_level and level == len(self.books) - 1:
+            scaled = distances / distances.mean().clamp_min(1e-12)
+            return sinkhorn(scaled, self.config.sinkhorn_epsilon, self.config.sinkhorn_iterations).argmax(dim=1)
+        return distances.argmin(dim=1)
+
+    @property
+    def codebooks(self) -> list[Floats]:
+        """The code vectors of each level, float32 [V_l, W]."""
+        return [book.detach().cpu().numpy() for book in self.books]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Codes on each level."""
+        return self.config.sizes
+
+    @torch.no_grad()
+    def latents(self, vectors: Floats) -> Floats:
+        """The encoder's output, float32 [N, W]."""
+        if vectors.shape[1] != self.width:
+            raise InputError(f"quantizer: vectors of width {vectors.shape[1]}, fitted on width {self.width}")
+        inputs = self.standardise(torch.from_numpy(vectors).to(self.mean.device))
+        latents: Floats = self.encoder(inputs).cpu().numpy()
+        return latents
+
+    def encode(self, vectors: Floats) -> Codes:
+        """[N, D] to codes int32 [N, L]."""
+        return nearest_codes(self.codebooks, self.latents(vectors))
+
+    def code_costs(self, latents: Floats, prefix: Codes) -> Floats:
+        """Latents [N, W] and prefixes [N, p] to the cost of each code of level p, float32 [N, V_p]."""
+        return code_costs(self.codebooks, latents, prefix)
+
+    @torch.no_grad()
+    def decode(self, codes: Codes) -> Floats:
+        """Codes [N, L] to the decoder's reconstruction, float32 [N, D]."""
+        latents = torch.from_numpy(sum_codes(self.codebooks, codes)).to(self.mean.device)
+        vectors: Floats = (self.decoder(latents) * self.scale + self.mean).cpu().numpy()
+        return vectors
+
+    def save(self, folder: Path) -> None:
+        """Write `quantizer.safetensors` and the part `quantizer` of `config.json`."""
+        tensors = {key: value.cpu().numpy() for key, value in self.state_dict().items()}
+        save_state(folder, {"name": self.name, "width": self.width, **asdict(self.config)}, tensors)
+
+    @classmethod
+    def load(cls, folder: Path) -> RqVae:
+        """Read what `save` wrote; raises InputError where it is missing or foreign."""
+        config, tensors = load_state(folder, cls.name)
+        try:
+            options = {key: value for key, value in config.items() if key not in ("name", "width")}
+            options |= {key: tuple(options[key]) for key in ("sizes", "hidden_widths")}
+            model = cls(config["width"], RqVaeConfig(**options))
+            model.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in tensors.items()})
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{folder}: not a saved {cls.name} quantiser ({str(error).splitlines()[0]})") from None
+        return model.eval()
+
+
+def pass_gradient(latents: Tensor, quantised: Tensor, gradient: Gradient) -> Tensor:
+    """The quantised vectors [B, W], through which the gradient reaches the latents.
+
+    straight_through: z + sg[q - z], the gradient unchanged (van den Oord et al. 2017, arXiv 1711.00937).
+    rotation: q = lambda R z with lambda = |q| / |z| and R the rotation of z onto q, both held constant, so that the
+        gradient is turned and scaled as z is (Fifty et al. 2024, arXiv 2410.06424, eq. 4):
+        R z = z - 2 s (s . z) + 2 q^ (z^ . z), with z^, q^ unit vectors and s = unit(z^ + q^).
+    """
+    if gradient == "straight_through":
+        return latents + (quantised - latents).detach()
+    size = latents.detach().norm(dim=-1, keepdim=True).clamp_min(1e-6)
+    target = quantised.norm(dim=-1, keepdim=True).clamp_min(1e-6)
+    source_unit, target_unit = latents.detach() / size, quantised / target
+    middle = functional.normalize(source_unit + target_unit, dim=-1)
+    along_middle = (latents * middle).sum(dim=-1, keepdim=True)
+    along_source = (latents * source_unit).sum(dim=-1, keepdim=True)
+    turned = latents - 2 * along_middle * middle + 2 * along_source * target_unit
+    rotated: Tensor = turned * (target / size)
+    return rotated
+
+
+def _mlp(widths: Sequence[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])

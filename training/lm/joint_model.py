@@ -1,0 +1,211 @@
+"""`JointModel`: a causal language model, the rows of the SID tokens, item vectors at its input, and the dense item
+head, with one loss over all of them.
+
+The rows of the SID tokens are parameters of their own beside the LM's embedding matrix. So the level softmax reads just
+its rows, a LoRA run trains them while every other row stays equal to the bit, and `export` writes them into a matrix of
+the right size, tied or not.
+
+Shapes: B rows, T tokens, H hidden width, M targets, R SID rows (the history token, then every level's codes).
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from genrec.decoding.item_input import ItemInput
+from genrec.decoding.vocabulary import SidVocabulary
+from genrec.ranking.dense_head import DenseHead
+from genrec.semtok.dropout import dropout
+from genrec.semtok.errors import InputError
+from genrec.training.lm.data import IGNORE, Batch
+from genrec.training.lm.teacher import Lesson
+from genrec.training.loop.losses import Soft, linear_cross_entropy
+
+ScoreSpace = Literal["level", "vocabulary"]
+BARE_ROWS = 0.1  # share of training rows whose items are all read by codes alone, as transformers reads them
+BARE_ITEMS = 0.2  # and of the items of the other rows
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Sums over targets, and how many there were."""
+
+    codes: Tensor
+    text: Tensor
+    dense: Tensor
+    n_items: int
+    n_text: int
+
+
+class JointModel(nn.Module):
+    """The module that is trained.
+
+    Args:
+        lm: the base model; its matrix may have rows for the SID tokens or not.
+        head: the dense item head.
+        vocabulary: ids of the SID tokens; they must be the last ones of the tokenizer, in order.
+        initial_rows: [R, H] initial embedding of the SID tokens.
+        item_input: what item vectors add to embeddings; None: items are read by their codes alone.
+        score_space: what the softmax over a code runs over.
+        dropout: on embeddings and on what attention and feed-forward blocks add; for small models trained from scratch.
+        train_head: whether the head learns too; where it does not, its loss is 0 and nothing is computed for it.
+    """
+
+    level_of: Tensor
+    code_of: Tensor
+    seen_rows: Tensor
+    seen_index: Tensor
+
+    def __init__(
+        self,
+        lm: PreTrainedModel,
+        head: DenseHead,
+        vocabulary: SidVocabulary,
+        initial_rows: Tensor,
+        *,
+        item_input: ItemInput | None = None,
+        score_space: ScoreSpace = "level",
+        dropout: float = 0.0,
+        train_head: bool = True,
+    ) -> None:
+        super().__init__()
+        self.item_input, self.train_head = item_input, train_head
+        head.requires_grad_(train_head)
+        self.lm, self.head, self.score_space, self.dropout = lm, head, score_space, dropout
+        self._no_split_modules = lm._no_split_modules  # the blocks that FSDP2 gathers one at a time
+        ids = np.concatenate([[vocabulary.history_token], *vocabulary.token_ids])
+        self.first = int(ids[0])
+        if not np.array_equal(ids, np.arange(self.first, self.first + len(ids))):
+            raise InputError("the tokenizer already has some of the SID tokens; use a base model that has none")
+        self.rows = nn.Parameter(initial_rows.clone())
+        tied = lm.get_output_embeddings().weight is lm.get_input_embeddings().weight
+        self.output_rows = None if tied else nn.Parameter(initial_rows.clone())
+        bounds = np.cumsum([1, *vocabulary.sizes])
+        self.level_rows = [slice(int(a), int(b)) for a, b in itertools.pairwise(bounds)]
+        level_of = torch.full((len(ids),), -1)
+        code_of = torch.zeros(len(ids), dtype=torch.long)
+        for level, rows in enumerate(self.level_rows):
+            level_of[rows] = level
+            code_of[rows] = torch.arange(rows.stop - rows.start)
+        seen_rows = head.seen.nonzero().squeeze(1)
+        seen_index = torch.full((len(head.seen),), -1)
+        seen_index[seen_rows] = torch.arange(len(seen_rows))
+        for name, value in {
+            "level_of": level_of,
+            "code_of": code_of,
+            "seen_rows": seen_rows,
+            "seen_index": seen_index,
+        }.items():
+            self.register_buffer(name, value, persistent=False)
+        self._embedding_scale = float(getattr(lm.get_input_embeddings(), "embed_scale", 1.0))
+        if dropout:
+            self._drop_residuals()
+
+    def _drop_residuals(self) -> None:
+        """Dropout where SASRec has it: Hugging Face decoders drop attention weights at most."""
+        blocks = [m for name, m in self.lm.named_modules() if name.rsplit(".", 1)[-1] in ("self_attn", "attn", "mlp")]
+        if not blocks:
+            raise InputError("--lm.dropout: this base model's blocks are not named self_attn, attn or mlp; use 0")
+        for block in blocks:
+            block.register_forward_hook(self._dropped)
+
+    def _dropped(self, module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> object:
+        if isinstance(output, tuple):
+            return (dropout(output[0], self.dropout, self.training), *output[1:])
+        return dropout(output, self.dropout, self.training)
+
+    def hidden(self, input_ids: Tensor) -> Tensor:
+        """Final hidden states [B, T, H]."""
+        index = (input_ids - self.first).clamp(min=0)
+        is_sid = (input_ids >= self.first)[..., None]
+        words = self.lm.get_input_embeddings()(input_ids.clamp(max=self.first - 1))
+        embedded = torch.where(is_sid, F.embedding(index, self.rows).to(words.dtype) * self._embedding_scale, words)
+        if self.item_input is not None:
+            items = self.item_input.rows(input_ids)
+            if self.training:
+                bare_rows = torch.rand(len(items), 1, device=items.device) < BARE_ROWS
+                bare_items = torch.rand(items.shape, device=items.device) < BARE_ITEMS
+                items = items.masked_fill(bare_rows | bare_items, -1)
+            embedded = self.item_input(embedded, items)
+        embedded = dropout(embedded, self.dropout, self.training)
+        states: Tensor = self.lm.base_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
+        return states
+
+    def forward(self, batch: Batch, lesson: Lesson | None = None) -> Losses:
+        """Losses: codes over their score space, text over the text rows, items over those seen in training.
+
+        Args:
+            lesson: what a teacher believes of the batch's targets.
+        """
+        hidden = self.hidden(batch.input_ids)
+        output_rows = self.rows if self.output_rows is None else self.output_rows
+        words = self.lm.get_output_embeddings().weight
+        labels, labelled = batch.labels, batch.labels != IGNORE
+        level = torch.where(labels >= self.first, self.level_of[(labels - self.first).clamp(min=0)], -1)
+        codes = hidden.new_zeros((), dtype=torch.float32)
+        if self.score_space == "vocabulary":
+            is_code = labelled & (level >= 0)
+            everything = torch.cat([words[: self.first], output_rows.to(words.dtype)])
+            codes = codes + linear_cross_entropy(hidden[is_code], everything, labels[is_code])
+        else:
+            for number, rows in enumerate(self.level_rows):
+                here = labelled & (level == number)
+                codes = codes + linear_cross_entropy(
+                    hidden[here], output_rows[rows].to(hidden.dtype), self.code_of[labels[here] - self.first]
+                )
+        if lesson is not None:
+            codes = codes - self._agreement(hidden, output_rows, batch.items, lesson)
+        is_text = labelled & (level < 0)
+        text = linear_cross_entropy(hidden[is_text], words[: self.first], labels[is_text])
+        dense = hidden.new_zeros((), dtype=torch.float32)
+        if self.train_head:
+            starts = batch.items >= 0
+            dense = linear_cross_entropy(
+                self.head.query(hidden[starts].to(self.head.query.weight.dtype)),  # float32, or what FSDP2 computes in
+                self.head.item_matrix(self.seen_rows),
+                self.seen_index[batch.items[starts]],
+                soft=None if lesson is None else Soft(lesson.states, lesson.vectors, lesson.shares),
+            )
+        n_codes = int((labelled & (level >= 0)).sum())
+        return Losses(codes, text, dense, n_codes // len(self.level_rows), int(is_text.sum()))
+
+    def _agreement(self, hidden: Tensor, output_rows: Tensor, items: Tensor, lesson: Lesson) -> Tensor:
+        """What turns cross-entropy with the codes that came into cross-entropy with the lesson's targets.
+
+        log Z - sum_c t_c z_c = (log Z - z_y) - sum_c (t_c - [c = y]) z_c, whatever Z runs over.
+        """
+        rows, places = (items >= 0).nonzero(as_tuple=True)
+        total = hidden.new_zeros((), dtype=torch.float32)
+        for level, beyond in enumerate(lesson.codes):
+            logits = hidden[rows, places + level] @ output_rows[self.level_rows[level]].to(hidden.dtype).T
+            total = total + (beyond * logits.float()).sum()
+        return total
+
+    def level_log_probs(self, hidden: Tensor, level: int) -> Tensor:
+        """Log-probabilities [..., V_l] of a level's codes after float32 hidden states [..., H], in the score space."""
+        output_rows = self.rows if self.output_rows is None else self.output_rows
+        logits = hidden @ output_rows[self.level_rows[level]].float().T
+        if self.score_space == "level":
+            return logits.log_softmax(-1)
+        words = self.lm.get_output_embeddings().weight[: self.first]
+        everything = torch.cat([words.float(), output_rows.float()])
+        return logits - (hidden @ everything.T).logsumexp(-1, keepdim=True)
+
+    @torch.no_grad()
+    def export(self) -> PreTrainedModel:
+        """Write the SID rows into the LM's matrices, resized where they are too small, and return the LM."""
+        rows = self.first + len(self.rows)
+        if self.lm.get_input_embeddings().weight.shape[0] < rows:
+            self.lm.resize_token_embeddings(rows, mean_resizing=False)
+        self.lm.get_input_embeddings().weight[self.first : rows] = self.rows.to(self.lm.dtype)
+        if self.output_rows is not None:
+            self.lm.get_output_embeddings().weight[self.first : rows] = self.output_rows.to(self.lm.dtype)
+        return self.lm

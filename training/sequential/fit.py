@@ -1,0 +1,250 @@
+"""Fits a sequential model with a softmax over the catalogue, and with whatever its item table adds to that.
+
+    loss = cross-entropy of the next items, a target + items.loss(rows of the batch, epoch)
+
+Every position of every history is a target. Batches hold sequences of like length, so padding is a few percent. The
+epoch with the best validation recall wins; the loop stops when it has not improved for `patience` epochs.
+
+Shapes: B sequences of a batch, T positions of the longest, M targets, N items.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from genrec.data.sequences import Sequences
+from genrec.data.splits import Cases, Split
+from genrec.semtok.errors import InputError
+from genrec.sequential import ColdItems, SequentialModel
+from genrec.sequential.base import PADDING
+from genrec.training.loop.batching import batches, windows
+from genrec.training.loop.epochs import DIVERGED, Log, Progress, fit_epochs
+from genrec.training.loop.losses import linear_cross_entropy
+from genrec.training.loop.schedule import learning_rate_factor
+from genrec.training.sequential.sampled_softmax import inclusion, sampled_softmax
+
+Model = TypeVar("Model", bound=SequentialModel)
+
+
+@dataclass(frozen=True)
+class SequentialTrainingConfig:
+    """How a sequential model is trained.
+
+    Attributes:
+        epochs: passes over the histories at most.
+        patience: epochs without a better validation recall before stopping.
+        batch_positions: padded positions of a batch.
+        learning_rate: peak, AdamW with betas (0.9, 0.98).
+        weight_decay: AdamW's.
+        valid_cases: validation cases ranked after each epoch (drawn by seed where there are more).
+        seed: initialisation, dropout and batches.
+    """
+
+    epochs: int = 40
+    patience: int = 6
+    batch_positions: int = 512
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    valid_cases: int = 10_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "patience", "batch_positions", "valid_cases"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} {getattr(self, name)} of a recommender's training must be at least 1")
+        if not 0 < self.learning_rate < math.inf:
+            raise InputError(
+                f"learning_rate {self.learning_rate} of a recommender's training must be positive and finite"
+            )
+        for name in ("weight_decay", "seed"):
+            if not 0 <= getattr(self, name) < math.inf:
+                given = f"{name} {getattr(self, name)} of a recommender's training"
+                raise InputError(f"{given} must not be negative, and must be finite")
+
+
+class Softmax:
+    """The loss of next items against a table: over the catalogue, over a sample, or without cold items.
+
+    Args:
+        counts: int64 [N], training events of each item.
+        negatives: expected classes of a sample; None: all.
+        cold: items that are no classes: they come after training, and a softmax that had them would teach the model to
+            rank them last.
+    """
+
+    def __init__(self, counts: NDArray[np.int64], negatives: int | None, cold: ColdItems | None) -> None:
+        if negatives is not None and negatives < 1:
+            raise InputError(f"--negatives {negatives} must be at least 1")
+        keep = np.ones(len(counts), dtype=np.bool_)
+        if cold is not None:
+            keep[cold.rows] = False
+        self.classes = None if keep.all() else torch.from_numpy(np.flatnonzero(keep))
+        self.class_of = torch.from_numpy(np.cumsum(keep) - 1)
+        self.probability = None if negatives is None else inclusion(counts[keep], negatives)
+
+    def __call__(self, hidden: Tensor, vectors: Tensor, targets: Tensor) -> Tensor:
+        """Sum over M for hidden states [M, D], item vectors [N, D] and rows [M]."""
+        if self.classes is not None:
+            vectors, targets = vectors[self.classes], self.class_of[targets]
+        if self.probability is not None:
+            return sampled_softmax(hidden, vectors, targets, self.probability)
+        return linear_cross_entropy(hidden, vectors, targets)
+
+
+def fit_sequential(
+    make_model: Callable[[], Model],
+    split: Split,
+    config: SequentialTrainingConfig,
+    workdir: Path,
+    log: Log,
+    *,
+    exclude_seen: bool = True,
+    negatives: int | None = None,
+    cold: ColdItems | None = None,
+    stage: str = "collaborative",
+    progress: Progress = lambda done, total: None,
+    stop_after: int | None = None,
+) -> Model:
+    """Train on `split.train`, choose the epoch on `split.valid`.
+
+    Args:
+        make_model: builds the untrained model; called under the seed.
+        workdir: holds the checkpoint of an interrupted fit, from which it goes on to the same weights; gets
+            `training.json`, the log without times.
+        log: gets one row an epoch.
+        exclude_seen: rank without the items of the history when validating.
+        negatives: classes that the softmax samples a batch (`sequential.sampled_softmax`); None: the whole catalogue.
+        cold: items without training events that are to be ranked by their words; they are no classes of the softmax.
+        stage: what the log's rows are about.
+        progress: told (epochs done, epochs at most).
+        stop_after: train exactly so many epochs of the schedule and validate none (a refit).
+
+    Returns:
+        The model with the weights of the best epoch, in evaluation mode.
+    """
+    torch.manual_seed(config.seed)
+    model = make_model()
+    rows = training_windows(split.train, model.config.max_items)
+    softmax = Softmax(np.bincount(split.train.values, minlength=model.n_items), negatives, cold)
+    cases = sample_cases(split.valid, config.valid_cases, config.seed)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True
+    )
+    fit_epochs(
+        model,
+        optimizer,
+        lambda epoch: _train_epoch(model, rows, softmax, optimizer, config, epoch),
+        lambda: validation_recall(model.scorer(cold), cases, exclude_seen=exclude_seen),
+        epochs=config.epochs,
+        patience=config.patience,
+        workdir=workdir,
+        stage=stage,
+        log=log,
+        progress=progress,
+        stop_after=stop_after,
+    )
+    return model
+
+
+def sample_cases(cases: Cases, n: int, seed: int) -> Cases:
+    """At most `n` cases, drawn by seed."""
+    if len(cases) <= n:
+        return cases
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(cases))[:n])
+    return cases.take(chosen)
+
+
+def validation_recall(
+    score: Callable[[Sequences], NDArray[np.float32]],
+    cases: Cases,
+    *,
+    k: int = 10,
+    exclude_seen: bool,
+    batch: int = 1024,
+) -> float:
+    """Recall@k over the whole catalogue; an item that ties with the target counts as ranked before it.
+
+    A target that no list can hold, because it is excluded or cannot be ranked, is a miss.
+
+    Raises:
+        InputError: a score is NaN: the training diverged.
+    """
+    hits = 0
+    for start in range(0, len(cases), batch):
+        index = np.arange(start, min(start + batch, len(cases)))
+        histories, targets = cases.histories.take(index), cases.targets[index]
+        scores = score(histories)
+        if np.isnan(scores).any():  # nothing is as great as NaN, so every target would seem to be ranked first
+            raise InputError(DIVERGED.format(what="scores"))
+        if exclude_seen:
+            scores[np.repeat(np.arange(len(index)), histories.lengths), histories.values] = -np.inf
+        own = scores[np.arange(len(index)), targets].copy()
+        scores[np.arange(len(index)), targets] = -np.inf
+        before = (scores >= own[:, None]).sum(axis=1)
+        hits += int(((before < k) & (own > -np.inf)).sum())
+    return hits / max(1, len(cases))
+
+
+def training_windows(train: Sequences, max_items: int) -> list[tuple[NDArray[np.int32], int]]:
+    """Windows of at most `max_items` + 1 events, each with the place of the first that no earlier window asked for."""
+    rows = []
+    for history in train:
+        for start, first_target, end in windows(len(history), max_items + 1):
+            if end - start > 1:
+                rows.append((history[start:end], max(1, first_target - start)))
+    if not rows:
+        raise InputError("no training history has two items: nothing to learn a sequence from")
+    return rows
+
+
+def _train_epoch(
+    model: SequentialModel,
+    windowed: list[tuple[NDArray[np.int32], int]],
+    softmax: Softmax,
+    optimizer: torch.optim.Optimizer,
+    config: SequentialTrainingConfig,
+    epoch: int,
+) -> float:
+    """One pass; returns the mean loss of a target, without what the table adds.
+
+    Randomness depends on (seed, epoch) alone, so a resumed epoch is the same.
+    """
+    model.train()
+    torch.manual_seed(config.seed * 100_003 + epoch)
+    lengths = np.array([len(row) for row, _ in windowed])
+    groups = batches(lengths - 1, config.batch_positions, np.random.default_rng((config.seed, epoch)))
+    total_steps, total_loss, total_targets = len(groups) * config.epochs, 0.0, 0
+    for step, group in enumerate(groups):
+        set_learning_rate(optimizer, config.learning_rate, epoch * len(groups) + step, total_steps)
+        rows = torch.full((len(group), int(lengths[group].max())), PADDING)
+        wanted = torch.zeros(rows.shape, dtype=torch.bool)
+        for place, index in enumerate(group):
+            row, first_target = windowed[index]
+            rows[place, : len(row)] = torch.from_numpy(row)
+            wanted[place, first_target : len(row)] = True
+        inputs, targets = model.backbone.training_pairs(rows, wanted)
+        read, compared = model.vectors()
+        hidden = model(inputs, read)[targets >= 0]
+        loss = softmax(hidden, compared, targets[targets >= 0])
+        aligned = model.items.loss(torch.unique(rows[rows >= 0]), epoch + step / len(groups))
+        optimizer.zero_grad(set_to_none=True)
+        (loss / len(hidden) + aligned).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        total_loss, total_targets = total_loss + loss.item(), total_targets + len(hidden)
+    return total_loss / total_targets
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, peak: float, step: int, total_steps: int) -> None:
+    """The schedule's rate for a step, with at most 100 steps of warm-up."""
+    for settings in optimizer.param_groups:
+        settings["lr"] = peak * learning_rate_factor(step, total_steps, min(100, total_steps // 10 + 1))
