@@ -164,7 +164,7 @@ def ask_until(port: int, users: int, stop: threading.Event, results: list[tuple[
 SERVE = """
 import sys
 from pathlib import Path
-from inference.server import ServeConfig, serve
+from genrec.inference.serve.server import ServeConfig, serve
 serve(ServeConfig(run=Path(sys.argv[1]), store=sys.argv[2], port=int(sys.argv[3]), live=False, rate=0))
 """
 

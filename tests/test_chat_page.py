@@ -220,8 +220,8 @@ def served(runs: tuple[Path, Path]) -> Iterator[Served]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     program = (
-        "import sys; from pathlib import Path; from inference.chat_config import ChatConfig;"
-        "from inference.chat_page import serve_page; first, second, port = sys.argv[1:];"
+        "import sys; from pathlib import Path; from genrec.inference.chat.config import ChatConfig;"
+        "from genrec.inference.chat.page import serve_page; first, second, port = sys.argv[1:];"
         "serve_page(ChatConfig(Path(first), web=True, compare=Path(second), k=4, port=int(port)))"
     )
     process = subprocess.Popen([sys.executable, "-c", program, *map(str, runs), str(port)])

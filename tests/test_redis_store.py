@@ -120,8 +120,8 @@ def test_prefixes_keep_stores_apart(url, tmp_path):
 LOADER = """
 import os, signal, sys
 from pathlib import Path
-from inference.redis_store import RedisStore
-from inference.server import ServeConfig, create_app
+from genrec.inference.store.redis_store import RedisStore
+from genrec.inference.serve.server import ServeConfig, create_app
 
 store, batch, kill_at = RedisStore(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 steps = 0

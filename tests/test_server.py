@@ -522,7 +522,7 @@ class TestConfig:
 SERVE = """
 import sys
 from pathlib import Path
-from inference.server import ServeConfig, serve
+from genrec.inference.serve.server import ServeConfig, serve
 serve(ServeConfig(run=Path(sys.argv[1]), port=int(sys.argv[2]), workers=int(sys.argv[3]), live=False, drain=5))
 """
 

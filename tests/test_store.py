@@ -192,7 +192,7 @@ def test_a_process_opens_a_folder_once(store, tmp_path):
 LOADER = """
 import os, signal, sys
 from pathlib import Path
-from inference.lmdb_store import LmdbStore
+from genrec.inference.store.lmdb_store import LmdbStore
 
 store, batch, kill_at = LmdbStore(Path(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3])
 steps = 0
@@ -256,7 +256,7 @@ def test_a_kill_of_a_writer_does_not_block_the_next(tmp_path):
     code = """
 import os, signal, sys
 from pathlib import Path
-from inference.lmdb_store import LmdbStore
+from genrec.inference.store.lmdb_store import LmdbStore
 store = LmdbStore(Path(sys.argv[1]))
 txn = store._state.begin(store._events, write=True)
 txn.put(b"ann", b"half an event")
