@@ -28,7 +28,7 @@ from genrec.decoding.torch_scorer import TorchScorer
 from genrec.decoding.trie import CodeTrie
 from genrec.decoding.vocabulary import SidVocabulary
 from genrec.inference.text_search import TextSearch, whole_characters
-from genrec.ranking.cooccurrence import Neighbours
+from genrec.ranking.cooccurrence import Cooccurrence
 from genrec.ranking.dense_head import DenseHead
 from genrec.ranking.ranker import Ranker, Ranking, RankingConfig
 from genrec.recommendations import Recommendations
@@ -126,10 +126,10 @@ class Recommender:
             model = AutoModelForCausalLM.from_pretrained(lm, dtype=getattr(torch, dtype)).to(device)
             scorer = TorchScorer(model, vocabulary, score_space=score_space, item_input=item_input)
         head = DenseHead.load(lm / "heads/dense.safetensors", torch.from_numpy(ids.codes), ids.sizes, content)
-        neighbours = Neighbours.load(lm / "heads/neighbours.safetensors").extended(len(catalog))
+        cooccurrence = Cooccurrence.load(lm / "heads/cooccurrence.safetensors").extended(len(catalog))
         sequence = load_frozen(run / "vectors/item")
         config = RankingConfig(**facts["ranking"])
-        ranker = Ranker(scorer, trie, vocabulary, ids.codes, head.to(device), config, neighbours, sequence)
+        ranker = Ranker(scorer, trie, vocabulary, ids.codes, head.to(device), config, cooccurrence, sequence)
         run_id = hash_value({name: manifest["files"] for name, manifest in manifests.items()})[:16]
         tokenizer = AutoTokenizer.from_pretrained(lm)
         open_text = partial(TextSearch.load, run / "vectors/text", len(catalog))
@@ -202,7 +202,7 @@ class Recommender:
     ) -> list[tuple[str, float]]:
         """Items that a text describes, best first: (item id, score).
 
-        Two voices: the LM's text-to-codes task, and cosines of the run's text vectors. Either proposes items; one
+        Two scorers: the LM's text-to-codes task, and cosines of the run's text vectors. Either proposes items; one
         constrained search over all that were proposed gives each the log-probability of its codes after the query, and
 
             score = log p(codes | query) + cosine / TEMPERATURE

@@ -5,7 +5,7 @@
 
 RUN is a finished run of `genrec fit`. Each line is a fit of its configuration with the overrides of `LINES`, in
 `RUN-ablations/LINE`; stages that read the same are taken from RUN. A line that is done stays, so the command can be
-stopped and called again. The table: Recall@10 of the test cases, the joined ranking's difference to that of RUN with a
+stopped and called again. The table: Recall@10 of the test cases, the fused ranking's difference to that of RUN with a
 paired 95% bootstrap interval, and the seconds of the language-model stage, validation and preference steps included.
 """
 
@@ -40,13 +40,12 @@ LINES: dict[str, list[str]] = {
     "half_a_teacher": ["--lm.teacher_share=0.5"],
     "no_aligner": ["--aligner.name=fusion"],
     "ids_from_words": ["--aligner.name=fusion", "--fusion.method=text"],
-    "no_dense_head": ["--lm.dense_weight=0", "--ranking.dense_share=0"],
+    "no_dense_head": ["--lm.dense_weight=0", "--ranking.dense_weight=0"],
     "whole_vocabulary": ["--lm.score_space=vocabulary"],
-    "ensemble": ["--ranking.views=[8,4,2,1]"],
     "dpo": ["--lm.preference.method=dpo"],
     "grpo": ["--lm.preference.method=grpo"],
 }
-MODELS = ("genrec beam", "genrec dense", "genrec joined")
+MODELS = ("genrec beam", "genrec dense", "genrec fused")
 
 
 def fit_line(run: Path, name: str, folder: Path) -> None:
@@ -57,7 +56,7 @@ def fit_line(run: Path, name: str, folder: Path) -> None:
 
 def table(run: Path, folders: Mapping[str, Path]) -> str:
     """Markdown: a line for the whole model and one for each of `folders`."""
-    headings = ["line", *(f"Recall@10, {model.removeprefix('genrec ')}" for model in MODELS), "tail, joined"]
+    headings = ["line", *(f"Recall@10, {model.removeprefix('genrec ')}" for model in MODELS), "tail, fused"]
     whole, lines = hits(run), []
     for name, folder in {"whole": run, **folders}.items():
         figures = {
@@ -74,11 +73,11 @@ def table(run: Path, folders: Mapping[str, Path]) -> str:
                 f"{seconds['lm'][0]:,.0f}" if "lm" in (seconds := stage_costs(folder)) else "",
             ]
         )
-    return markdown([*headings, "joined minus whole", "seconds"], lines)
+    return markdown([*headings, "fused minus whole", "seconds"], lines)
 
 
 def hits(run: Path) -> Values:
-    """Recall@10 of the joined ranking, case by case."""
+    """Recall@10 of the fused ranking, case by case."""
     return recall(load_file(run / "report" / RANKS)[MODELS[-1]].astype(np.int64), 10)
 
 

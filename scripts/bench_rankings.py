@@ -4,11 +4,9 @@
     OMP_NUM_THREADS=1 python scripts/bench_rankings.py --run runs/scientific --quick --json FILE
 
     beam      the codes alone
-    rerank    what the beam met, ordered by the dense head
+    rerank    what the beam retrieved, ordered by the dense head
     dense     the dense head over the whole catalogue
-    joined    codes, dense head, the aligned recommender and counted neighbours, with the run's shares
-    ensemble  joined, with the dense head asked about the last 8, 4, 2 and 1 items too (`ranking.views`); the shares are
-              the run's, chosen without them
+    fused    codes, dense head, the aligned recommender and co-occurrence counts, with the run's weights
 
 Cases are drawn from the test split with a seed; items of the history are left out. In every round the rankings take
 turns over the same batch of cases, then over single cases. Times are processor times of the whole process, all threads,
@@ -23,7 +21,7 @@ import platform
 import statistics
 import sys
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +38,6 @@ from genrec.semtok.errors import InputError
 from genrec.semtok.folders import to_json, write_atomic
 
 K, BATCH, ALONE = 10, 250, 5
-VIEWS = (8, 4, 2, 1)
 
 
 @dataclass
@@ -75,9 +72,7 @@ class Measured:
 def measure(recommender: Recommender, cases: Cases) -> dict[str, Measured]:
     """Every ranking over all of the cases."""
     config = recommender.ranker.config
-    views = tuple(view for view in VIEWS if view < config.max_items)
-    measured = {name: Measured(name, config) for name in ("beam", "rerank", "dense", "joined")}
-    measured["ensemble"] = Measured("joined", replace(config, views=views))
+    measured = {name: Measured(name, config) for name in ("beam", "rerank", "dense", "fused")}
     for one in measured.values():
         one.lists(recommender, cases.histories.take(np.arange(min(ALONE, len(cases)))))  # what is made once, is made
     for begin in range(0, len(cases), BATCH):

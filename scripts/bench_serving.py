@@ -66,7 +66,7 @@ def make_batch(folder: Path, users: int, letter: str) -> None:
                 "item_ids": item_ids.gather((rows % ITEMS).ravel()).reshape((n, K)).arr.to_list(),
                 "scores": pl.Series(scores.ravel()).reshape((n, K)).arr.to_list(),
             }
-            metadata = {"run_id": f"bench-{letter}", "ranking": "joined", "index_version": letter}
+            metadata = {"run_id": f"bench-{letter}", "ranking": "fused", "index_version": letter}
             pl.DataFrame(columns).write_parquet(scratch / f"part-{part:05d}.parquet", metadata=metadata)
 
 

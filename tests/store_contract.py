@@ -70,7 +70,7 @@ class StoreContract:
         found = store.get("ann")
         assert (found.item_ids, found.scores, found.stale) == (("x", "y"), (-1.5, -2.5), False)
         assert (found.info.version, found.info.model_id, found.info.index_version) == ("v000001", "run-a", "ix-a")
-        assert (found.info.ranking, found.info.users, found.info.items) == ("joined", 1, 2)
+        assert (found.info.ranking, found.info.users, found.info.items) == ("fused", 1, 2)
         assert 60 <= found.info.age < 90
         assert store.get("bob") is None
 

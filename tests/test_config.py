@@ -41,10 +41,6 @@ def config(tmp_path: Path) -> Path:
         (["--collaborative.weight_decay=-1"], "weight_decay -1.0 of a recommender's training must not be negative"),
         (["--collaborative.valid_cases=0"], "valid_cases 0 of a recommender's training must be at least 1"),
         (["--aligner.training.seed=-1"], "seed -1 of a recommender's training must not be negative"),
-        (
-            ["--ranking.views=[10]", "--lm.max_items=5"],
-            "--ranking.views [10]: lengths from 1 to below --lm.max_items",
-        ),
     ],
 )
 def test_bad_values_are_refused_before_any_work(config: Path, flags: list[str], message: str) -> None:
@@ -75,8 +71,7 @@ def test_a_setting_without_a_value_is_refused(config: Path, section: str, named:
 
 
 def test_what_was_stored_is_read_again(config: Path, tmp_path: Path) -> None:
-    endings = ["--ranking.views=[30]", "--ranking.max_items=50", "--lm.max_items=50"]
-    for flags in ([], ["--lm.max_items=50"], ["--ranking.views=[4]", "--lm.max_items=5"], endings):
+    for flags in ([], ["--lm.max_items=50"], ["--ranking.max_items=50", "--lm.max_items=50"]):
         value = load_config(config, flags)
         (tmp_path / "stored.yaml").write_text(value.to_yaml())
         assert load_config(tmp_path / "stored.yaml") == value

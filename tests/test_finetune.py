@@ -23,7 +23,7 @@ from genrec.data.interactions import Interactions
 from genrec.data.sample_shop import make_sample_shop
 from genrec.data.splits import leave_last_out
 from genrec.decoding.filters import ItemFilter
-from genrec.ranking.ranker import Ranker, RankingConfig, Shares
+from genrec.ranking.ranker import FusionWeights, Ranker, RankingConfig
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.errors import InputError
 from genrec.semtok.semantic_ids import SemanticIds
@@ -33,7 +33,7 @@ from genrec.training.finetune import Built, LmInputs, build, fit_lm, save_lm
 from genrec.training.lm.base import scratch_tokenizer
 from genrec.training.lm.config import LmConfig
 from genrec.training.lm.stage import from_config
-from genrec.training.lm.validation import DENSE_SHARES, Figures, Validation
+from genrec.training.lm.validation import DENSE_WEIGHTS, Figures, Validation
 
 TINY = LmConfig(width=16, layers=1, heads=2, text_vocabulary=300, epochs=2, dense_width=8, valid_cases=30, max_items=6)
 
@@ -266,12 +266,12 @@ def test_the_epoch_is_chosen_by_the_model_alone_without_what_people_had(inputs: 
     built.model.eval()
     validation = Validation(inputs, config, 30, 0)
     figures = validation(built)
-    assert figures["valid_joined_recall@10"] > figures["selection"]  # counts know what an untrained model does not
+    assert figures["valid_fused_recall@10"] > figures["selection"]  # counts know what an untrained model does not
     cases, everything = validation.cases, ItemFilter(validation.trie)
     parts = (built.scorer(), validation.trie, built.vocabulary, validation.codes, built.model.head)
     found = []
-    for share in DENSE_SHARES:
-        ranker = Ranker(*parts, replace(config, dense_share=share))
+    for share in DENSE_WEIGHTS:
+        ranker = Ranker(*parts, replace(config, dense_weight=share))
         lists = ranker.rank(cases.histories, k=10, filters=[everything.deny(had) for had in cases.histories])
         found.append(np.mean([target in rows for rows, target in zip(lists.rows, cases.targets, strict=True)]))
     assert figures["selection"] == pytest.approx(max(found))
@@ -281,13 +281,13 @@ def test_shares_are_chosen_by_ndcg_and_for_fewer_voices_where_equal(
     inputs: LmInputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     validation = Validation(inputs, RankingConfig(max_items=6, beams=8), 10, 0)
-    by_ndcg = {Shares(0.3, 0.2): 0.5, Shares(0.7): 0.4}
+    by_ndcg = {FusionWeights(0.3, 0.2): 0.5, FusionWeights(0.7): 0.4}
 
-    def figures(built: Built, shares: list[Shares], cases: Cases) -> dict[Shares, Figures]:
+    def figures(built: Built, shares: list[FusionWeights], cases: Cases) -> dict[FusionWeights, Figures]:
         assert len(cases) == 40
         return {one: Figures(1 - by_ndcg.get(one, 0.1), by_ndcg.get(one, 0.1)) for one in shares}
 
-    monkeypatch.setattr(validation, "by_shares", figures)
-    assert validation.choose(build(inputs, TINY)) == Shares(0.3, 0.2)
+    monkeypatch.setattr(validation, "by_weights", figures)
+    assert validation.choose(build(inputs, TINY)) == FusionWeights(0.3, 0.2)
     by_ndcg.clear()
-    assert validation.choose(build(inputs, TINY)) == Shares(0.5)
+    assert validation.choose(build(inputs, TINY)) == FusionWeights(0.5)

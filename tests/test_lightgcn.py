@@ -14,7 +14,7 @@ from genrec.data.sequences import Sequences
 from genrec.semtok.aligners.base import IdTable
 from genrec.semtok.errors import InputError
 from genrec.sequential import LightGcn, LightGcnConfig
-from genrec.sequential.lightgcn import normalised, who_took_what
+from genrec.sequential.lightgcn import normalised, user_item_matrix
 from genrec.training.sequential.fit import SequentialTrainingConfig
 from genrec.training.sequential.lightgcn_fit import fit_lightgcn
 
@@ -86,7 +86,7 @@ def test_two_crowds_are_told_apart(tmp_path: Path) -> None:
     split = Split(train, tuple(str(user) for user in range(80)), cases, cases, "given")
     config = SequentialTrainingConfig(epochs=15, patience=15, batch_positions=200, learning_rate=1e-2)
     model = fit_lightgcn(
-        lambda: LightGcn(IdTable(20, 8), who_took_what(train, 20), LightGcnConfig(width=8)),
+        lambda: LightGcn(IdTable(20, 8), user_item_matrix(train, 20), LightGcnConfig(width=8)),
         split,
         config,
         tmp_path,

@@ -87,7 +87,7 @@ def test_an_as_of_that_no_event_could_follow_is_refused(tmp_path):
     assert read_batch(folder, as_of=now + DAY / 2).as_of == now + DAY / 2  # a clock that is ahead
 
 
-METADATA = {"run_id": "r", "ranking": "joined", "index_version": "i"}
+METADATA = {"run_id": "r", "ranking": "fused", "index_version": "i"}
 SCHEMA = {"user_id": pl.String, "item_ids": pl.List(pl.String), "scores": pl.List(pl.Float32)}
 
 

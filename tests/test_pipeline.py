@@ -29,7 +29,7 @@ from genrec.data.sequences import Sequences
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import hash_file, read_json, to_json
 from genrec.training.lm import stage as lm_stage
-from genrec.training.lm.validation import SEQUENCE_SHARES
+from genrec.training.lm.validation import SEQUENTIAL_WEIGHTS
 from genrec.training.refit import chosen_epochs
 from genrec.training.run_folder import locked
 
@@ -90,10 +90,10 @@ def test_what_each_ranking_gives(run: Path, tmp_path: Path, monkeypatch: pytest.
         for row in read_json(run / "report/metrics.json")
         if (row["metric"], row["k"], row["slice"]) == ("recall", 10, "all")
     }
-    for name in ("beam", "dense", "joined"):
+    for name in ("beam", "dense", "fused"):
         assert figures[f"recall_at_10_{name}"] == pytest.approx(reported[name])
     assert figures["beam_over_beam"] == 1
-    assert all(figures[f"{name}_over_beam"] > 0 for name in ("rerank", "dense", "joined", "ensemble"))
+    assert all(figures[f"{name}_over_beam"] > 0 for name in ("rerank", "dense", "fused"))
 
 
 def test_a_refit_trains_as_long_as_the_first_best_epoch(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_second_fit_does_nothing(run: Path, capsys: pytest.CaptureFixture[str]
     assert main(["fit", str(run.parent / "my.yaml"), *SMALL]) == 0
     assert contents(run) == before
     assert [path.stat().st_mtime_ns for path in sorted(run.rglob("manifest.json"))] == started
-    assert "genrec joined" in capsys.readouterr().out
+    assert "genrec fused" in capsys.readouterr().out
 
 
 def test_the_same_seed_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:
@@ -185,9 +185,9 @@ def test_a_run_reuses_the_stages_of_another_that_read_the_same(
 
 def test_the_report_has_baselines_and_every_ranking(run: Path) -> None:
     rows = read_json(run / "report/metrics.json")
-    ours = {"genrec beam", "genrec dense", "genrec beam and dense", "genrec joined (default)"}
-    baselines = {"Popularity", "Markov", "ItemKnn", "Random", "ContentKnn", "SASRec", "SASRec + neighbours"}
-    baselines |= {"sasrec, aligned", "sasrec, aligned + neighbours"}
+    ours = {"genrec beam", "genrec dense", "genrec beam and dense", "genrec fused (default)"}
+    baselines = {"Popularity", "Markov", "ItemKnn", "Random", "ContentKnn", "SASRec", "SASRec + co-occurrence"}
+    baselines |= {"sasrec, aligned", "sasrec, aligned + co-occurrence"}
     assert {row["model"] for row in rows} == ours | baselines
     assert {"all", "head", "tail", "cold"} <= {row["slice"] for row in rows}
     assert "<html" in (run / "report/report.html").read_text()
@@ -201,19 +201,19 @@ def test_the_recommender_of_a_trained_aligner_is_a_voice(
     options += ["--aligner.backbone=lrurec", "--lrurec.width=16"]
     config = str(run.parent / "my.yaml")
     assert main(["fit", config, *options, f"--run={ours}"]) == 0
-    assert "lrurec, aligned + neighbours" in capsys.readouterr().out
-    share = read_json(ours / "lm/genrec.json")["ranking"]["sequence_share"]
-    assert share in SEQUENCE_SHARES
+    assert "lrurec, aligned + co-occurrence" in capsys.readouterr().out
+    share = read_json(ours / "lm/genrec.json")["ranking"]["sequential_weight"]
+    assert share in SEQUENTIAL_WEIGHTS
     models = {row["model"] for row in read_json(ours / "report/metrics.json")}
     assert "lrurec, aligned" in models
     again = tmp_path / "again"
     assert main(["fit", config, *options, f"--run={again}", f"--refit={ours}"]) == 0
-    assert read_json(again / "lm/genrec.json")["ranking"]["sequence_share"] == share
+    assert read_json(again / "lm/genrec.json")["ranking"]["sequential_weight"] == share
     file = tmp_path / "new.jsonl"
     file.write_text(json.dumps({"item_id": "new", "title": "Copper kettle"}) + "\n")
     assert main(["add-items", str(ours), str(file)]) == 0
     recommender = Recommender.from_pretrained(ours)
-    recommender.ranker.config = replace(recommender.ranker.config, sequence_share=1.0, near_share=0.0)
+    recommender.ranker.config = replace(recommender.ranker.config, sequential_weight=1.0, cooccurrence_weight=0.0)
     items = recommender.catalog.item_ids
     found = recommender.recommend([[items[3], "new"], [items[3]]], k=61, exclude_seen=False)
     assert sorted(found.rows[0].tolist()) == list(range(61))
@@ -226,10 +226,10 @@ def test_the_recommender_of_a_trained_aligner_is_a_voice(
 def test_without_a_trained_aligner_there_is_no_such_voice(run: Path, tmp_path: Path) -> None:
     options = [*SMALL, "--aligner.name=fusion", "--fusion.width=16", f"--run={tmp_path / 'run'}"]
     assert main(["fit", str(run.parent / "my.yaml"), *options]) == 0
-    assert read_json(tmp_path / "run/lm/genrec.json")["ranking"]["sequence_share"] == 0
+    assert read_json(tmp_path / "run/lm/genrec.json")["ranking"]["sequential_weight"] == 0
     assert Recommender.from_pretrained(tmp_path / "run").ranker.sequence is None
     models = {row["model"] for row in read_json(tmp_path / "run/report/metrics.json")}
-    assert "SASRec + neighbours" in models
+    assert "SASRec + co-occurrence" in models
     assert not any("aligned" in model for model in models)
 
 
@@ -414,9 +414,9 @@ def test_evaluate_over_seeds(
         return float(np.mean(found))
 
     assert f"| {mean('SASRec'):.4f} ±" in figures["SASRec"]
-    assert f"| {mean('genrec joined (default)'):.4f} ±" in figures["genrec joined"]
-    assert f"| {mean('genrec joined (default)') - mean('SASRec'):+.4f} [" in differences["SASRec"]
-    assert "genrec joined" not in differences
+    assert f"| {mean('genrec fused (default)'):.4f} ±" in figures["genrec fused"]
+    assert f"| {mean('genrec fused (default)') - mean('SASRec'):+.4f} [" in differences["SASRec"]
+    assert "genrec fused" not in differences
     for stage in ("vectors/collaborative", "lm"):
         seconds, peak = costs[stage].strip("| ").split(" | ")[1:]
         assert float(seconds) >= 0
@@ -454,7 +454,7 @@ def test_recommend_finds_the_lists_of_the_fit_done(run: Path, capsys: pytest.Cap
     assert main(["recommend", str(run), "--k=5", "--shard_size=40"]) == 0
     assert contents(run) == before
     assert main(["recommend", str(run), "--k=5", "--shard_size=40", "--ranking=dense"]) == 2
-    assert "its ranking was 'joined', now 'dense'" in capsys.readouterr().err
+    assert "its ranking was 'fused', now 'dense'" in capsys.readouterr().err
     assert main(["recommend", str(run), "--k=5", "--shard_size=40", "--restart"]) == 0
     assert contents(run) == before
 

@@ -167,7 +167,7 @@ def settings(**changed: Any) -> LmConfig:
 def run(inputs: LmInputs, config: LmConfig, work: Path, log: Any = lambda row: None) -> Built:
     work.mkdir(exist_ok=True)
     # ranked by the beam alone, so that validation sees what the stage changes
-    ranking = RankingConfig(beams=8, max_items=4, dense_share=0.0, near_share=0.0)
+    ranking = RankingConfig(beams=8, max_items=4, dense_weight=0.0, cooccurrence_weight=0.0)
     return prefer(build(inputs, config), inputs, config, ranking, work, log)
 
 

@@ -16,9 +16,9 @@ from genrec.decoding.filters import ItemFilter
 from genrec.decoding.torch_scorer import TorchScorer
 from genrec.decoding.trie import CodeTrie
 from genrec.decoding.vocabulary import SidVocabulary
-from genrec.ranking.cooccurrence import Neighbours
+from genrec.ranking.cooccurrence import Cooccurrence
 from genrec.ranking.dense_head import DenseHead
-from genrec.ranking.ranker import Ranker, Ranking, RankingConfig, Shares
+from genrec.ranking.ranker import FusionWeights, Ranker, Ranking, RankingConfig
 from genrec.semtok.aligners.base import FrozenTable
 from genrec.semtok.errors import InputError
 from genrec.sequential import SasRecBackbone, SasRecConfig, SequentialModel
@@ -49,26 +49,26 @@ def ranker() -> Ranker:
             weights.normal_(0, 0.5)
     train = Sequences.from_lists([rng.integers(25, size=6).tolist() for _ in range(20)])
     scorer, trie = TorchScorer(model, vocabulary, score_space="level"), CodeTrie(codes, SIZES)
-    config = RankingConfig(beams=BEAMS, dense_share=0.7, near_share=0.4, sequence_share=0.2)
+    config = RankingConfig(beams=BEAMS, dense_weight=0.7, cooccurrence_weight=0.4, sequential_weight=0.2)
     table = FrozenTable(torch.randn(N, 8), torch.randn(N, 8))
-    sequence = SequentialModel(table, SasRecBackbone(SasRecConfig(width=8, layers=1, max_items=10))).eval()
-    return Ranker(scorer, trie, vocabulary, codes, head, config, Neighbours.fit(train, N), sequence)
+    sequential = SequentialModel(table, SasRecBackbone(SasRecConfig(width=8, layers=1, max_items=10))).eval()
+    return Ranker(scorer, trie, vocabulary, codes, head, config, Cooccurrence.fit(train, N), sequential)
 
 
 def everything(ranker: Ranker) -> tuple[NDArray[np.float32], ...]:
-    """Log-probabilities [B, N] of codes, dense head, neighbours and sequence."""
+    """Log-probabilities [B, N] of codes, dense head, cooccurrence and sequence."""
     prompts = [ranker.vocabulary.prompt(ranker.codes[history]) for history in HISTORIES]
     assert ranker.head is not None
-    assert ranker.neighbours is not None
-    assert ranker.sequence is not None
+    assert ranker.cooccurrence is not None
+    assert ranker.sequential is not None
     with torch.inference_mode():
         codes = score_all(ranker.scorer, ranker.trie, prompts)
         dense = ranker.head(ranker.scorer.start(prompts).hidden).log_softmax(1).numpy()
-    sequence = log_probability(ranker.sequence, HISTORIES).numpy()
-    return np.asarray(codes), dense, ranker.neighbours.log_probability(HISTORIES), sequence
+    sequential = log_probability(ranker.sequential, HISTORIES).numpy()
+    return np.asarray(codes), dense, ranker.cooccurrence.log_probability(HISTORIES), sequential
 
 
-@pytest.mark.parametrize("ranking", ["beam", "rerank", "dense", "joined"])
+@pytest.mark.parametrize("ranking", ["beam", "rerank", "dense", "fused"])
 @pytest.mark.parametrize("filtered", [False, True])
 def test_each_ranking_is_its_formula(ranker: Ranker, ranking: Ranking, filtered: bool) -> None:
     allowed, filters = np.ones((len(HISTORIES), N), dtype=bool), None
@@ -80,62 +80,52 @@ def test_each_ranking_is_its_formula(ranker: Ranker, ranking: Ranking, filtered:
         filters = [shared.deny(history) for history in HISTORIES]
     found = ranker.rank(HISTORIES, k=5, ranking=ranking, filters=filters)
     prompts = [ranker.vocabulary.prompt(ranker.codes[history]) for history in HISTORIES]
-    voices = ranker.voices(prompts, HISTORIES, k=5, filters=filters)
-    codes, dense, near, sequence = everything(ranker)
-    assert ranker.neighbours is not None
+    scores = ranker.component_scores(prompts, HISTORIES, k=5, filters=filters)
+    codes, dense, cooccurrence, sequential = everything(ranker)
+    assert ranker.cooccurrence is not None
     for b, rows in enumerate(found.rows):
-        met = [row for row in voices.met[b].tolist() if row >= 0]
-        np.testing.assert_allclose(voices.codes[b, : len(met)], codes[b, met], atol=1e-4)
-        assert allowed[b, met].all()
-        bound = np.where(np.isin(np.arange(N), met), codes[b], codes[b, met].min())
-        model = 0.8 * (0.3 * bound + 0.7 * dense[b]) + 0.2 * sequence[b]
+        retrieved = [row for row in scores.retrieved[b].tolist() if row >= 0]
+        np.testing.assert_allclose(scores.codes[b, : len(retrieved)], codes[b, retrieved], atol=1e-4)
+        assert allowed[b, retrieved].all()
+        bound = np.where(np.isin(np.arange(N), retrieved), codes[b], codes[b, retrieved].min())
+        model = 0.8 * (0.3 * bound + 0.7 * dense[b]) + 0.2 * sequential[b]
         score = {
             "beam": codes[b],
             "rerank": dense[b],
             "dense": dense[b],
-            "joined": 0.6 * model + 0.4 * np.where(ranker.neighbours.known, near[b], model),
+            "fused": 0.6 * model + 0.4 * np.where(ranker.cooccurrence.known, cooccurrence[b], model),
         }[ranking]
-        among = met if ranking in ("beam", "rerank") else np.flatnonzero(allowed[b]).tolist()
+        among = retrieved if ranking in ("beam", "rerank") else np.flatnonzero(allowed[b]).tolist()
         assert rows.tolist() == sorted(among, key=lambda i, score=score: -score[i])[:5]  # type: ignore[misc]
-
-
-def test_views_are_averaged(ranker: Ranker) -> None:
-    assert ranker.head is not None
-    config = replace(ranker.config, views=(2, 1))
-    parts = (ranker.scorer, ranker.trie, ranker.vocabulary, ranker.codes, ranker.head)
-    found = Ranker(*parts, config, ranker.neighbours).rank(HISTORIES, k=N, ranking="dense")
-    expected = np.zeros((len(HISTORIES), N))
-    for last in (config.max_items, 2, 1):
-        prompts = [ranker.vocabulary.prompt(ranker.codes[history]) for history in HISTORIES.last(last)]
-        with torch.inference_mode():
-            expected += ranker.head(ranker.scorer.start(prompts).hidden).log_softmax(1).numpy() / 3
-    for rows, scores in zip(found.rows, expected, strict=True):
-        assert rows.tolist() == np.argsort(-scores).tolist()
-    with pytest.raises(InputError, match="--views"):
-        RankingConfig(max_items=5, views=(5,))
 
 
 def test_codes_dense_head_and_neighbours_read_the_last_items_alone(ranker: Ranker) -> None:
     parts = (ranker.scorer, ranker.trie, ranker.vocabulary, ranker.codes, ranker.head)
-    short = Ranker(*parts, replace(ranker.config, max_items=2, sequence_share=0.0), ranker.neighbours)
+    short = Ranker(*parts, replace(ranker.config, max_items=2, sequential_weight=0.0), ranker.cooccurrence)
     found, of_last = short.rank(HISTORIES, k=N), short.rank(HISTORIES.last(2), k=N)
     assert [rows.tolist() for rows in found.rows] == [rows.tolist() for rows in of_last.rows]
     np.testing.assert_array_equal(found.scores, of_last.scores)
 
 
 def test_many_shares_from_one_search(ranker: Ranker) -> None:
-    shares = [Shares(0.0), Shares(1.0), Shares(0.7, 0.4, 0.2), Shares(0.0, 1.0), Shares(0.0, 0.0, 1.0)]
-    lists = ranker.joined_lists(HISTORIES, shares=shares, k=BEAMS)
-    for share, ranking in zip(shares, ("beam", "dense", "joined"), strict=False):
+    weights = [
+        FusionWeights(0.0),
+        FusionWeights(1.0),
+        FusionWeights(0.7, 0.4, 0.2),
+        FusionWeights(0.0, 1.0),
+        FusionWeights(0.0, 0.0, 1.0),
+    ]
+    lists = ranker.fused_lists(HISTORIES, weights=weights, k=BEAMS)
+    for weight, ranking in zip(weights, ("beam", "dense", "fused"), strict=False):
         alone = ranker.rank(HISTORIES, k=BEAMS, ranking=ranking)  # type: ignore[arg-type]
-        assert lists[share].tolist() == [rows.tolist() for rows in alone.rows]
-    _, _, near, sequence = everything(ranker)
-    assert lists[shares[4]].tolist() == np.argsort(-sequence, axis=1, kind="stable")[:, :BEAMS].tolist()
-    assert ranker.neighbours is not None
-    counted = [[row for row in rows if ranker.neighbours.known[row]] for rows in lists[shares[3]].tolist()]
+        assert lists[weight].tolist() == [rows.tolist() for rows in alone.rows]
+    _, _, cooccurrence, sequential = everything(ranker)
+    assert lists[weights[4]].tolist() == np.argsort(-sequential, axis=1, kind="stable")[:, :BEAMS].tolist()
+    assert ranker.cooccurrence is not None
+    counted = [[row for row in rows if ranker.cooccurrence.known[row]] for rows in lists[weights[3]].tolist()]
     assert counted == [
-        [row for row in np.argsort(-scores, kind="stable") if ranker.neighbours.known[row]][: len(rows)]
-        for scores, rows in zip(near, counted, strict=True)
+        [row for row in np.argsort(-scores, kind="stable") if ranker.cooccurrence.known[row]][: len(rows)]
+        for scores, rows in zip(cooccurrence, counted, strict=True)
     ]
 
 
@@ -156,11 +146,11 @@ def test_what_is_missing_is_named(ranker: Ranker) -> None:
     parts = (ranker.scorer, ranker.trie, ranker.vocabulary, ranker.codes)
     with pytest.raises(InputError, match="no dense head"):
         Ranker(*parts, None, ranker.config).rank(HISTORIES, k=5)
-    with pytest.raises(InputError, match="no counts of neighbours"):
+    with pytest.raises(InputError, match="no co-occurrence counts"):
         Ranker(*parts, ranker.head, ranker.config).rank(HISTORIES, k=5)
     with pytest.raises(InputError, match="no recommender of a trained aligner"):
-        Ranker(*parts, ranker.head, ranker.config, ranker.neighbours).rank(HISTORIES, k=5)
-    without = Ranker(*parts, ranker.head, replace(ranker.config, near_share=0.0, sequence_share=0.0))
+        Ranker(*parts, ranker.head, ranker.config, ranker.cooccurrence).rank(HISTORIES, k=5)
+    without = Ranker(*parts, ranker.head, replace(ranker.config, cooccurrence_weight=0.0, sequential_weight=0.0))
     assert len(without.rank(HISTORIES, k=5).rows[0]) == 5
     with pytest.raises(InputError, match="k must be at least 1"):
         ranker.rank(HISTORIES, k=0)
@@ -172,7 +162,7 @@ def test_what_is_missing_is_named(ranker: Ranker) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("dense_share", 1.5), ("near_share", -0.1), ("sequence_share", 2), ("beams", 0)]
+    ("name", "value"), [("dense_weight", 1.5), ("cooccurrence_weight", -0.1), ("sequential_weight", 2), ("beams", 0)]
 )
 def test_bad_configuration(name: str, value: float) -> None:
     with pytest.raises(InputError, match=f"--{name}"):

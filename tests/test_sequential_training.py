@@ -30,7 +30,7 @@ from genrec.sequential import (
     SasRecConfig,
     SequentialModel,
 )
-from genrec.sequential.lightgcn import who_took_what
+from genrec.sequential.lightgcn import user_item_matrix
 from genrec.training.sequential.fit import SequentialTrainingConfig, fit_sequential, training_windows, validation_recall
 from genrec.training.sequential.lightgcn_fit import fit_lightgcn
 
@@ -51,7 +51,7 @@ def fit_bert4rec(workdir: Path, log: Callable[[Mapping[str, Any]], None], **opti
 
 def fit_graph(workdir: Path, log: Callable[[Mapping[str, Any]], None], **options: Any) -> torch.nn.Module:
     def make() -> LightGcn:
-        return LightGcn(IdTable(N_ITEMS, 8), who_took_what(SPLIT.train, N_ITEMS), LightGcnConfig(width=8))
+        return LightGcn(IdTable(N_ITEMS, 8), user_item_matrix(SPLIT.train, N_ITEMS), LightGcnConfig(width=8))
 
     return fit_lightgcn(make, SPLIT, SHORT, workdir, log, **options)
 
@@ -173,7 +173,7 @@ def test_what_the_table_adds_is_added(backbone: str, tmp_path: Path) -> None:
     config = SequentialTrainingConfig(epochs=3, patience=3, batch_positions=64, learning_rate=5e-2)
     model: SequentialModel | LightGcn
     if backbone == "lightgcn":
-        graph = who_took_what(SPLIT.train, N_ITEMS)
+        graph = user_item_matrix(SPLIT.train, N_ITEMS)
         model = fit_lightgcn(lambda: LightGcn(table, graph, LightGcnConfig(width=8)), SPLIT, config, tmp_path, log)
     else:
         model = fit_sequential(
@@ -196,7 +196,7 @@ def simple_inputs() -> AlignerInputs:
         rng.normal(size=(5, 7)).astype(np.float32),
         np.zeros((5, 4), dtype=np.float32),
         counts,
-        who_took_what(Sequences.from_lists([[0, 1, 2], [0, 1], [0, 3]]), 5),
+        user_item_matrix(Sequences.from_lists([[0, 1, 2], [0, 1], [0, 3]]), 5),
     )
 
 

@@ -170,9 +170,9 @@ def fitted(inputs: LmInputs, config: LmConfig, work: Path) -> tuple[float, float
     validation = Validation(inputs, RankingConfig(max_items=4, beams=8), config.valid_cases, 0)
     built = fit_lm(inputs, config, work, lambda row: None, validation, stop_after=config.epochs)
     assert built is not None
-    assert inputs.sequence is not None
+    assert inputs.sequential is not None
     histories = inputs.split.train.last(3)
-    favourite = inputs.sequence.score(histories).argmax(axis=1)
+    favourite = inputs.sequential.score(histories).argmax(axis=1)
     state = built.scorer().start([built.vocabulary.prompt(CODES[h]) for h in histories])
     first = CODES[favourite, 0] == state.log_probs.argmax(dim=1).numpy()
     assert state.hidden is not None

@@ -1,4 +1,4 @@
-"""Search by words on a run of 60 items: two voices in one order, against both of them asked for everything."""
+"""Search by words on a run of 60 items: two scorers in one order, against both of them asked for everything."""
 
 from __future__ import annotations
 

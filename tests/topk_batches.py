@@ -28,6 +28,6 @@ def write_batch(
                 },
                 schema={"user_id": pl.String, "item_ids": pl.List(pl.String), "scores": pl.List(pl.Float32)},
             )
-            metadata = {"run_id": run_id, "ranking": "joined", "index_version": index_version}
+            metadata = {"run_id": run_id, "ranking": "fused", "index_version": index_version}
             frame.write_parquet(scratch / f"part-{part:05d}.parquet", metadata=metadata)
     return folder

@@ -71,7 +71,7 @@ class LmInputs:
         identity: [N, dense_width] first identity vectors of the dense head (collaborative vectors), or None for small
             random ones.
         exclude_seen: validate without the items of the history.
-        sequence: the recommender of the run's aligner, where it has one: teacher, and a voice of the joined ranking.
+        sequential: the recommender of the run's aligner, where it has one: the teacher, and a part of the fusion.
     """
 
     catalog: Catalog
@@ -81,7 +81,7 @@ class LmInputs:
     split: Split
     identity: NDArray[np.float32] | None
     exclude_seen: bool = True
-    sequence: SequentialModel | None = None
+    sequential: SequentialModel | None = None
 
 
 @dataclass(frozen=True)
@@ -339,12 +339,12 @@ def load_lm(folder: Path, inputs: LmInputs, config: LmConfig) -> Built:
 
 def _teacher(built: Built, inputs: LmInputs, config: LmConfig, device: torch.device) -> Teacher | None:
     """The recommender of the run's aligner as a teacher, where the run has one and the configuration asks for it."""
-    if inputs.sequence is None or config.teacher_share == 0:
+    if inputs.sequential is None or config.teacher_share == 0:
         return None
     ids = inputs.semantic_ids
     spelled, trie = SpelledItems(built.vocabulary, ids.codes), CodeTrie(ids.codes, ids.sizes)
     seen = built.model.seen_rows.cpu()
-    return Teacher(inputs.sequence, spelled, trie, torch.from_numpy(ids.codes), seen, config.teacher_share).to(device)
+    return Teacher(inputs.sequential, spelled, trie, torch.from_numpy(ids.codes), seen, config.teacher_share).to(device)
 
 
 def _weights(model: JointModel) -> dict[str, Tensor]:

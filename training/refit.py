@@ -1,6 +1,6 @@
 """What a run chose on validation, for a refit that learns from the validation items too and has nothing left to choose.
 
-genrec fit configs/beauty.yaml                                         # chooses epochs and shares
+genrec fit configs/beauty.yaml                                         # chooses epochs and fusion weights
 genrec fit configs/beauty.yaml --run runs/refit --refit runs/beauty    # trains as long, on all but the test items
 """
 
@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from genrec.ranking.ranker import RankingConfig, Shares
+from genrec.ranking.ranker import FusionWeights, RankingConfig
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import read_json
 from genrec.training.run_folder import read_settings
@@ -55,12 +55,13 @@ def chosen_epochs(folder: Path) -> int:
     return int(best["epoch"]) + 1
 
 
-def chosen_shares(run: Path) -> Shares:
-    """The shares of the joined ranking that a run ended with."""
+def chosen_weights(run: Path) -> FusionWeights:
+    """The fusion weights of the fused ranking that a run ended with."""
     ranking = read_json(run / "lm/genrec.json")["ranking"]
-    return Shares(ranking["dense_share"], ranking["near_share"], ranking["sequence_share"])
+    return FusionWeights(ranking["dense_weight"], ranking["cooccurrence_weight"], ranking["sequential_weight"])
 
 
-def with_shares(ranking: RankingConfig, shares: Shares) -> RankingConfig:
-    """The same ranking with chosen shares."""
-    return replace(ranking, dense_share=shares.dense, near_share=shares.near, sequence_share=shares.sequence)
+def with_weights(ranking: RankingConfig, weights: FusionWeights) -> RankingConfig:
+    """The same ranking with chosen fusion weights."""
+    dense, cooccurrence, sequential = weights
+    return replace(ranking, dense_weight=dense, cooccurrence_weight=cooccurrence, sequential_weight=sequential)

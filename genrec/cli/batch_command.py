@@ -64,9 +64,9 @@ def batch_job(recommender: Recommender, config: RecommendConfig) -> BatchJob:
         shard_size=config.shard_size,
         about={
             "beams": config.beams or defaults.beams,
-            "dense_share": defaults.dense_share,
-            "near_share": defaults.near_share,
-            "sequence_share": defaults.sequence_share,
+            "dense_weight": defaults.dense_weight,
+            "cooccurrence_weight": defaults.cooccurrence_weight,
+            "sequential_weight": defaults.sequential_weight,
             "engine": config.engine,
             "exclude_seen": config.exclude_seen,
             "where": config.where,

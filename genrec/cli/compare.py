@@ -34,7 +34,7 @@ from genrec.semtok.encoders import load_encoder
 from genrec.semtok.folders import read_json, write_atomic
 from genrec.semtok.vectors import ItemVectors
 from genrec.sequential import BACKBONES, ColdItems, LightGcn, SequentialModel
-from genrec.sequential.lightgcn import who_took_what
+from genrec.sequential.lightgcn import user_item_matrix
 from genrec.tasks.preference_texts import preference_vectors
 from genrec.training.aligner.fit import aligner_inputs
 from genrec.training.loop.checkpoint import remove_work
@@ -181,7 +181,7 @@ class Comparison(Pipeline):
             return ALIGNERS[kind].table(inputs, shape.width, options)
 
         if cell.backbone == LIGHTGCN:
-            taken = who_took_what(split.train, len(text))
+            taken = user_item_matrix(split.train, len(text))
             return lambda: LightGcn(items(), taken, shape)
         return lambda: SequentialModel(items(), BACKBONES[cell.backbone](shape))
 

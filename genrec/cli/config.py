@@ -92,7 +92,7 @@ class AlignerConfig:
 
     Attributes:
         name: fusion (nothing is trained; see `fusion`), or an aligner that is trained together with a recommender,
-            which then is a voice of the joined ranking: text, concatenation, faerec, llmemb or recgoat.
+            which then is a component of the fused ranking: text, concatenation, faerec, llmemb or recgoat.
         backbone: of that recommender: sasrec, gru4rec or lrurec, of the shape of its section.
         training: how the two are trained.
         text: options of words alone.
@@ -185,7 +185,7 @@ class FitConfig:
         fusion: the aligner that needs no training.
         semtok: semantic IDs.
         lm: the language model and its training.
-        ranking: how lists are made; `dense_share` null takes what wins on validation.
+        ranking: how lists are made; `dense_weight` null takes what wins on validation.
         topk: the lists that are written at the end.
         seed: of everything random.
         refit: a finished run of the same settings, whose epochs and shares are taken; the validation items are then
@@ -225,9 +225,6 @@ class FitConfig:
         if self.ranking.max_items not in (RankingConfig.max_items, self.lm.max_items):
             asked = f"--ranking.max_items {self.ranking.max_items}"
             raise InputError(f"{asked}: as much is read as in training; set --lm.max_items {self.lm.max_items} instead")
-        if any(view >= self.lm.max_items for view in self.ranking.views):
-            views = list(self.ranking.views)
-            raise InputError(f"--ranking.views {views}: lengths from 1 to below --lm.max_items {self.lm.max_items}")
 
     def to_yaml(self) -> str:
         """The whole configuration as YAML."""

@@ -21,8 +21,8 @@ from genrec.evaluation.metrics import rank_of_target
 from genrec.evaluation.report import write_report
 from genrec.evaluation.tables import DEFAULT, KS, RANKS, Lists, Row, compare, evaluate, rank
 from genrec.inference.recommender import Recommender
-from genrec.ranking.cooccurrence import Neighbours, Score, best_share, mixture
-from genrec.ranking.ranker import Shares
+from genrec.ranking.cooccurrence import Cooccurrence, Score, best_weight, mixture
+from genrec.ranking.ranker import FusionWeights
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import check_folder, read_json, write_atomic
 from genrec.semtok.vectors import ItemVectors, unit_rows
@@ -37,7 +37,7 @@ def report_stage(run: Path, chooser: Path | None) -> Stage:
     """The stage of a run.
 
     Args:
-        chooser: of a refit, the run that chose its epochs and shares.
+        chooser: of a refit, the run that chose its epochs and weights.
     """
     config = {"title": run.name, "ranks": True}
     return Stage("report", config, _NEEDS, lambda folder: _report(run, chooser, folder))
@@ -99,50 +99,56 @@ def _evaluated(run: Path, chooser: Path | None) -> tuple[list[Row], list[str], L
     content = ContentKnn(unit_rows(text.values[:n_items]))
     lists["ContentKnn"] = rank(content.score, cases.histories, exclude_seen=exclude_seen)
     lists["Random"] = rank(Random(n_items).score, cases.histories, exclude_seen=exclude_seen)
-    neighbours, near_shares = Neighbours.fit(split.train, n_items), _near_shares(run, chooser, n_items)
+    cooccurrence = Cooccurrence.fit(split.train, n_items)
+    weights_beside = _cooccurrence_weights(run, chooser, n_items)
     others: dict[str, Score] = {}
     for name, score in _sequential_models(run, n_items).items():
         others[name] = score
-        others[f"{name} + neighbours"] = mixture(score, neighbours, near_shares[name])
+        others[f"{name} + co-occurrence"] = mixture(score, cooccurrence, weights_beside[name])
     for name, score in others.items():
         lists[name] = rank(score, cases.histories, exclude_seen=exclude_seen)
     settings = recommender.ranker.config
-    best = settings.shares
-    voices = {"beam": Shares(0.0), "dense": Shares(1.0), "beam and dense": Shares(best.dense), "joined": best}
+    best = settings.fusion_weights
+    rankings = {
+        "beam": FusionWeights(0.0),
+        "dense": FusionWeights(1.0),
+        "beam and dense": FusionWeights(best.dense),
+        "fused": best,
+    }
     fitted = np.arange(len(recommender.catalog)) < n_items
     shared = recommender.filters() & ItemFilter.from_mask(recommender.trie, fitted)
     filters = [shared.deny(history) if exclude_seen else shared for history in cases.histories]
     with progress_bar("ranking the test cases", "case") as progress:
-        joined = recommender.ranker.joined_lists(
+        fused = recommender.ranker.fused_lists(
             cases.histories,
-            shares=list(dict.fromkeys(voices.values())),
+            weights=list(dict.fromkeys(rankings.values())),
             k=max(KS),
             filters=filters,
             progress=_counted(progress, cases),
         )
-    for name, shares in voices.items():
-        lists[f"genrec {name}" + (DEFAULT if name == settings.ranking else "")] = joined[shares]
+    for name, weights in rankings.items():
+        lists[f"genrec {name}" + (DEFAULT if name == settings.ranking else "")] = fused[weights]
     rows = evaluate(lists, cases, split.train, n_items)
     for reference in ("Markov", "ItemKnn", *others):
         rows += compare(lists, cases, reference=reference)
     notes = [
         f"Split {split.name}: {len(cases):,} test cases over {n_items:,} items; the whole catalogue is ranked.",
         f"Fitted on training items {'only' if chooser is None else 'and validation items'}; epochs and the "
-        f"shares of the voices in the joined ranking ({best}) were chosen on validation"
+        f"fusion weights ({best}) were chosen on validation"
         f"{'' if chooser is None else ' by the run before'}; the test split was read once.",
         "Items of the history are left out of every list." if exclude_seen else "Items of the history may be listed.",
     ]
     return rows, notes, lists
 
 
-def _near_shares(run: Path, chooser: Path | None, n_items: int) -> dict[str, float]:
-    """The neighbours' share that wins on validation beside each sequential model, of a refit: that won before."""
+def _cooccurrence_weights(run: Path, chooser: Path | None, n_items: int) -> dict[str, float]:
+    """The weight of co-occurrence that wins on validation beside each sequential model, of a refit: that won before."""
     run = chooser or run
     split = Split.load(run / "split")
-    neighbours = Neighbours.fit(split.train, n_items)
+    cooccurrence = Cooccurrence.fit(split.train, n_items)
     exclude_seen = read_json(run / "split/data.json")["exclude_seen"]
     return {
-        name: best_share(score, neighbours, split.valid, exclude_seen)
+        name: best_weight(score, cooccurrence, split.valid, exclude_seen)
         for name, score in _sequential_models(run, n_items).items()
     }
 

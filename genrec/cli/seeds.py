@@ -84,7 +84,7 @@ def differences(runs: Sequence[Path]) -> str:
     groups = slices(split.test, split.train, n_items)
     ranks = [load_file(run / "report" / RANKS) for run in runs]
     models = dict.fromkeys(row["model"] for row in read_json(runs[0] / "report/metrics.json"))
-    ours = next((one.removesuffix(DEFAULT) for one in models if one.endswith(DEFAULT)), "genrec joined")
+    ours = next((one.removesuffix(DEFAULT) for one in models if one.endswith(DEFAULT)), "genrec fused")
 
     def per_case(model: str, metric: str) -> Values:
         mean: Values = np.mean([METRICS[metric](one[model].astype(np.int64), 10) for one in ranks], axis=0)

@@ -32,13 +32,13 @@ from genrec.evaluation.tables import rank
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import write_atomic
 
-NEAR_SHARES = (0.0, 0.2, 0.4, 0.6)  # of a product, tried on validation
-NEAR_BACK_OFF, NEXT_BACK_OFF, FLOOR = 0.1, 1.0, 0.1  # a, b and c; chosen on validation cases of two Amazon sets
+COOCCURRENCE_WEIGHTS = (0.0, 0.2, 0.4, 0.6)  # of a product, tried on validation
+KNN_BACK_OFF, NEXT_BACK_OFF, FLOOR = 0.1, 1.0, 0.1  # a, b and c; chosen on validation cases of two Amazon sets
 _DECAY = 0.7
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class Cooccurrence:
     """Counts of a training set.
 
     Attributes:
@@ -52,7 +52,7 @@ class Neighbours:
     counts: NDArray[np.float32]
 
     @classmethod
-    def fit(cls, train: Sequences, n_items: int) -> Neighbours:
+    def fit(cls, train: Sequences, n_items: int) -> Cooccurrence:
         """Count training sequences of catalogue rows."""
         counts = np.bincount(train.values, minlength=n_items).astype(np.float32)
         transitions = Markov.fit(train, n_items).transitions
@@ -64,15 +64,15 @@ class Neighbours:
         """Items that somebody has taken, bool [N]: of the others there is nothing to count."""
         return self.counts > 0
 
-    def extended(self, n_items: int) -> Neighbours:
+    def extended(self, n_items: int) -> Cooccurrence:
         """The same counts for a catalogue that has grown to `n_items` by items that nobody has taken."""
         more = n_items - len(self.counts)
         if more < 0:
-            raise InputError(f"neighbours of {len(self.counts)} items for a catalogue of {n_items}")
+            raise InputError(f"co-occurrence counts of {len(self.counts)} items for a catalogue of {n_items}")
         transitions, similarity = self.transitions.copy(), self.similarity.copy()
         for matrix in (transitions, similarity):
             matrix.resize(n_items, n_items)
-        return Neighbours(transitions, similarity, np.pad(self.counts, (0, more)))
+        return Cooccurrence(transitions, similarity, np.pad(self.counts, (0, more)))
 
     def log_probability(self, histories: Sequences) -> NDArray[np.float32]:
         """log p(j | h), float32 [B, N]; an empty history is answered by popularity."""
@@ -88,7 +88,7 @@ class Neighbours:
         near = ItemKnn(self.similarity, Popularity(np.zeros(n, dtype=np.float32)), _DECAY).score(histories)
         total = near.sum(axis=1, keepdims=True)
         known = total > 0
-        back_off = np.where(known, NEAR_BACK_OFF, 1.0)
+        back_off = np.where(known, KNN_BACK_OFF, 1.0)
         near = (1 - back_off) * near / np.where(known, total, 1.0) + back_off * prior
         result: NDArray[np.float32] = np.log(0.5 * (after + near)).astype(np.float32)
         return result
@@ -103,7 +103,7 @@ class Neighbours:
         write_atomic(path, save(arrays))
 
     @classmethod
-    def load(cls, path: Path) -> Neighbours:
+    def load(cls, path: Path) -> Cooccurrence:
         """Read what `save` wrote.
 
         Raises:
@@ -120,31 +120,33 @@ class Neighbours:
         except FileNotFoundError:
             raise InputError(f"{path}: no such file") from None
         except (SafetensorError, KeyError, ValueError) as error:
-            raise InputError(f"{path}: not saved neighbours ({error})") from None
+            raise InputError(f"{path}: not saved co-occurrence counts ({error})") from None
         return cls(transitions, similarity, arrays["counts"])
 
 
 Score = Callable[[Sequences], NDArray[np.float32]]
 
 
-def mixture(score: Score, neighbours: Neighbours, share: float) -> Score:
-    """A sequential model with logits [B, N], joined with the neighbours as our own model is."""
+def mixture(score: Score, cooccurrence: Cooccurrence, weight: float) -> Score:
+    """A sequential model with logits [B, N], fused with co-occurrence as our own model is."""
 
     def mixed(histories: Sequences) -> NDArray[np.float32]:
         own = log_softmax(score(histories), axis=1)
-        both: NDArray[np.float32] = (1 - share) * own + share * neighbours.log_probability(histories)
+        both: NDArray[np.float32] = (1 - weight) * own + weight * cooccurrence.log_probability(histories)
         return both.astype(np.float32)
 
     return mixed
 
 
-def best_share(score: Score, neighbours: Neighbours, valid: Cases, exclude_seen: bool, n_cases: int = 2000) -> float:
-    """The neighbours' share of `mixture` that wins by NDCG@10 on the first `n_cases` validation cases."""
+def best_weight(
+    score: Score, cooccurrence: Cooccurrence, valid: Cases, exclude_seen: bool, n_cases: int = 2000
+) -> float:
+    """The weight of co-occurrence in `mixture` that wins by NDCG@10 on the first `n_cases` validation cases."""
     histories = valid.histories.take(np.arange(min(n_cases, len(valid))))
     targets = valid.targets[: len(histories)]
 
-    def value(share: float) -> float:
-        lists = rank(mixture(score, neighbours, share), histories, exclude_seen=exclude_seen, k=10)
+    def value(weight: float) -> float:
+        lists = rank(mixture(score, cooccurrence, weight), histories, exclude_seen=exclude_seen, k=10)
         return float(ndcg(rank_of_target(lists, targets), 10).mean())
 
-    return max(NEAR_SHARES, key=lambda share: (value(share), -share))
+    return max(COOCCURRENCE_WEIGHTS, key=lambda weight: (value(weight), -weight))

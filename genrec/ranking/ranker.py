@@ -2,16 +2,16 @@
 
     beam     the LM's own log-probability of an item's codes, for the items that beam search meets
     rerank   the same candidates, ordered by the dense head
-    dense    the dense head over every allowed item; with `views`, the mean of what it says after the whole history and
-             after its last few items (an ensemble over prompts)
-    joined   (1 - u) ((1 - s) ((1 - w) log p_codes + w log p_dense) + s log p_sequence) + u log p_neighbours over every
-             allowed item; the codes of an item that the beam did not meet count just below those of the beam's last
-             one, which few of them exceed, and of an item that nobody has taken the neighbours say what the others say
+    dense    the dense head over every allowed item
+    fused    (1 - u) ((1 - s) ((1 - w) log p_codes + w log p_dense) + s log p_sequential) + u log p_cooccurrence, over
+             every allowed item. The codes of an item that the beam did not retrieve count just below those of the last
+             one that it did, which few of them exceed; for a cold-start item co-occurrence takes the others' score
 
-The sequence voice is the recommender that the run's aligner was trained with (`genrec.sequential.frozen`); without a
-trained aligner there is none. Neighbours are counts (`genrec.ranking.cooccurrence`).
+Each part is a component scorer; the weights w, s and u of their fusion are chosen on validation. The sequential one is
+the recommender that the run's aligner was trained with (`genrec.sequential.frozen`); without a trained aligner there is
+none. Co-occurrence is counted (`genrec.ranking.cooccurrence`).
 
-Shapes: B users, K beams, k items asked for, N items, H hidden width, M items that the beam met.
+Shapes: B users, K beams, k items asked for, N items, H hidden width, M items that the beam retrieved.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from genrec.decoding.filters import ItemFilter
 from genrec.decoding.scorer import NextCodeScorer
 from genrec.decoding.trie import CodeTrie
 from genrec.decoding.vocabulary import SidVocabulary
-from genrec.ranking.cooccurrence import Neighbours
+from genrec.ranking.cooccurrence import Cooccurrence
 from genrec.ranking.dense_head import DenseHead
 from genrec.recommendations import Recommendations
 from genrec.semtok.errors import InputError
 from genrec.sequential import SequentialModel
 from genrec.sequential.frozen import log_probability
 
-Ranking = Literal["beam", "rerank", "dense", "joined"]
-_DENSE_CELLS = 1 << 24  # items scored at once for all users of a batch: 64 MiB a voice
+Ranking = Literal["beam", "rerank", "dense", "fused"]
+_DENSE_CELLS = 1 << 24  # items scored at once for all users of a batch: 64 MiB a scorer
 
 
 @dataclass(frozen=True)
@@ -50,99 +50,94 @@ class RankingConfig:
     Attributes:
         ranking: see the module.
         beams: prefixes kept on each level.
-        dense_share: w of the joined ranking, in [0, 1]; None: `genrec fit` takes what wins on validation, others 0.5.
-        near_share: u of the joined ranking, in [0, 1]; None: what wins on validation, others 0.
-        sequence_share: s of the joined ranking, in [0, 1]; None: what wins on validation, others 0.
+        dense_weight: w of the fused ranking, in [0, 1]; None: `genrec fit` takes what wins on validation, others 0.5.
+        cooccurrence_weight: u of the fused ranking, in [0, 1]; None: what wins on validation, others 0.
+        sequential_weight: s of the fused ranking, in [0, 1]; None: what wins on validation, others 0.
         max_items: the last items of a history that are read.
-        views: lengths of endings of the history that the dense head is asked about beside the whole, each one more
-            (short) prompt for every list.
         batch_tokens: padded prompt tokens of one batch.
     """
 
-    ranking: Ranking = "joined"
+    ranking: Ranking = "fused"
     beams: int = 20
-    dense_share: float | None = None
-    near_share: float | None = None
-    sequence_share: float | None = None
+    dense_weight: float | None = None
+    cooccurrence_weight: float | None = None
+    sequential_weight: float | None = None
     max_items: int = 20
-    views: tuple[int, ...] = ()
     batch_tokens: int = 8192
 
     def __post_init__(self) -> None:
         if self.ranking not in get_args(Ranking):
             raise InputError(f"--ranking {self.ranking}: choose one of {', '.join(get_args(Ranking))}")
-        for name in ("dense_share", "near_share", "sequence_share"):
-            share = getattr(self, name)
-            if share is not None and not 0 <= share <= 1:
-                raise InputError(f"--{name} {share} is not in [0, 1]")
+        for name in ("dense_weight", "cooccurrence_weight", "sequential_weight"):
+            weight = getattr(self, name)
+            if weight is not None and not 0 <= weight <= 1:
+                raise InputError(f"--{name} {weight} is not in [0, 1]")
         for name in ("beams", "max_items", "batch_tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name} {getattr(self, name)} must be at least 1")
-        if any(not 1 <= view < self.max_items for view in self.views):
-            raise InputError(f"--views {list(self.views)}: lengths from 1 to below --max_items {self.max_items}")
 
     @property
-    def shares(self) -> Shares:
-        """Of the joined ranking, with what stands for those that nobody chose."""
-        dense = 0.5 if self.dense_share is None else self.dense_share
-        return Shares(dense, self.near_share or 0.0, self.sequence_share or 0.0)
+    def fusion_weights(self) -> FusionWeights:
+        """Of the fused ranking, with what stands for those that nobody chose."""
+        dense = 0.5 if self.dense_weight is None else self.dense_weight
+        return FusionWeights(dense, self.cooccurrence_weight or 0.0, self.sequential_weight or 0.0)
 
 
-class Shares(NamedTuple):
-    """Of the joined ranking: w, u and s."""
+class FusionWeights(NamedTuple):
+    """Of the fused ranking: w, u and s."""
 
     dense: float
-    near: float = 0.0
-    sequence: float = 0.0
+    cooccurrence: float = 0.0
+    sequential: float = 0.0
 
 
 @dataclass(frozen=True)
-class Voices:
+class ComponentScores:
     """What each part of the model says of every item.
 
     Attributes:
-        met: [B, M] rows of the items that the beam met, best first; -1 after the last.
+        retrieved: [B, M] rows of the items that the beam retrieved, best first; -1 after the last.
         codes: [B, M] log-probabilities of their codes.
         dense: [B, N] log-probabilities of the dense head; -inf where a filter forbids.
-        near: [B, N] log-probabilities of the neighbours, NaN for items without counts; None where nothing was counted.
-        sequence: [B, N] log-probabilities of the aligner's recommender; None where there is none.
+        cooccurrence: [B, N] log-probabilities of co-occurrence, NaN for items without counts; None: not counted.
+        sequential: [B, N] log-probabilities of the aligner's recommender; None where there is none.
     """
 
-    met: Tensor
+    retrieved: Tensor
     codes: Tensor
     dense: Tensor
-    near: Tensor | None
-    sequence: Tensor | None = None
+    cooccurrence: Tensor | None
+    sequential: Tensor | None = None
 
-    def joined(self, shares: Shares) -> Tensor:
-        """Scores [B, N] of the joined ranking, -inf where a filter forbids."""
-        if self.near is None and shares.near:
-            raise InputError("this run has no counts of neighbours; use --ranking.near_share 0")
-        if self.sequence is None and shares.sequence:
-            raise InputError("this run has no recommender of a trained aligner; use --ranking.sequence_share 0")
-        of_model = 1 - shares.sequence
+    def fused(self, weights: FusionWeights) -> Tensor:
+        """Scores [B, N] of the fused ranking, -inf where a filter forbids."""
+        if self.cooccurrence is None and weights.cooccurrence:
+            raise InputError("this run has no co-occurrence counts; use --ranking.cooccurrence_weight 0")
+        if self.sequential is None and weights.sequential:
+            raise InputError("this run has no recommender of a trained aligner; use --ranking.sequential_weight 0")
+        of_model = 1 - weights.sequential
         weighted = [
-            (of_model * (1 - shares.dense), self._codes),
-            (of_model * shares.dense, self._dense),
-            (shares.sequence, self.sequence),
+            (of_model * (1 - weights.dense), self._codes),
+            (of_model * weights.dense, self._dense),
+            (weights.sequential, self.sequential),
         ]
-        (first, voice), *others = [(weight, voice) for weight, voice in weighted if weight and voice is not None]
-        score = voice * first
-        for weight, voice in others:
-            score.add_(voice, alpha=weight)
-        if shares.near:
-            near, known = self._near
-            score.lerp_(near, known * shares.near)
+        (first, part), *others = [(weight, part) for weight, part in weighted if weight and part is not None]
+        score = part * first
+        for weight, part in others:
+            score.add_(part, alpha=weight)
+        if weights.cooccurrence:
+            cooccurrence, known = self._cooccurrence
+            score.lerp_(cooccurrence, known * weights.cooccurrence)
         return score.add_(self._forbidden)
 
     @cached_property
     def _codes(self) -> Tensor:
-        """Log-probabilities of codes [B, N]; of items that the beam did not meet, just below the least that it met."""
-        alive, n = self.met >= 0, self.dense.shape[1]
+        """Log-probabilities of codes [B, N]; of items not retrieved, just below the least that was."""
+        alive, n = self.retrieved >= 0, self.dense.shape[1]
         last = self.codes.masked_fill(~alive, torch.inf).amin(dim=1, keepdim=True)
-        last = last.masked_fill(last.isinf(), 0.0)  # nothing was met: a constant, which is no matter
-        below = torch.nextafter(last, torch.tensor(-torch.inf))  # so that beam alone ranks what it met first
-        place = self.met.masked_fill(~alive, n)  # a column for those that are nobody, cut off again
+        last = last.masked_fill(last.isinf(), 0.0)  # nothing was retrieved: a constant, which is no matter
+        below = torch.nextafter(last, torch.tensor(-torch.inf))  # so that beam alone ranks what it retrieved first
+        place = self.retrieved.masked_fill(~alive, n)  # a column for those that are nobody, cut off again
         return below.repeat(1, n + 1).scatter_(1, place, self.codes)[:, :n].contiguous()
 
     @cached_property
@@ -151,10 +146,10 @@ class Voices:
         return self.dense.masked_fill(self.dense.isneginf(), 0.0)
 
     @cached_property
-    def _near(self) -> tuple[Tensor, Tensor]:
-        """What the neighbours say [B, N], and 1 for items that they know, 0 for others [B, N]."""
-        assert self.near is not None
-        return self.near.nan_to_num(), (~self.near.isnan()).float()
+    def _cooccurrence(self) -> tuple[Tensor, Tensor]:
+        """The co-occurrence scores [B, N], and 1 for items that have counts, 0 for others [B, N]."""
+        assert self.cooccurrence is not None
+        return self.cooccurrence.nan_to_num(), (~self.cooccurrence.isnan()).float()
 
     @cached_property
     def _forbidden(self) -> Tensor:
@@ -171,8 +166,8 @@ class Ranker:
         codes: int32 [N, L].
         head: the dense head, or None where only `beam` is wanted.
         config: defaults of every request.
-        neighbours: counts for the joined ranking.
-        sequence: the recommender of the run's aligner, for the same.
+        cooccurrence: co-occurrence counts for the fused ranking.
+        sequential: the recommender of the run's aligner, for the same.
     """
 
     def __init__(
@@ -183,11 +178,11 @@ class Ranker:
         codes: NDArray[np.int32],
         head: DenseHead | None,
         config: RankingConfig,
-        neighbours: Neighbours | None = None,
-        sequence: SequentialModel | None = None,
+        cooccurrence: Cooccurrence | None = None,
+        sequential: SequentialModel | None = None,
     ) -> None:
         self.scorer, self.trie, self.vocabulary, self.codes, self.config = scorer, trie, vocabulary, codes, config
-        self.head, self.neighbours, self.sequence = head, neighbours, sequence
+        self.head, self.cooccurrence, self.sequential = head, cooccurrence, sequential
         self._item_vectors: Tensor | None = None
 
     def rank(
@@ -234,28 +229,29 @@ class Ranker:
             progress(len(group))
         return Recommendations.from_padded(names, rows, scores, self._reasons(rows, k, filters))
 
-    def joined_lists(
+    def fused_lists(
         self,
         histories: Sequences,
         *,
-        shares: Sequence[Shares],
+        weights: Sequence[FusionWeights],
         k: int,
         filters: Sequence[ItemFilter] | None = None,
         progress: Callable[[int], None] = lambda done: None,
-    ) -> dict[Shares, NDArray[np.int32]]:
-        """Joined lists, int32 [B, k], for several shares from one search.
+    ) -> dict[FusionWeights, NDArray[np.int32]]:
+        """Fused lists, int32 [B, k], for several weights from one search.
 
-        Shares(0) orders as the beam does, Shares(1) as the dense head and Shares(0, 0, 1) as the sequence voice.
+        FusionWeights(0) orders as the beam does, FusionWeights(1) as the dense head and FusionWeights(0, 0, 1) as the
+        sequential scorer.
         """
         recent = histories.last(self.config.max_items)
         prompts = [self.vocabulary.prompt(self.codes[history]) for history in recent]
-        lists = {share: np.full((len(prompts), k), -1, dtype=np.int32) for share in shares}
-        for group in self._groups(prompts, "joined"):
+        lists = {weight: np.full((len(prompts), k), -1, dtype=np.int32) for weight in weights}
+        for group in self._groups(prompts, "fused"):
             chosen = None if filters is None else [filters[i] for i in group]
-            voices = self.voices([prompts[i] for i in group], histories.take(group), k=k, filters=chosen)
-            for share in shares:
-                rows, _ = _numpy(*_top(voices.joined(share), k))
-                lists[share][group, : rows.shape[1]] = rows
+            scores = self.component_scores([prompts[i] for i in group], histories.take(group), k=k, filters=chosen)
+            for weight in weights:
+                rows, _ = _numpy(*_top(scores.fused(weight), k))
+                lists[weight][group, : rows.shape[1]] = rows
             progress(len(group))
         return lists
 
@@ -277,19 +273,19 @@ class Ranker:
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Rows and scores [B, up to k] of one batch; -1 and -inf pad."""
         if ranking == "dense":
-            return _numpy(*_top(self._dense(self.scorer.start(prompts).hidden, histories, filters), k))
-        if ranking == "joined":
-            voices = self.voices(prompts, histories, k=k, beams=beams, filters=filters)
-            return _numpy(*_top(voices.joined(self.config.shares), k))
+            return _numpy(*_top(self._dense(self.scorer.start(prompts).hidden, filters), k))
+        if ranking == "fused":
+            scores = self.component_scores(prompts, histories, k=k, beams=beams, filters=filters)
+            return _numpy(*_top(scores.fused(self.config.fusion_weights), k))
         if ranking == "beam":
             result = beam_search(self.scorer, self.trie, prompts, beams=beams, k=k, filters=filters)
             return result.rows, result.scores
         result = beam_search(self.scorer, self.trie, prompts, beams=beams, k=max(k, beams), filters=filters)
-        met, dense = torch.from_numpy(result.rows).long(), self._dense(result.hidden, histories, filters)
-        of_met = dense.gather(1, met.clamp(min=0)).masked_fill(met < 0, -torch.inf)
-        return _numpy(*_take(met, of_met, k))
+        retrieved, dense = torch.from_numpy(result.rows).long(), self._dense(result.hidden, filters)
+        of_retrieved = dense.gather(1, retrieved.clamp(min=0)).masked_fill(retrieved < 0, -torch.inf)
+        return _numpy(*_take(retrieved, of_retrieved, k))
 
-    def voices(
+    def component_scores(
         self,
         prompts: list[list[int]],
         histories: Sequences,
@@ -297,29 +293,27 @@ class Ranker:
         k: int,
         beams: int | None = None,
         filters: list[ItemFilter] | None = None,
-    ) -> Voices:
-        """What every voice says after each prompt and the whole history behind it."""
+    ) -> ComponentScores:
+        """What every component scorer gives after each prompt and the whole history behind it."""
         beams = self.config.beams if beams is None else beams
         result = beam_search(self.scorer, self.trie, prompts, beams=beams, k=max(k, beams), filters=filters)
-        near = None
-        if self.neighbours is not None:
-            near = torch.from_numpy(self.neighbours.log_probability(histories.last(self.config.max_items)))
-            near[:, ~torch.from_numpy(self.neighbours.known)] = torch.nan
-        sequence = None if self.sequence is None else log_probability(self.sequence, histories)
-        dense = self._dense(result.hidden, histories, filters)
-        return Voices(torch.from_numpy(result.rows).long(), torch.from_numpy(result.scores), dense, near, sequence)
+        cooccurrence = None
+        if self.cooccurrence is not None:
+            cooccurrence = torch.from_numpy(self.cooccurrence.log_probability(histories.last(self.config.max_items)))
+            cooccurrence[:, ~torch.from_numpy(self.cooccurrence.known)] = torch.nan
+        sequential = None if self.sequential is None else log_probability(self.sequential, histories)
+        dense = self._dense(result.hidden, filters)
+        return ComponentScores(
+            torch.from_numpy(result.rows).long(), torch.from_numpy(result.scores), dense, cooccurrence, sequential
+        )
 
-    def _dense(self, hidden: Tensor | None, histories: Sequences, filters: list[ItemFilter] | None) -> Tensor:
-        """Log-probabilities of the dense head [B, N] over all items, mean over the views; -inf where a filter forbids.
+    def _dense(self, hidden: Tensor | None, filters: list[ItemFilter] | None) -> Tensor:
+        """Log-probabilities of the dense head [B, N] over all items; -inf where a filter forbids.
 
         Args:
             hidden: [B, H] after the whole of what is read of the histories.
         """
-        views = [self._log_probability(hidden)]
-        for view in self.config.views:
-            prompts = [self.vocabulary.prompt(self.codes[history]) for history in histories.last(view)]
-            views.append(self._log_probability(self.scorer.start(prompts).hidden))
-        scores = torch.stack(views).mean(dim=0) if len(views) > 1 else views[0]
+        scores = self._log_probability(hidden)
         if filters is not None:
             for row, one in zip(scores, filters, strict=True):
                 one.apply_to_scores(row)

@@ -135,7 +135,7 @@ class LightGcn(nn.Module):
         read, rank, known = self.frozen_vectors(cold)
 
         def score(histories: Sequences) -> Scores:
-            held = who_took_what(histories, self.n_items)
+            held = user_item_matrix(histories, self.n_items)
             users = held @ read.numpy() / np.sqrt(np.maximum(held.sum(axis=1), 1))[:, None]
             scores: Scores = (users @ rank.numpy().T).astype(np.float32, copy=False)
             scores[:, ~known] = -np.inf
@@ -165,7 +165,7 @@ class LightGcn(nn.Module):
         self.eval()
 
 
-def who_took_what(histories: Sequences, n_items: int) -> csr_array:
+def user_item_matrix(histories: Sequences, n_items: int) -> csr_array:
     """The matrix [B, N] with 1 where a history has an item."""
     people = np.repeat(np.arange(len(histories)), histories.lengths)
     ones = np.ones(len(people), dtype=np.float32)

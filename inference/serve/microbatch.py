@@ -19,7 +19,7 @@ from genrec.recommendations import Recommendations
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.semantic_ids import SemanticIds
 
-Ranking = Literal["beam", "rerank", "dense", "joined"]
+Ranking = Literal["beam", "rerank", "dense", "fused"]
 Result = TypeVar("Result")
 
 

@@ -26,7 +26,7 @@ class ListsInfo:
     Attributes:
         version: the store's own count, "v000001" and up.
         model_id: the run that made the lists.
-        ranking: how the run ranked ("beam", "joined", ...).
+        ranking: how the run ranked ("beam", "fused", ...).
         index_version: of the semantic IDs that the lists came out of.
         as_of: seconds since the epoch; events up to then are in the lists.
         users: lists in this version.

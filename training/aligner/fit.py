@@ -23,7 +23,7 @@ from genrec.data.splits import Split
 from genrec.semtok.aligners import AlignerInputs, ItemTable, make_table
 from genrec.semtok.vectors import ItemVectors, unit_rows
 from genrec.sequential import Backbone, ColdItems, SequentialModel
-from genrec.sequential.lightgcn import who_took_what
+from genrec.sequential.lightgcn import user_item_matrix
 from genrec.training.loop.epochs import Log, Progress
 from genrec.training.sequential.fit import SequentialTrainingConfig, fit_sequential
 
@@ -40,7 +40,7 @@ def aligner_inputs(
         user_text: [U, D_t].
     """
     n_items, values = len(text), train.values
-    taken = who_took_what(train, n_items)
+    taken = user_item_matrix(train, n_items)
     counts = np.bincount(values, minlength=n_items).astype(np.int64)
     return AlignerInputs(text.values, collaborative.values, counts, taken, user_text)
 

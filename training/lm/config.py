@@ -51,7 +51,7 @@ class LmConfig:
             bring words that random rows would disturb. A scratch model has none of it.
         preference: what follows fine-tuning, if anything: see `PreferenceStageConfig`.
         valid_cases: validation cases ranked after each epoch (drawn by seed where there are more); the shares of the
-            joined ranking are chosen at the end on four times as many.
+            fused ranking are chosen at the end on four times as many.
         gradient_checkpointing: trade compute for memory.
         precision: mixed precision of accelerate: no, bf16 or fp16.
         tracker: a tracker of accelerate (tensorboard, wandb, …) beside `log.jsonl`.

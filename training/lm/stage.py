@@ -36,7 +36,7 @@ from genrec.training.lm.preference_loss import PreferenceStageConfig
 from genrec.training.lm.preference_stage import prefer
 from genrec.training.lm.validation import Validation
 from genrec.training.loop.checkpoint import remove_work
-from genrec.training.refit import chosen_epochs, chosen_shares, with_shares
+from genrec.training.refit import chosen_epochs, chosen_weights, with_weights
 from genrec.training.run_folder import (
     check_stage_folder,
     files_hash,
@@ -90,7 +90,7 @@ def load_inputs(run: Path) -> LmInputs:
         split=Split.load(run / "split"),
         identity=ItemVectors.load(run / "vectors/collaborative/collaborative.safetensors").values,
         exclude_seen=read_json(run / "split/data.json")["exclude_seen"],
-        sequence=load_frozen(run / "vectors/item"),
+        sequential=load_frozen(run / "vectors/item"),
     )
 
 
@@ -124,11 +124,11 @@ def run_lm_stage(
         if lm.preference.method != "none":
             prefer(built, inputs, lm, ranking, scratch / "work/preference", log, progress=progress)
             (scratch / "work/preference/preference.json").rename(scratch / "preference.json")
-        if None in (ranking.dense_share, ranking.near_share, ranking.sequence_share):
-            ranking = with_shares(ranking, validation.choose(built))
+        if None in (ranking.dense_weight, ranking.cooccurrence_weight, ranking.sequential_weight):
+            ranking = with_weights(ranking, validation.choose(built))
         (scratch / "work/training.json").rename(scratch / "training.json")
         save_lm(built, scratch, {"score_space": lm.score_space, "ranking": asdict(ranking)})
-        validation.neighbours.save(scratch / "heads/neighbours.safetensors")
+        validation.cooccurrence.save(scratch / "heads/cooccurrence.safetensors")
         remove_work(scratch / "work")
 
 
@@ -202,7 +202,7 @@ def from_config(value: Mapping[str, Any]) -> LmStage:
             return LmStage(Path(value["run"]), lm, ranking)
         if lm.preference.method != "none":
             raise InputError("--refit: the preference stage chooses on validation, of which a refit has none")
-        ranking = with_shares(ranking, chosen_shares(Path(value["refit"])))
+        ranking = with_weights(ranking, chosen_weights(Path(value["refit"])))
         return LmStage(Path(value["run"]), lm, ranking, chosen_epochs(Path(value["refit"]) / "lm"))
     except (KeyError, TypeError) as error:
         raise InputError(f"not the resolved configuration of a run ({error})") from None

@@ -13,13 +13,13 @@ from genrec.data.cases import Cases
 from genrec.decoding.filters import ItemFilter
 from genrec.decoding.trie import CodeTrie
 from genrec.evaluation.metrics import ndcg, rank_of_target, recall
-from genrec.ranking.cooccurrence import NEAR_SHARES, Neighbours
-from genrec.ranking.ranker import Ranker, RankingConfig, Shares
+from genrec.ranking.cooccurrence import COOCCURRENCE_WEIGHTS, Cooccurrence
+from genrec.ranking.ranker import FusionWeights, Ranker, RankingConfig
 from genrec.training.finetune import Built, LmInputs
 from genrec.training.sequential.fit import sample_cases
 
-DENSE_SHARES = (0.0, 0.3, 0.5, 0.7, 1.0)
-SEQUENCE_SHARES = (0.0, 0.3, 0.5, 0.7, 1.0)
+DENSE_WEIGHTS = (0.0, 0.3, 0.5, 0.7, 1.0)
+SEQUENTIAL_WEIGHTS = (0.0, 0.3, 0.5, 0.7, 1.0)
 CHOICE = 4
 
 
@@ -36,7 +36,7 @@ class Validation:
     Args:
         inputs: of the LM stage.
         config: beams and history length of the ranking.
-        n_cases: cases at most, drawn by seed; for the shares, which are chosen once, `CHOICE` times as many.
+        n_cases: cases at most, drawn by seed; for the weights, which are chosen once, `CHOICE` times as many.
     """
 
     def __init__(
@@ -49,54 +49,60 @@ class Validation:
         self.cases: Cases = sample_cases(inputs.split.valid, n_cases, seed)
         self.cases_of_choice: Cases = sample_cases(inputs.split.valid, CHOICE * n_cases, seed)
         self.codes, self.config = inputs.semantic_ids.codes, config
-        self.dense_shares = DENSE_SHARES if config.dense_share is None else (config.dense_share,)
-        self.near_shares = NEAR_SHARES if config.near_share is None else (config.near_share,)
-        self.sequence = inputs.sequence
-        self.neighbours = Neighbours.fit(inputs.split.train, len(inputs.catalog))
+        self.dense_weights = DENSE_WEIGHTS if config.dense_weight is None else (config.dense_weight,)
+        self.cooccurrence_weights = (
+            COOCCURRENCE_WEIGHTS if config.cooccurrence_weight is None else (config.cooccurrence_weight,)
+        )
+        self.sequential = inputs.sequential
+        self.cooccurrence = Cooccurrence.fit(inputs.split.train, len(inputs.catalog))
         self.trie = CodeTrie(inputs.semantic_ids.codes, inputs.semantic_ids.sizes)
         self.exclude_seen = inputs.exclude_seen
 
     def __call__(self, built: Built) -> dict[str, float]:
-        """Recall@10 by beam, by dense head, and with the neighbours at the shares that win.
+        """Recall@10 by beam, by dense head, and with co-occurrence at the weights that win.
 
-        The epoch is chosen by what the language model says: beside other voices an unfinished model looks as good as a
+        The epoch is chosen by what the language model says: beside other scorers an unfinished model looks as good as a
         finished one.
         """
-        alone = [Shares(dense) for dense in self.dense_shares]
-        joined = [Shares(*pair) for pair in product(self.dense_shares, self.near_shares)]
-        found = self.by_shares(built, [Shares(0.0), Shares(1.0), *alone, *joined], self.cases)
-        best = _best(joined, found)
+        alone = [FusionWeights(dense) for dense in self.dense_weights]
+        fused = [FusionWeights(*pair) for pair in product(self.dense_weights, self.cooccurrence_weights)]
+        found = self.by_weights(built, [FusionWeights(0.0), FusionWeights(1.0), *alone, *fused], self.cases)
+        best = _best(fused, found)
         return {
-            "valid_beam_recall@10": found[Shares(0.0)].recall,
-            "valid_dense_recall@10": found[Shares(1.0)].recall,
-            "valid_joined_recall@10": found[best].recall,
-            "dense_share": best.dense,
-            "near_share": best.near,
-            "selection": max(found[shares].recall for shares in alone),
+            "valid_beam_recall@10": found[FusionWeights(0.0)].recall,
+            "valid_dense_recall@10": found[FusionWeights(1.0)].recall,
+            "valid_fused_recall@10": found[best].recall,
+            "dense_weight": best.dense,
+            "cooccurrence_weight": best.cooccurrence,
+            "selection": max(found[weights].recall for weights in alone),
         }
 
-    def choose(self, built: Built) -> Shares:
-        """The shares of all voices that win by NDCG@10, which a sample of cases tells apart better than Recall@10."""
-        sequence = [0.0] if self.sequence is None else SEQUENCE_SHARES
-        if self.config.sequence_share is not None:
-            sequence = [self.config.sequence_share]
-        shares = [Shares(*three) for three in product(self.dense_shares, self.near_shares, sequence)]
-        return _best(shares, self.by_shares(built, shares, self.cases_of_choice))
+    def choose(self, built: Built) -> FusionWeights:
+        """The fusion weights that win by NDCG@10, which a sample of cases tells apart better than Recall@10."""
+        sequential = [0.0] if self.sequential is None else SEQUENTIAL_WEIGHTS
+        if self.config.sequential_weight is not None:
+            sequential = [self.config.sequential_weight]
+        weights = [
+            FusionWeights(*three) for three in product(self.dense_weights, self.cooccurrence_weights, sequential)
+        ]
+        return _best(weights, self.by_weights(built, weights, self.cases_of_choice))
 
-    def by_shares(self, built: Built, shares: Sequence[Shares], cases: Cases, k: int = 10) -> Mapping[Shares, Figures]:
-        """Recall@k and NDCG@k of the joined ranking by its shares."""
+    def by_weights(
+        self, built: Built, weights: Sequence[FusionWeights], cases: Cases, k: int = 10
+    ) -> Mapping[FusionWeights, Figures]:
+        """Recall@k and NDCG@k of the fused ranking by its weights."""
         model, everything = built.model, ItemFilter(self.trie)
-        parts = (built.scorer(), self.trie, built.vocabulary, self.codes, model.head, self.config, self.neighbours)
-        lists = Ranker(*parts, self.sequence).joined_lists(
+        parts = (built.scorer(), self.trie, built.vocabulary, self.codes, model.head, self.config, self.cooccurrence)
+        lists = Ranker(*parts, self.sequential).fused_lists(
             cases.histories,
-            shares=list(dict.fromkeys(shares)),
+            weights=list(dict.fromkeys(weights)),
             k=k,
             filters=[everything.deny(history) for history in cases.histories] if self.exclude_seen else None,
         )
-        ranks = {share: rank_of_target(rows, cases.targets) for share, rows in lists.items()}
-        return {share: Figures(float(recall(r, k).mean()), float(ndcg(r, k).mean())) for share, r in ranks.items()}
+        ranks = {weight: rank_of_target(rows, cases.targets) for weight, rows in lists.items()}
+        return {weight: Figures(float(recall(r, k).mean()), float(ndcg(r, k).mean())) for weight, r in ranks.items()}
 
 
-def _best(shares: Sequence[Shares], found: Mapping[Shares, Figures]) -> Shares:
-    """Of equal ones that with less of the other voices, and codes and dense head most even."""
-    return max(shares, key=lambda one: (found[one].ndcg, -one.sequence, -one.near, -abs(one.dense - 0.5)))
+def _best(weights: Sequence[FusionWeights], found: Mapping[FusionWeights, Figures]) -> FusionWeights:
+    """Of equal ones that with less of the other component scorers, and codes and dense head most even."""
+    return max(weights, key=lambda one: (found[one].ndcg, -one.sequential, -one.cooccurrence, -abs(one.dense - 0.5)))
