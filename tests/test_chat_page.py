@@ -20,8 +20,8 @@ from urllib.request import urlopen
 import numpy as np
 import polars as pl
 import pytest
-from ring_recommender import shop
-from test_pipeline import SMALL, write_shop
+from worlds.ring_recommender import shop
+from worlds.small_shop import SMALL, write_shop
 
 from genrec.cli.main import main
 from genrec.decoding.vocabulary import spell

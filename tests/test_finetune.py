@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, DistributedType
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from worlds.walk import TINY
 
 from genrec.cli.config import load_config
 from genrec.data.cases import Cases
@@ -34,8 +35,6 @@ from genrec.training.lm.base import scratch_tokenizer
 from genrec.training.lm.config import LmConfig
 from genrec.training.lm.stage import from_config
 from genrec.training.lm.validation import DENSE_WEIGHTS, Figures, Validation
-
-TINY = LmConfig(width=16, layers=1, heads=2, text_vocabulary=300, epochs=2, dense_width=8, valid_cases=30, max_items=6)
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_finetune import TINY
-from test_preference import CODES, N, world
-from test_torch_scorer import FAMILIES, make_model
+from worlds.random_models import FAMILIES, make_model
+from worlds.walk import CODES, TINY, N, world
 
 from genrec.decoding.item_input import ItemInput, SpelledItems
 from genrec.decoding.torch_scorer import SHARED_PREFIX, TorchScorer

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from ring_recommender import RingRecommender, shop
+from worlds.ring_recommender import RingRecommender, shop
 
 from genrec.inference.serve.microbatch import LiveList, MicroBatcher, Overloaded, Question
 from genrec.semtok.errors import InputError

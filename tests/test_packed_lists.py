@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from topk_batches import write_batch
+from worlds.topk_batches import write_batch
 
 from genrec.inference.store.packed_lists import DAY, LONGEST_KEY, ListDecoder, read_batch, row_type, user_key
 from genrec.semtok.errors import InputError

@@ -20,11 +20,11 @@ import numpy as np
 import polars as pl
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from worlds.small_shop import SMALL, write_shop
 
 from genrec import Recommender
 from genrec.cli.main import COMMANDS, main
 from genrec.data.cases import Split
-from genrec.data.sample_shop import make_sample_shop
 from genrec.data.sequences import Sequences
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import hash_file, read_json, to_json
@@ -36,20 +36,6 @@ from genrec.training.run_folder import locked
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 bench_rankings = importlib.import_module("bench_rankings")
 
-SMALL = [
-    "--sasrec.width=16", "--collaborative.epochs=3", "--aligner.training.epochs=3", "--lm.epochs=2", "--lm.width=16",
-    "--lm.text_vocabulary=300", "--lm.dense_width=16", "--lm.valid_cases=50", "--topk.k=5", "--topk.shard_size=40",
-]  # fmt: skip
-
-
-def write_shop(folder: Path) -> Path:
-    """A small shop and the smallest configuration for it."""
-    make_sample_shop(0, users=150, items=60).write(folder)
-    config = folder / "my.yaml"
-    data = f"data:\n  items: {folder / 'items.jsonl'}\n  interactions: {folder / 'interactions.csv'}\n"
-    config.write_text(f"{data}run: {folder / 'run'}\n")
-    return config
-
 
 def contents(run: Path) -> dict[str, str]:
     """Every file of a run that must be the same every time, by its hash: a difference of bytes takes ages to print."""
@@ -60,11 +46,9 @@ def contents(run: Path) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = write_shop(tmp_path_factory.mktemp("shop"))
-    assert main(["fit", str(config), *SMALL]) == 0
-    return config.parent / "run"
+@pytest.fixture
+def run(tiny_run: Path) -> Path:
+    return tiny_run
 
 
 def test_every_list_is_full_unseen_and_known(run: Path) -> None:

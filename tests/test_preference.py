@@ -9,21 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 from torch.nn import functional as F
+from worlds.walk import CODES, N, world
 
-from genrec.data.cases import Cases, Split
 from genrec.data.sequences import Sequences
 from genrec.decoding.beam import score_all
 from genrec.decoding.trie import CodeTrie
 from genrec.ranking.ranker import RankingConfig
-from genrec.semtok.catalog import Catalog
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import read_json
-from genrec.semtok.semantic_ids import SemanticIds
-from genrec.semtok.vectors import ItemVectors
 from genrec.training.finetune import Built, LmInputs, build
 from genrec.training.lm import preference_stage
 from genrec.training.lm.config import LmConfig
@@ -38,8 +34,6 @@ from genrec.training.lm.preference_loss import (
 )
 from genrec.training.lm.preference_stage import prefer
 
-N = 16
-CODES = np.array([[row // 4, row % 4] for row in range(N)], dtype=np.int32)
 TINY = LmConfig(
     width=16, layers=1, heads=2, text_vocabulary=300, dropout=0.0, dense_width=8, valid_cases=120, max_items=4
 )
@@ -124,29 +118,6 @@ def test_divergence_is_the_sum_over_the_codes_of_living_items() -> None:
     assert divergence(ours, theirs, alive).item() == pytest.approx(torch.stack(total).mean().item())
     assert divergence(theirs, theirs, alive).item() == pytest.approx(0.0, abs=1e-12)
     assert torch.autograd.gradcheck(lambda *x: divergence(x, theirs, alive), tuple(ours))
-
-
-def world(seed: int = 0) -> LmInputs:
-    """After item x comes 5 x + 3 modulo 16."""
-    rng = np.random.default_rng(seed)
-
-    def walk(start: int, length: int) -> list[int]:
-        rows = [start]
-        while len(rows) < length:
-            rows.append((5 * rows[-1] + 3) % N)
-        return rows
-
-    walks = [walk(int(rng.integers(N)), int(rng.integers(3, 5))) for _ in range(120)]
-    train = Sequences.from_lists([w[:-1] for w in walks])
-    names = tuple(str(i) for i in range(len(walks)))
-    targets = np.array([w[-1] for w in walks], dtype=np.int32)
-    cases = Cases(names, names, train, targets, None, np.zeros(len(walks), dtype=bool))
-    split = Split(train, names, cases, cases, "given")
-    titles = tuple(f"item {i}" for i in range(N))
-    catalog = Catalog(tuple(map(str, range(N))), titles, pl.DataFrame(), np.zeros(N, dtype=bool))
-    books = [rng.standard_normal((4, 6)).astype(np.float32) for _ in range(2)]
-    vectors = ItemVectors(rng.standard_normal((N, 6)).astype(np.float32), "random")
-    return LmInputs(catalog, SemanticIds(catalog.item_ids, CODES, (4, 4)), books, vectors, split, None, False)
 
 
 def ranks(built: Built, inputs: LmInputs) -> float:

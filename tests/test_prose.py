@@ -22,8 +22,6 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from genrec.cli.main import main
-from genrec.data.sample_shop import make_sample_shop
 from genrec.decoding.torch_scorer import TorchScorer
 from genrec.decoding.vocabulary import SidVocabulary, encode_text
 from genrec.inference.chat.catalog_words import CatalogWords
@@ -200,15 +198,8 @@ def test_a_server_that_answers_something_else(
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shop")
-    make_sample_shop(0, users=100, items=60).write(folder)
-    data = f"data:\n  items: {folder / 'items.jsonl'}\n  interactions: {folder / 'interactions.csv'}\n"
-    (folder / "my.yaml").write_text(f"{data}run: {folder / 'run'}\n")
-    small = ["sasrec.width=16", "collaborative.epochs=1", "aligner.training.epochs=1", "lm.epochs=1", "lm.width=64",
-             "lm.heads=2", "lm.text_vocabulary=300", "lm.dense_width=16", "lm.valid_cases=20", "topk.k=5"]  # fmt: skip
-    assert main(["fit", str(folder / "my.yaml"), *(f"--{one}" for one in small)]) == 0
-    return folder / "run"
+def run(tiny_run: Path) -> Path:
+    return tiny_run
 
 
 def test_a_server_that_is_down_is_said_and_a_template_speaks(run: Path) -> None:

@@ -13,9 +13,9 @@ import pytest
 import redis
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
-from ring_recommender import RingRecommender, shop
-from store_contract import LISTS, StoreContract, batch_of, check_equals_dictionaries, served
-from topk_batches import write_batch
+from worlds.ring_recommender import RingRecommender, shop
+from worlds.store_contract import LISTS, StoreContract, batch_of, check_equals_dictionaries, served
+from worlds.topk_batches import write_batch
 
 from genrec.cli.main import main as genrec_main
 from genrec.inference import store_tool

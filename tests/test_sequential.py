@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ring_world import N_ITEMS, ring_split
 from torch import Tensor, nn
+from worlds.ring import N_ITEMS, ring_split
 
 from genrec.data.sequences import Sequences
 from genrec.semtok.aligners.base import IdTable, ItemTable

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ring_world import N_ITEMS, ring_split
 from torch import Tensor
+from worlds.ring import N_ITEMS, ring_split
 
 from genrec.data.cases import Cases
 from genrec.data.sequences import Sequences

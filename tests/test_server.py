@@ -20,8 +20,8 @@ import polars as pl
 import pytest
 import uvicorn
 from fastapi.testclient import TestClient
-from ring_recommender import RingRecommender, shop
-from topk_batches import write_batch
+from worlds.ring_recommender import RingRecommender, shop
+from worlds.topk_batches import write_batch
 
 from genrec.inference.serve.guard import Guard, RateLimit
 from genrec.inference.serve.server import ServeConfig, _app, app_in_worker, create_app

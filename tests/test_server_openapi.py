@@ -12,10 +12,10 @@ import pytest
 import schemathesis
 import uvicorn
 from hypothesis import HealthCheck, Phase, given, settings
-from ring_recommender import RingRecommender, shop
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
-from topk_batches import write_batch
+from worlds.ring_recommender import RingRecommender, shop
+from worlds.topk_batches import write_batch
 
 from genrec.inference.serve.server import ServeConfig, create_app
 from genrec.inference.store.lmdb_store import LmdbStore

@@ -10,9 +10,9 @@ import lmdb
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
-from ring_recommender import RingRecommender, shop
-from store_contract import LISTS, USERS, StoreContract, batch_of, check_equals_dictionaries, served
-from topk_batches import write_batch
+from worlds.ring_recommender import RingRecommender, shop
+from worlds.store_contract import LISTS, USERS, StoreContract, batch_of, check_equals_dictionaries, served
+from worlds.topk_batches import write_batch
 
 from genrec.data.interactions import Interactions
 from genrec.inference import store_tool

@@ -11,9 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from test_finetune import TINY
-from test_preference import CODES, N, world
 from torch.nn import functional as F
+from worlds.walk import CODES, TINY, N, world
 
 from genrec.data.sequences import Sequences
 from genrec.decoding.item_input import SpelledItems
@@ -182,7 +181,7 @@ def fitted(inputs: LmInputs, config: LmConfig, work: Path) -> tuple[float, float
 
 
 def test_a_pupil_learns_what_only_its_teacher_knows(tmp_path: Path) -> None:
-    inputs = replace(world(), sequence=recommender(N))  # of which no purchase knows anything
+    inputs = replace(world(), sequential=recommender(N))  # of which no purchase knows anything
     config = replace(
         TINY, width=32, dense_width=16, epochs=14, dropout=0.0, learning_rate=5e-3, head_learning_rate=5e-3,
         batch_tokens=256, max_items=4, identity_dropout=0.0, text_share=0.0,

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 
 from genrec import Recommender
-from genrec.cli.main import main
-from genrec.data.sample_shop import make_sample_shop
 from genrec.decoding.beam import score_all
 from genrec.inference import recommender as module
 from genrec.inference.text_search import TextSearch
@@ -20,16 +18,8 @@ QUERIES = ["stone mug", "tea for the morning, green", "", "zzzz", "<a_1> <b_2>"]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A language model that has read next to nothing."""
-    folder = tmp_path_factory.mktemp("shop")
-    make_sample_shop(0, users=100, items=60).write(folder)
-    data = f"data: {{items: {folder / 'items.jsonl'}, interactions: {folder / 'interactions.csv'}}}"
-    (folder / "my.yaml").write_text(f"{data}\nrun: {folder / 'run'}\n")
-    small = ["sasrec.width=16", "collaborative.epochs=1", "aligner.training.epochs=1", "lm.epochs=1", "lm.width=16",
-             "lm.text_vocabulary=300", "lm.dense_width=16", "lm.valid_cases=20", "topk.k=0"]  # fmt: skip
-    assert main(["fit", str(folder / "my.yaml"), *(f"--{one}" for one in small)]) == 0
-    return folder / "run"
+def run(tiny_run: Path) -> Path:
+    return tiny_run
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 from hypothesis import strategies as st
-from topk_batches import write_batch
 
 from genrec.inference.store.topk_store import LONGEST_HISTORY
 from genrec.semtok.errors import InputError
+from worlds.topk_batches import write_batch
 
 USERS = [f"user{n}" for n in range(300)]
 NAMES = st.text(min_size=1, max_size=12) | st.sampled_from(["\x00", "a/b", "Ωλ", "🛒" * 200, "ann", "x" * 512])
