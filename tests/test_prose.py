@@ -21,7 +21,9 @@ import polars as pl
 import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
+from worlds.cache_names import rename_cache
 
+from genrec.decoding.cache_argument import NAMES
 from genrec.decoding.torch_scorer import TorchScorer
 from genrec.decoding.vocabulary import SidVocabulary, encode_text
 from genrec.inference.chat.catalog_words import CatalogWords
@@ -136,6 +138,11 @@ def test_the_model_cannot_say_codes(tokenizer: object, facts: Facts) -> None:
     assert text
     assert not any(f"<{level}_" in text for level in "ab")
     assert text == "".join(ModelProse(model, tokenizer, vocabulary).stream(facts))  # type: ignore[arg-type]
+    plain = model.forward
+    for name in NAMES:  # both that transformers has for the cache; a forward that swallows the other one is found out
+        rename_cache(model, model, name, swallow=True)
+        assert text == "".join(ModelProse(model, tokenizer, vocabulary).stream(facts))  # type: ignore[arg-type]
+        model.forward = plain  # type: ignore[method-assign]
 
 
 class Server(BaseHTTPRequestHandler):

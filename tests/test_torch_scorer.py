@@ -19,9 +19,11 @@ from transformers import (
     PrefixConstrainedLogitsProcessor,
     PreTrainedModel,
 )
+from worlds.cache_names import rename_cache
 from worlds.random_models import BASE, FAMILIES, N_TOKENS, make_model
 
 from genrec.decoding.beam import beam_search, score_all
+from genrec.decoding.cache_argument import NAMES
 from genrec.decoding.filters import ItemFilter
 from genrec.decoding.torch_scorer import SHARED_PREFIX, ScoreSpace, TorchScorer
 from genrec.decoding.trie import CodeTrie
@@ -255,7 +257,7 @@ def test_bfloat16_comes_close(vocabulary: SidVocabulary, trie: CodeTrie, prompts
     ("family", "changes", "message"),
     [
         ("mamba", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}, "only plain attention is supported"),
-        ("bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4}, "takes no position_ids"),
+        ("bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4}, "BloomForCausalLM can't be searched"),
     ],
 )
 def test_models_that_cannot_be_searched_are_refused(
@@ -264,6 +266,22 @@ def test_models_that_cannot_be_searched_are_refused(
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, vocab_size=N_TOKENS, **changes))
     with pytest.raises(InputError, match=message):
         TorchScorer(model, vocabulary)
+
+
+@pytest.mark.parametrize("swallow", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_cache_is_found_under_either_name(
+    name: str, swallow: bool, vocabulary: SidVocabulary, trie: CodeTrie, prompts: list[list[int]]
+) -> None:
+    expected = score_all(TorchScorer(make_model("qwen3"), vocabulary), trie, prompts)
+    model = make_model("qwen3")
+    rename_cache(model, model.get_decoder(), name, swallow=swallow)
+    assert score_all(TorchScorer(model, vocabulary), trie, prompts).tolist() == expected.tolist()
+
+
+def deaf_to_caches(model: PreTrainedModel) -> None:
+    forward = model.model.forward
+    model.model.forward = lambda cache=None, past_key_values=None, **inputs: forward(**inputs)
 
 
 def deaf_to_masks(model: PreTrainedModel) -> None:
@@ -282,14 +300,17 @@ def shift_logits(model: PreTrainedModel) -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(deaf_to_masks, "4-D mask"), (deaf_to_positions, "4-D mask"), (shift_logits, "LM head")],
+    [
+        (deaf_to_caches, "fills no key-value cache"),
+        (deaf_to_masks, "4-D mask"),
+        (deaf_to_positions, "4-D mask"),
+        (shift_logits, "LM head"),
+    ],
 )
 def test_a_model_that_ignores_the_tree_is_found_out(
-    change: Callable[[PreTrainedModel], None], message: str, vocabulary: SidVocabulary, monkeypatch: pytest.MonkeyPatch
+    change: Callable[[PreTrainedModel], None], message: str, vocabulary: SidVocabulary
 ) -> None:
-    monkeypatch.setattr("genrec.decoding.torch_scorer._refuse_unfit", lambda *args: None)
-    model = make_model("llama")
-    TorchScorer(model, vocabulary)
+    TorchScorer(make_model("llama"), vocabulary)
     broken = make_model("llama")
     change(broken)
     with pytest.raises(InputError, match=message):

@@ -14,7 +14,6 @@ Shapes: B users, K beams, T prompt slots, S slots in use, L levels, V_l codes on
 
 from __future__ import annotations
 
-import inspect
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
+from genrec.decoding.cache_argument import cache_argument
 from genrec.decoding.item_input import ItemInput
 from genrec.decoding.vocabulary import SidVocabulary
 from genrec.semtok.errors import InputError
@@ -146,12 +146,13 @@ class TorchScorer:
         self._decoder = model.get_decoder()
         self._config = model.config.get_text_config()
         self._window = _sliding_window(self._config)
-        _refuse_unfit(model, self._decoder, self._config)
+        _refuse_unfit(model, self._config)
         device = model.device
         self._tokens = [torch.from_numpy(ids).to(device) for ids in vocabulary.token_ids]
         if max(int(ids.max()) for ids in self._tokens) >= model.get_output_embeddings().weight.shape[0]:
             raise InputError("the model's LM head has fewer rows than the SID vocabulary needs")
         self._head = _Head(model, self._config, self._tokens, score_space)
+        self._cache_name = _cache_name(model, self._decoder)
         self._forward_tokens = CPU_FORWARD if device.type == "cpu" else token_budget
         self._room = 0
         _probe(self, model)  # against plain forwards, which add no vectors: a token alone can spell an item of one code
@@ -222,7 +223,11 @@ class TorchScorer:
     ) -> Tensor:
         """Last hidden states [B, tokens, D] after the final norm, from embeddings of that shape."""
         output = self._decoder(
-            inputs_embeds=embedded, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            inputs_embeds=embedded,
+            attention_mask=mask,
+            position_ids=positions,
+            use_cache=True,
+            **{self._cache_name: cache},
         )
         states: Tensor = output.last_hidden_state
         return states
@@ -280,20 +285,30 @@ def _sliding_window(config: Any) -> int | None:
     return window
 
 
-def _refuse_unfit(model: PreTrainedModel, decoder: torch.nn.Module, config: Any) -> None:
+def _refuse_unfit(model: PreTrainedModel, config: Any) -> None:
     """Raise InputError for an architecture that can't attend along a tree."""
     name = type(model).__name__
     other = set(getattr(config, "layer_types", None) or []) - {"full_attention", "sliding_attention"}
     if other or model._is_stateful:
         kinds = ", ".join(sorted(other)) or "a recurrent state"
         raise InputError(f"{name} has {kinds}: beams can't share one row of it; only plain attention is supported")
-    needed = {"inputs_embeds", "position_ids", "past_key_values", "attention_mask"}
-    missing = needed - set(inspect.signature(decoder.forward).parameters)
-    if missing:
-        raise InputError(f"{name} takes no {', '.join(sorted(missing))}: beams can't share one row of it")
     attention = config._attn_implementation
     if attention not in ("sdpa", "eager"):
         raise InputError(f"{name} was loaded with {attention} attention; load it with attn_implementation='sdpa'")
+
+
+@torch.inference_mode()
+def _cache_name(model: PreTrainedModel, decoder: torch.nn.Module) -> str:
+    """What the decoder calls its cache, from one token fed as beams are; InputError where it takes none."""
+    token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+    mask = torch.zeros(1, 1, 1, 1, dtype=model.dtype, device=model.device)
+    embedded = model.get_input_embeddings()(token)
+    try:
+        return cache_argument(decoder, inputs_embeds=embedded, attention_mask=mask, position_ids=token)
+    except InputError as error:
+        raise InputError(
+            f"{type(model).__name__} can't be searched: {error}; beams can't share one row of it"
+        ) from None
 
 
 _probed: WeakKeyDictionary[PreTrainedModel, set[object]] = WeakKeyDictionary()

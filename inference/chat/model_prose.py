@@ -19,8 +19,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from genrec.decoding.cache_argument import cache_argument
 from genrec.decoding.torch_scorer import TorchScorer
 from genrec.decoding.vocabulary import SidVocabulary, encode_text
 from genrec.inference.chat.prose import Facts, Prose, ProseError, TemplateProse
@@ -94,19 +95,21 @@ class ModelProse:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, vocabulary: SidVocabulary) -> None:
         self._model, self._tokenizer = model, tokenizer
         self._forbidden = torch.tensor(forbidden_tokens(tokenizer, vocabulary), device=model.device)
+        self._cache_name = cache_argument(model, input_ids=self._forbidden[:1, None])
 
     def stream(self, facts: Facts) -> Iterator[str]:
         """Pieces of text as tokens are drawn, up to the end token or `MAX_TOKENS`."""
         fed = torch.tensor([prose_prompt(self._tokenizer, facts)], device=self._model.device)
-        cache, drawn, told = None, [], ""
+        drawn: list[int] = []
+        cache, told = DynamicCache(config=self._model.config), ""
         for _ in range(MAX_TOKENS):
             with torch.inference_mode():
-                output = self._model(input_ids=fed, past_key_values=cache, use_cache=True)
+                output = self._model(input_ids=fed, use_cache=True, **{self._cache_name: cache})
                 logits = output.logits[0, -1].index_fill(0, self._forbidden, -torch.inf)
                 token = int(logits[: len(self._tokenizer)].argmax())
             if token == self._tokenizer.eos_token_id:
                 return
-            cache, fed = output.past_key_values, fed.new_tensor([[token]])
+            fed = fed.new_tensor([[token]])
             drawn.append(token)
             text = self._tokenizer.decode(drawn, skip_special_tokens=True)
             if not text.endswith("\ufffd"):  # half of a character of several bytes
