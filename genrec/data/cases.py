@@ -28,7 +28,7 @@ class Cases:
     Attributes:
         case_ids: C different ids: the user's where every user has one case, else "USER/1", "USER/2", ….
         user_ids: C ids.
-        histories: C sequences of catalogue rows, everything that the user had before the target, as it happened.
+        histories: C sequences of catalogue rows, what the user interacted with before the target, as it happened.
         targets: int32 [C], catalogue rows.
         same_day: bool [C], the target has the UTC day of the history's last item; None where days are unknown.
         cold: bool [C], the target occurs nowhere in the split's training histories.

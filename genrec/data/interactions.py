@@ -1,4 +1,4 @@
-"""`Interactions`: who had what, and when: the validated log that splits and histories are made of.
+"""`Interactions`: who interacted with what, and when: the validated log that splits and histories are made of.
 
 Shapes: U users, E events.
 """
@@ -22,7 +22,7 @@ __all__ = ["Interactions", "TimeUnit"]
 
 @dataclass(frozen=True, eq=False)
 class Interactions:
-    """Every user's history. Repeated events stay: a thing bought twice stands twice.
+    """Every user's history. Repeated events stay: an item bought twice is there twice.
 
     Attributes:
         user_ids: U ids, in the order in which they first appear in the file.

@@ -56,7 +56,7 @@ def by_time(
 
     Two moments cut the whole log so that about `valid_share` and `test_share` of its events fall after them; events of
     one moment stay together. Every event of a stretch is a case if its user has an earlier event; its history is all
-    that the user had before, also inside the stretch (memory: the sum of these histories).
+    that the user interacted with before, also inside the stretch (memory: the sum of these histories).
 
     Args:
         log: a log in `seconds` or `days`.

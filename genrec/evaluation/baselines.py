@@ -135,7 +135,7 @@ class ItemKnn:
 
 @dataclass(frozen=True)
 class Random:
-    """Ranks by chance: the floor, also for items that nobody has bought.
+    """Ranks by chance: the floor, also for cold-start items.
 
     Attributes:
         n_items: N.
@@ -152,7 +152,7 @@ class Random:
 
 @dataclass(frozen=True)
 class ContentKnn:
-    """Ranks by the cosine of an item's text with the recent history's, so that items nobody has bought can be met.
+    """Ranks by the cosine of an item's text with the recent history's, so that cold-start items can be retrieved.
 
     Attributes:
         units: float32 [N, D], text vectors of unit length.

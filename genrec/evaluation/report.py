@@ -246,7 +246,7 @@ def _quality_table(quality: Mapping[str, Any] | None) -> str:
 
 def _short(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return " · ".join(_short(one) for one in value)
+        return " · ".join(_short(part) for part in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -22,8 +22,8 @@ class WouldTake:
 
     def row(self, subject: int, rng: np.random.Generator) -> TaskRow:
         before, item = self._histories.cut(subject, rng)
-        taken = rng.random() < 0.5
-        if not taken:
+        interacted = rng.random() < 0.5
+        if not interacted:
             item = self._negatives.like(item, self._histories.sequences[subject], rng)
         prompt = self._writer.fill(
             draw(WOULD_TAKE, rng),
@@ -31,7 +31,7 @@ class WouldTake:
             item=self._writer.item(item),
             title=self._writer.title(item),
         )
-        return TaskRow(prompt, self._writer.answer(self._writer.words(YES if taken else NO)))
+        return TaskRow(prompt, self._writer.answer(self._writer.words(YES if interacted else NO)))
 
 
 class PreferredOfTwo:
@@ -55,5 +55,5 @@ class PreferredOfTwo:
 
 
 def _served(histories: Histories, negatives: Negatives) -> NDArray[np.int64]:
-    """Histories whose owner has not had every item."""
+    """Histories whose user has not interacted with every item."""
     return np.array([s for s in histories.subjects if negatives.can_serve(histories.sequences[int(s)])], dtype=np.int64)

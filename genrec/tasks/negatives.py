@@ -1,4 +1,4 @@
-"""`Negatives`: items that a user has not had but that are as likely at first sight as the one they took.
+"""`Negatives`: items that a user has not interacted with, but that look as likely as the positive.
 
 A candidate drawn at random is told apart by popularity alone, or by its first code. These are not: one kind is about as
 popular as the positive, the other shares its first code (Semantic Convergence, Li et al. 2024, as we read it).
@@ -41,7 +41,7 @@ class Negatives:
         self._by_first = by_first
 
     def can_serve(self, history: Rows) -> bool:
-        """Whether there is an item left that this user has not had."""
+        """Whether there is an item left that this user has not interacted with."""
         return len(np.unique(history)) < len(self._by_count)
 
     def like(self, positive: int, history: Rows, rng: np.random.Generator) -> int:
@@ -56,7 +56,7 @@ class Negatives:
         return self._one_of(near, history, rng)
 
     def same_prefix(self, positive: int, history: Rows, rng: np.random.Generator) -> int:
-        """A negative with the first code of `positive`; one of like popularity where the user has had them all."""
+        """A negative with the first code of `positive`; else one of like popularity."""
         first = self._first[positive]
         alike = self._by_first[self._bounds[first] : self._bounds[first + 1]]
         if np.isin(alike, history).all():

@@ -117,11 +117,11 @@ class LanguageModelWriter:
         texts = []
         for start in range(0, len(facts), self.batch):
             some = facts[start : start + self.batch]
-            given = self._tokenizer([self._prompt(one) for one in some], return_tensors="pt", padding=True)
+            given = self._tokenizer([self._prompt(text) for text in some], return_tensors="pt", padding=True)
             options = {"do_sample": False, "num_beams": 1, "max_new_tokens": self.max_new_tokens}
             tokens = self._model.generate(**given, **options, pad_token_id=self._tokenizer.pad_token_id)
             answers = self._tokenizer.batch_decode(tokens[:, given["input_ids"].shape[1] :], skip_special_tokens=True)
-            texts += [" ".join(answer.split()) or one for answer, one in zip(answers, some, strict=True)]
+            texts += [" ".join(answer.split()) or fallback for answer, fallback in zip(answers, some, strict=True)]
         return [_cut(text, self.config.max_characters) for text in texts]
 
     def _prompt(self, facts: str) -> str:

@@ -191,7 +191,7 @@ class CatalogWords:
             TitleMatch(row, value / total, value / sum(map(self._weight, sorted(set(self._titles[row])))))
             for row, value in held.items()
         ]
-        return sorted(found, key=lambda one: (-round(one.of_text, 9), -round(one.of_title, 9), one.row))
+        return sorted(found, key=lambda match: (-round(match.of_text, 9), -round(match.of_title, 9), match.row))
 
     def _weight(self, word: str) -> float:
         return log(1 + len(self._titles) / max(1, len(self._rows.get(word, ()))))

@@ -97,21 +97,21 @@ class Conversation:
     def like(self, item_id: str) -> Reply:
         """Put an item at the end of the history; raises InputError for an unknown one."""
         self._catalog.row(item_id)
-        history = (*(one for one in self.state.history if one != item_id), item_id)[-LONGEST_HISTORY:]
+        history = (*(item for item in self.state.history if item != item_id), item_id)[-LONGEST_HISTORY:]
         return self._act(replace(self.state, history=history), f"you like {self._title(item_id)}")
 
     def dislike(self, item_id: str) -> Reply:
         """Never show an item again; raises InputError for an unknown one."""
         self._catalog.row(item_id)
         refused = tuple(dict.fromkeys([*self.state.refused, item_id]))
-        history = tuple(one for one in self.state.history if one != item_id)
+        history = tuple(item for item in self.state.history if item != item_id)
         return self._act(replace(self.state, refused=refused, history=history), f"never again {self._title(item_id)}")
 
     def forget(self, item_id: str) -> Reply:
         """Take an item out of the history; raises InputError where it isn't in it."""
         if item_id not in self.state.history:
             raise InputError(f"{item_id!r} is not in the history")
-        history = tuple(one for one in self.state.history if one != item_id)
+        history = tuple(item for item in self.state.history if item != item_id)
         return self._act(replace(self.state, history=history), f"forgot {self._title(item_id)}")
 
     def set_where(self, where: Mapping[str, Any]) -> Reply:
@@ -154,14 +154,14 @@ class Conversation:
         """The state that a turn asks for, its table still the old one."""
         old = self.state
         unwanted = merge_unwanted(old.unwanted, said.unwanted, said.allowed)
-        where = {name: one for name, one in {**old.where, **said.where}.items() if name not in said.lifted}
+        where = {name: condition for name, condition in {**old.where, **said.where}.items() if name not in said.lifted}
         for name, values in unwanted.items():
             kept = [value for value in as_values(where.get(name)) if value not in values]
             if name in where and len(kept) < len(as_values(where[name])):
                 where = {**where, name: tuple(kept)} if kept else {key: where[key] for key in where if key != name}
         refused = tuple(dict.fromkeys([*old.refused, *said.refused]))
-        history = [one for one in dict.fromkeys([*old.history, *said.liked]) if one not in said.refused]
-        refused = tuple(one for one in refused if one not in said.liked)
+        history = [item for item in dict.fromkeys([*old.history, *said.liked]) if item not in said.refused]
+        refused = tuple(item for item in refused if item not in said.liked)
         wish = old.wish
         if said.wish is None and self._names(wish, said.unwanted):
             wish = ""  # what was looked for is refused now
@@ -178,14 +178,14 @@ class Conversation:
 
     def _names(self, wish: str, values: Mapping[str, Sequence[str]]) -> bool:
         """Whether the words of a wish name one of the values."""
-        meanings = [one for match in self._words.matches(words_of(wish)) for one in match.meanings]
-        return any(set(one.values) & set(values.get(one.attribute, ())) for one in meanings)
+        meanings = [meaning for match in self._words.matches(words_of(wish)) for meaning in match.meanings]
+        return any(set(meaning.values) & set(values.get(meaning.attribute, ())) for meaning in meanings)
 
     def _still(self, said: Understood, state: ConversationState) -> list[str]:
         """Conditions of earlier turns that narrow a new wish."""
         if said.wish is None:
             return []
-        kept = {name: one for name, one in state.where.items() if name not in said.where}
+        kept = {name: condition for name, condition in state.where.items() if name not in said.where}
         return [f"still {say_conditions(kept)}"] if kept else []
 
     @staticmethod
@@ -204,7 +204,7 @@ class Conversation:
         state = replace(state, shown=tuple(item_id for item_id, _ in found))
         self.state, self._scores = state, dict(found)
         cards = self._on_table()
-        titles = tuple(self._catalog.titles[self._catalog.row(one)] for one in state.history)
+        titles = tuple(self._catalog.titles[self._catalog.row(item)] for item in state.history)
         facts = Facts(asked, "; ".join(notes), cards, state, titles, self._words.price)
         pieces, speaker = [], prose.speaker
         for piece in self._written(facts, prose, notes):
@@ -256,7 +256,7 @@ class Conversation:
     def _from_history(
         self, state: ConversationState, k: int, allowed: NDArray[np.bool_] | None, deny: Sequence[str]
     ) -> list[tuple[str, float]]:
-        # "rerank" lets the dense head order what the beam met, and propose nothing of its own.
+        # "rerank" lets the dense head order what the beam retrieved, and propose nothing of its own.
         lists = self.recommender.recommend(
             [list(state.history)], k=k, beams=max(k, self.recommender.ranker.config.beams), ranking="rerank",
             where=state.where, allowed=allowed, deny=[deny],
@@ -278,7 +278,7 @@ class Conversation:
     # Cards
 
     def _on_table(self) -> tuple[Card, ...]:
-        return tuple(self._card(one, self._scores.get(one, float("nan"))) for one in self.state.shown)
+        return tuple(self._card(item, self._scores.get(item, float("nan"))) for item in self.state.shown)
 
     def _card(self, item_id: str, score: float) -> Card:
         row = self._catalog.row(item_id)
@@ -301,4 +301,4 @@ def fuse(lists: Sequence[tuple[float, Sequence[tuple[str, float]]]]) -> list[tup
     for weight, ranked in lists:
         for rank, (item_id, _) in enumerate(ranked, start=1):
             score[item_id] += weight / (RANK_OFFSET + rank)
-    return sorted(score.items(), key=lambda one: -one[1])
+    return sorted(score.items(), key=lambda entry: -entry[1])

@@ -82,7 +82,9 @@ def prose_prompt(tokenizer: PreTrainedTokenizerBase, facts: Facts) -> list[int]:
 def forbidden_tokens(tokenizer: PreTrainedTokenizerBase, vocabulary: SidVocabulary) -> list[int]:
     """Ids that prose must not have: semantic IDs and control tokens, but for the one that ends a text."""
     added = tokenizer.added_tokens_decoder.items()
-    control = {token for token, one in added if one.special or one.content.strip()}  # runs of spaces are words
+    control = {
+        token for token, added_token in added if added_token.special or added_token.content.strip()
+    }  # runs of spaces are words
     codes = {int(token) for ids in vocabulary.token_ids for token in ids}
     return sorted((codes | control | {vocabulary.history_token}) - {tokenizer.eos_token_id})
 

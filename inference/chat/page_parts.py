@@ -93,10 +93,10 @@ def cards(session: ChatSession) -> str:
 def _column(session: ChatSession, place: int, name: str) -> str:
     """One run's cards; beside another run's, each card says where it stands there."""
     items = ""
-    for rank, one in enumerate(session.replies[name].cards, start=1):
-        elsewhere = [_standing(session, one, other) for other in session.view if other != name]
-        unfolded = session.unfolded.get((name, one.item_id))
-        items += card(one, f"card-{place}-{rank}", rank, name, unfolded, elsewhere)
+    for rank, shown in enumerate(session.replies[name].cards, start=1):
+        elsewhere = [_standing(session, shown, other) for other in session.view if other != name]
+        unfolded = session.unfolded.get((name, shown.item_id))
+        items += card(shown, f"card-{place}-{rank}", rank, name, unfolded, elsewhere)
     asked = session.state.wish or session.state.where or session.state.history
     none = "No item meets all that was asked for." if asked else "Nothing on the table yet."
     listed = f'<ol class="cards">{items}</ol>' if items else f'<p class="empty">{none}</p>'
@@ -123,7 +123,7 @@ def card(
     facts = "".join(f"<div><dt>{escape(n)}</dt><dd>{escape(v)}</dd></div>" for n, v in short.items())
     blurb = "".join(f'<p class="blurb">{escape(v)}</p>' for n, v in item.attributes.items() if n not in short)
     reason = f'<p class="reason">{escape(item.reason)}</p>' if item.reason else ""
-    reason += "".join(f'<p class="note elsewhere">{escape(one)}</p>' for one in elsewhere)
+    reason += "".join(f'<p class="note elsewhere">{escape(sentence)}</p>' for sentence in elsewhere)
     title, buttons = _title(item), ""
     for act, label in (("like", "Like"), ("dislike", "Dislike"), ("why", "Why"), ("codes", "Codes")):
         expanded = None if act in ("like", "dislike") else unfolded is not None and unfolded.kind == act

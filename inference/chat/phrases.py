@@ -82,7 +82,7 @@ def lifting(column: str, *, is_price: bool) -> re.Pattern[str]:
     names = {column.lower(), re.sub(r"ies$", "y", column.lower()).removesuffix("s")}
     if is_price:
         names |= {"price limit", "budget", "limit"}
-    name = "(?:" + "|".join(re.escape(one) for one in sorted(names, key=len, reverse=True)) + ")s?"
+    name = "(?:" + "|".join(re.escape(word) for word in sorted(names, key=len, reverse=True)) + ")s?"
     return _compiled(
         rf"\b(?:any|every|all|whatever|no matter (?:the|which|what)) {name}\b(?: is (?:fine|ok|okay))?"
         rf"|\b(?:the )?{name} (?:doesn't|does not|don't|do not|doesnt|dont) matter\b"

@@ -53,7 +53,7 @@ class Prose(Protocol):
         """Pieces of text, in order.
 
         Raises:
-            ProseError: nobody can write just now.
+            ProseError: no writer answers just now.
         """
         ...
 
@@ -69,7 +69,7 @@ class TemplateProse:
 
     def stream(self, facts: Facts) -> Iterator[str]:
         """The lead, then a fact about the cards, word by word."""
-        text = " ".join(one for one in (_lead(facts), _remark(facts)) if one)
+        text = " ".join(sentence for sentence in (_lead(facts), _remark(facts)) if sentence)
         for place, word in enumerate(text.split(" ")):
             yield word if place == 0 else f" {word}"
 
@@ -106,7 +106,7 @@ def _remark(facts: Facts) -> str:
     price = facts.price or ""
     priced = [(float(card.attributes[price]), card) for card in facts.cards if price in card.attributes]
     if len(priced) > 1:
-        low, high = min(priced, key=lambda one: one[0]), max(priced, key=lambda one: one[0])
+        low, high = min(priced, key=lambda entry: entry[0]), max(priced, key=lambda entry: entry[0])
         if low[0] < high[0]:
             return f"They cost {low[0]:.2f} to {high[0]:.2f}; the cheapest is {low[1].title}."
         return f"Each costs {low[0]:.2f}."

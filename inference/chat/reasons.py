@@ -39,12 +39,12 @@ class Reasons:
         self.catalog, self.words, self.codes = catalog, words, codes
 
     def short(self, row: int, state: ConversationState) -> str:
-        """One line: words met, then the strongest tie to the history, then the conditions."""
+        """One line: the words that match, then the strongest tie to the history, then the conditions."""
         parts = []
-        met = self._words_met(row, state.wish)
-        if met:
-            parts.append(f"says {', '.join(met[:4])}")
-        tie = max(self._ties(row, state), key=lambda one: (len(one.values), one.prefix), default=None)
+        matched = self._matched_words(row, state.wish)
+        if matched:
+            parts.append(f"says {', '.join(matched[:4])}")
+        tie = max(self._ties(row, state), key=lambda tie: (len(tie.values), tie.prefix), default=None)
         if tie is not None and tie.values:
             parts.append(f"{' and '.join(tie.values[:2])}, like {self.title(tie.row)}")
         elif tie is not None:
@@ -55,9 +55,9 @@ class Reasons:
     def full(self, row: int, state: ConversationState) -> str:
         """Every reason, a line each."""
         lines = [f"{self.title(row)} is {self._spelled(row, self.codes.shape[1])}."]
-        met = self._words_met(row, state.wish)
+        matched = self._matched_words(row, state.wish)
         if state.wish:
-            said = f"its words have {', '.join(met)}" if met else "none of the words stands in its text"
+            said = f"its words have {', '.join(matched)}" if matched else "none of the words stands in its text"
             lines.append(f'You look for "{state.wish}": {said}.')
         for tie in self._ties(row, state):
             shared = [*tie.values, *([f"the codes {self._spelled(row, tie.prefix)}"] if tie.prefix else [])]
@@ -74,11 +74,11 @@ class Reasons:
         title = self.catalog.titles[row]
         return f"‹{title if len(title) <= 60 else title[:59].rstrip() + '…'}›"
 
-    def _words_met(self, row: int, wish: str) -> list[str]:
+    def _matched_words(self, row: int, wish: str) -> list[str]:
         """Words of the wish that stand in the item's text, as typed."""
         have = set(words_of(self.catalog.text(row)))
-        met = {word.lower(): None for word in wish.split() if len(word) > 1 and set(words_of(word)) & have - FILLER}
-        return list(met)
+        matched = {word.lower(): None for word in wish.split() if len(word) > 1 and set(words_of(word)) & have - FILLER}
+        return list(matched)
 
     def _ties(self, row: int, state: ConversationState) -> list[_Tie]:
         """What the item shares with each item of the history, the latest first; those that share nothing left out."""
@@ -106,7 +106,7 @@ class Reasons:
 
     def _conditions_met(self, row: int, where: Mapping[str, Any]) -> list[str]:
         """The conditions that an item meets. Cards meet them all; a neighbour may fail one, or have no value for it."""
-        met = []
+        matched = []
         for name, condition in where.items():
             column = self.catalog.attributes[name]
             value = column[row]
@@ -115,13 +115,13 @@ class Reasons:
             if isinstance(condition, tuple) and column.dtype.is_numeric():
                 low, high = condition
                 if (low is None or value >= low) and (high is None or value <= high):
-                    met.append(f"{name} {format_value(value)}")
+                    matched.append(f"{name} {format_value(value)}")
                 continue
             has = {value} if isinstance(value, str | int | float) else set(value)
-            values = [str(one) for one in as_values(condition) if one in has]
+            values = [str(value) for value in as_values(condition) if value in has]
             if values:
-                met.append(f"{name}: {', '.join(values)}")
-        return met
+                matched.append(f"{name}: {', '.join(values)}")
+        return matched
 
     def _spelled(self, row: int, levels: int) -> str:
         return "".join(spell(level, int(code)) for level, code in enumerate(self.codes[row][:levels]))
@@ -139,5 +139,5 @@ def format_value(value: Any) -> str:
     if hasattr(value, "to_list"):
         value = value.to_list()
     if isinstance(value, list):
-        return ", ".join(str(one) for one in value)
+        return ", ".join(str(part) for part in value)
     return f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -222,7 +222,9 @@ class ChatSession:
             case "filter":
                 self._filter(where_from_form(self.catalog, request, self.state.where))
             case "lift":
-                self._filter({key: one for key, one in self.state.where.items() if key != request.get("name")})
+                self._filter(
+                    {key: condition for key, condition in self.state.where.items() if key != request.get("name")}
+                )
             case "reset":
                 self._begin()
             case "search":
@@ -344,5 +346,5 @@ def _followed(state: ConversationState, own: ConversationState) -> ConversationS
 
 def _without(unwanted: Mapping[str, tuple[str, ...]], name: str, value: str) -> dict[str, tuple[str, ...]]:
     """The refused values less one of them."""
-    kept = {key: tuple(one for one in values if (key, one) != (name, value)) for key, values in unwanted.items()}
+    kept = {key: tuple(other for other in values if (key, other) != (name, value)) for key, values in unwanted.items()}
     return {key: values for key, values in kept.items() if values}

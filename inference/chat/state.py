@@ -82,7 +82,7 @@ def say_conditions(where: Mapping[str, Any]) -> str:
     """Conditions in words: "price up to 20; categories: Nails"; empty where there are none."""
     return "; ".join(
         say_price(name, condition)
-        if isinstance(condition, tuple) and len(condition) == 2 and not any(isinstance(one, str) for one in condition)
+        if isinstance(condition, tuple) and len(condition) == 2 and not any(isinstance(end, str) for end in condition)
         else f"{name}: {' or '.join(map(str, as_values(condition)))}"
         for name, condition in where.items()
     )

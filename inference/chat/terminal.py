@@ -99,7 +99,7 @@ class Terminal:
         else:
             catalog = self.conversation.recommender.catalog
             titles = [
-                f"{place}  {one}  {catalog.titles[catalog.row(one)]}" for place, one in enumerate(history, start=1)
+                f"{place}  {item}  {catalog.titles[catalog.row(item)]}" for place, item in enumerate(history, start=1)
             ]
             self._print("\n".join(titles) or "Your history is empty.")
 
@@ -116,7 +116,7 @@ class Terminal:
         if depth is None:
             raise InputError(f"/codes N [LEVEL]: {_cut(level)!r} is no level")
         others = self.conversation.neighbours(self._card(number), depth)
-        self._print("\n".join(f"{one.semantic_id}  {one.title}" for one in others) or "No other item is under it.")
+        self._print("\n".join(f"{card.semantic_id}  {card.title}" for card in others) or "No other item is under it.")
 
     def _card(self, number: str) -> str:
         return _place(number, self.conversation.state.shown, "card", "on the table")
@@ -162,7 +162,7 @@ def parse_where(text: str, schema: Any) -> dict[str, Any]:
     if text.strip().lower() == "none":
         return where
     for part in text.split(";"):
-        name, equals, value = (one.strip() for one in part.partition("="))
+        name, equals, value = (side.strip() for side in part.partition("="))
         if not equals or not value:
             raise InputError(f"/where: {part.strip()!r} is not NAME=VALUE")
         if name not in schema:
@@ -175,7 +175,7 @@ def parse_where(text: str, schema: Any) -> dict[str, Any]:
                 raise InputError(f"/where: {name}: a range such as 5..20, ..20 or 5.., not {value!r}") from None
             where[name] = (ends[0], ends[1])
         else:
-            where[name] = tuple(one.strip() for one in value.split("|"))
+            where[name] = tuple(choice.strip() for choice in value.split("|"))
     return where
 
 

@@ -116,7 +116,7 @@ class _Reading:
         else:
             on_table = {self.catalog.row(item_id) for item_id in shown}
             found = self.words.find_titles(_content(rest)) if _content(rest) else []
-            named = [one.row for one in found if one.row in on_table and one.of_text > 0.5]
+            named = [place.row for place in found if place.row in on_table and place.of_text > 0.5]
             self.found.why = self.catalog.item_ids[named[0]] if named else shown[0]
 
     def _sentence(self, sentence: str) -> None:
@@ -386,7 +386,7 @@ class _Reading:
                 heads.append(inside[-1])
             elif heads:
                 return
-        attribute = next(one.attribute for one in heads[0].meanings if one.attribute in self.words.kinds)
+        attribute = next(meaning.attribute for meaning in heads[0].meanings if meaning.attribute in self.words.kinds)
         if attribute in self.asked_kinds:
             if not phrases.ASK.search(text):
                 return  # "mascara, for sensitive eyes": the first clause has said what kind
@@ -403,7 +403,11 @@ class _Reading:
         ends = not after or after in phrases.FILLER or after in phrases.PREPOSITIONS
         before_another = any(match.end == other.start for other in matches)
         by = match.start > 0 and folded[match.start - 1] in phrases.BY
-        return any(one.attribute in self.words.kinds for one in match.meanings) and (ends or before_another) and not by
+        return (
+            any(meaning.attribute in self.words.kinds for meaning in match.meanings)
+            and (ends or before_another)
+            and not by
+        )
 
     def _want(self, meaning: Meaning) -> None:
         """Make a condition of values, but for those that stay refused."""

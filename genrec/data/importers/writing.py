@@ -64,7 +64,7 @@ def write_tables(
         events: columns `user_id`, `item_id` (text), `timestamp` (a number), and maybe `rating`, in file order.
         items: `title` and attributes by item id; empty attributes are not written.
         out: the folder; one that holds other things is refused.
-        k: of the k-core filter; 0 writes every item, also those that nobody had.
+        k: of the k-core filter; 0 writes every item, also those without interactions.
         source: goes into the folder's manifest.
 
     Raises:
@@ -84,10 +84,10 @@ def write_tables(
     wanted = events["item_id"].unique(maintain_order=True).to_list()
     present = set(wanted)
     written = [item_id for item_id in items if k == 0 or item_id in present]
-    bare = [item_id for item_id in wanted if item_id not in items]
-    if bare:
-        _log.warning("%d items of the log have no metadata, first %r; their titles are empty", len(bare), bare[0])
-    lines = [_item_line(item_id, items.get(item_id, {})) for item_id in written + bare]
+    unknown = [item_id for item_id in wanted if item_id not in items]
+    if unknown:
+        _log.warning("%d items of the log have no metadata, first %r; their titles are empty", len(unknown), unknown[0])
+    lines = [_item_line(item_id, items.get(item_id, {})) for item_id in written + unknown]
     with new_folder(out, {"import": dict(source), "k_core": k}) as folder:
         write_atomic(folder / "items.jsonl", "".join(lines))
         events.write_csv(folder / "interactions.csv")
@@ -97,7 +97,7 @@ def write_tables(
         events=events.height,
         repeated=repeated,
         outside_core=total - repeated - events.height,
-        without_metadata=len(bare),
+        without_metadata=len(unknown),
     )
     _log.info("%s: %s", out, asdict(imported))
     return imported
