@@ -1,6 +1,12 @@
-"""The one exception that means "the input is bad, not the program"."""
+"""The one exception that means "the input is bad, not the program"; with it, what says that an option is wrong."""
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Self
+
+_COMPARED = 10_000  # names that a misspelled one is compared with: a tenth of a second
 
 
 class InputError(ValueError):
@@ -8,3 +14,48 @@ class InputError(ValueError):
 
     Commands print it on standard error and exit with status 2; everything else that escapes is a defect.
     """
+
+
+class OptionError(InputError):
+    """An option of a configuration is wrong: `learning_rate -1.0 must be positive and finite`.
+
+    The class that holds the option raises it and knows the field alone. Whoever builds that class as a part of a larger
+    one adds where it stands (`within`), until the path is the one that a person has written, and the command line says
+    it as a flag: `--lm.learning_rate -1.0 must be positive and finite`.
+
+    Attributes:
+        field: the option's name, or its path with dots.
+        reason: the rest of the message, beginning with the value where there is one.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field} {reason}")
+        self.field, self.reason = field, reason
+
+    def within(self, section: str) -> Self:
+        """The same error, its option in a section of a larger configuration."""
+        return type(self)(f"{section}.{self.field}", self.reason)
+
+    def as_flag(self) -> InputError:
+        """The same error, its option as the flag of a command."""
+        return InputError(f"--{self}")
+
+
+def near_names(wanted: str, names: Iterable[str], most: int = 3) -> list[str]:
+    """The names that somebody may have meant who wrote one that does not exist, likeliest first.
+
+    Letter case is passed over; names that hold the wanted one, or begin it, count as near whatever their length.
+    """
+    told = wanted.casefold()
+    by_fold = {name.casefold(): name for name in names}
+    if told in by_fold:
+        return [by_fold[told]]
+    holding = sorted((fold for fold in by_fold if told and told in fold), key=len)[:most]
+    like = difflib.get_close_matches(told, list(by_fold)[:_COMPARED], n=most, cutoff=0.6)
+    return [by_fold[fold] for fold in dict.fromkeys([*like, *holding])][:most]
+
+
+def did_you_mean(wanted: str, names: Iterable[str]) -> str:
+    """The end of a message about an unknown name: `; did you mean 'Clover Court Co'?`, or nothing."""
+    near = near_names(wanted, names)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -151,7 +151,7 @@ class TestLive:
         asked = {
             "history": ["i1", "unheard-of"],
             "k": 3,
-            "where": {"price": {"min": 4, "max": 9}, "colour": ["red", "green"], "tags": "sale"},
+            "where": {"price": {"min": 4, "max": 9}, "colour": ["red"], "tags": "sale"},
             "deny": ["i6", "never-sold"],
         }
         answer = client.post("/v1/recommendations", json=asked)
@@ -371,6 +371,7 @@ class TestBadRequests:
             ({"where": {"size": 1}}, "no attribute 'size'"),
             ({"where": {"price": "cheap"}}, "price holds numbers"),
             ({"where": {"colour": 3}}, "colour holds text"),
+            ({"where": {"colour": "Red"}}, "no item has colour 'Red'; did you mean 'red'?"),
             ({"where": {"colour": {"min": 1}}}, "colour"),
             ({"where": {"price": {"low": 1}}}, "low"),
             ({"where": {"price": 10**400}}, "price"),

@@ -94,7 +94,7 @@ class RecommendConfig:
         gpus: GPUs of each of them, also a fraction; null: 0.
         address: Ray cluster, "auto" or ray://HOST:PORT; null starts one here unless RAY_ADDRESS names one.
         exclude_seen: leave out the items of the history; null: as in the run's evaluation.
-        where: conditions on attributes as JSON, such as '{"categories": "Nails", "price": [null, 20]}'.
+        where: conditions on attributes as JSON, such as '{"categories": "Nails", "price": {"max": 20}}'.
         shard_size: users a file.
         restart: delete what another job left in `out`.
     """
@@ -126,7 +126,7 @@ class RecommendConfig:
         self.conditions()
 
     def conditions(self) -> dict[str, Any] | None:
-        """`where` as a mapping; a list of two numbers or nulls is a range."""
+        """`where` as a mapping; what may stand in it, `genrec.decoding.filters` says."""
         if self.where is None:
             return None
         try:
@@ -135,11 +135,7 @@ class RecommendConfig:
             raise InputError(f"--where: not JSON ({error})") from None
         if not isinstance(value, dict):
             raise InputError("--where: a JSON object of attribute and condition")
-        is_end = lambda end: end is None or (isinstance(end, int | float) and not isinstance(end, bool))  # noqa: E731
-        return {
-            name: tuple(one) if isinstance(one, list) and len(one) == 2 and all(map(is_end, one)) else one
-            for name, one in value.items()
-        }
+        return value
 
 
 def recommend(arguments: Sequence[str]) -> None:

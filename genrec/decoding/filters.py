@@ -6,8 +6,16 @@ allowed items lie below a node is then two lookups and a binary search, so a req
 touches and not for the catalogue.
 
     filters = WhereFilters(trie, catalog)
-    nails = filters({"categories": "Nails", "price": (None, 20)})
+    nails = filters({"categories": "Nails", "price": {"max": 20}})
     beam_search(..., filters=[nails.deny(seen) for seen in histories])
+
+Conditions on attributes are written alike in Python, on the command line and over HTTP; `WhereFilters` is their one
+parser:
+
+    {"brand": "OPI"}                            that value; for an attribute with many values, among them
+    {"brand": ["OPI", "NYX"]}                   any of them
+    {"price": {"min": 5, "max": 20}}            a range of numbers, ends included; an end left out (or null) is open
+    {"price": [5, 20]}, {"price": [null, 20]}   the same: of a number, a pair is a range
 
 Shapes: N items, B users, K beams, W places for children of a beam, D longest deny list.
 """
@@ -28,7 +36,7 @@ from torch import Tensor
 
 from genrec.decoding.trie import CodeTrie, TrieLevel
 from genrec.semtok.catalog import Catalog
-from genrec.semtok.errors import InputError
+from genrec.semtok.errors import InputError, did_you_mean
 
 Scores = TypeVar("Scores", NDArray[np.float32], Tensor)
 
@@ -137,7 +145,7 @@ class ItemFilter:
 
 
 class WhereFilters:
-    """Filters by attribute, `where={"categories": "Nails", "price": (None, 20)}`, compiled once.
+    """Filters by attribute, `where={"categories": "Nails", "price": {"max": 20}}` (see the module), compiled once.
 
     Withdrawn items are never allowed. An item with no value for an attribute doesn't match a condition on it.
     The `KEPT` filters that were asked for last are cached, at five eighths of a byte an item each.
@@ -150,16 +158,15 @@ class WhereFilters:
             raise ValueError(f"{len(catalog)} items in the catalogue but {trie.n_items} in the trie")
         self.trie, self.catalog = trie, catalog
         self._cache: dict[str, ItemFilter] = {}
+        self._values: dict[str, dict[Any, None]] = {}
         self._lock = Lock()
 
     def __call__(self, where: Mapping[str, Any] | None = None) -> ItemFilter:
         """The items whose attributes meet every condition.
 
-        A condition is a value (equal; for a list column, among the item's values), a list of values (any of them), or
-        for a numeric column a tuple `(low, high)`, inclusive, in which None leaves an end open.
-
         Raises:
-            InputError: an unknown attribute, or a value of the wrong type for it.
+            InputError: an unknown attribute, a value that no item has (with those that are like it), or one of the
+                wrong type for its attribute.
         """
         key = repr(sorted((where or {}).items(), key=lambda item: item[0]))
         with self._lock:
@@ -174,28 +181,70 @@ class WhereFilters:
         table = self.catalog.attributes
         for name, condition in where.items():
             if name not in table.columns:
-                raise InputError(f"where: no attribute {name!r}; there are {', '.join(table.columns) or 'none'}")
-            mask &= table.select(_matches(name, table.schema[name], condition).fill_null(False)).to_series().to_numpy()
+                near = did_you_mean(str(name), table.columns)
+                raise InputError(f"where: no attribute {name!r}; there are {', '.join(table.columns) or 'none'}{near}")
+            matches = self._matches(name, condition)
+            mask &= table.select(matches.fill_null(False)).to_series().to_numpy()
         return ItemFilter(self.trie) if mask.all() else ItemFilter.from_mask(self.trie, mask)
 
+    def _matches(self, name: str, condition: Any) -> pl.Expr:
+        """The polars expression of one condition."""
+        column, dtype = pl.col(name), self.catalog.attributes.schema[name]
+        inner = dtype.inner if isinstance(dtype, pl.List) else dtype
+        if (ends := _range(name, dtype, condition)) is not None:
+            low, high = (None if end is None else _typed(name, inner, end) for end in ends)
+            if low is not None and high is not None and low > high:
+                raise InputError(f"where: {name}: the range from {low} to {high} is empty")
+            above = pl.lit(True) if low is None else column >= low
+            below = pl.lit(True) if high is None else column <= high
+            return column.is_not_null() & above & below
+        values = list(condition) if isinstance(condition, list | tuple | set | frozenset) else [condition]
+        values = [_typed(name, inner, value) for value in values]
+        self._refuse_unknown(name, values)
+        kind = pl.Float64 if inner.is_numeric() else inner  # 20 and 20.0 are one number
+        wanted = pl.Series(values=values, dtype=kind).implode()
+        if isinstance(dtype, pl.List):
+            return column.list.eval(pl.element().cast(kind).is_in(wanted)).list.any()
+        return column.cast(kind).is_in(wanted)
 
-def _matches(name: str, dtype: pl.DataType, condition: Any) -> pl.Expr:
-    """The polars expression of one condition."""
-    column = pl.col(name)
-    inner = dtype.inner if isinstance(dtype, pl.List) else dtype
-    kind = pl.Float64 if inner.is_numeric() else inner  # 20 and 20.0 are one number
-    if isinstance(condition, tuple) and dtype.is_numeric():
+    def _refuse_unknown(self, name: str, values: Sequence[Any]) -> None:
+        """Refuse a value that no item has: it is a slip, and would only be seen in thousands of short lists."""
+        if name not in self._values:
+            column = self.catalog.attributes[name]
+            flat = column.explode() if isinstance(column.dtype, pl.List) else column
+            self._values[name] = dict.fromkeys(flat.drop_nulls().unique(maintain_order=True).to_list())
+        known = self._values[name]
+        for value in values:
+            if value not in known:
+                raise InputError(f"where: no item has {name} {value!r}{_near(value, known)}")
+
+
+def _near(value: Any, known: Iterable[Any]) -> str:
+    """The end of a message about a value that no item has: the values like it, or the numbers next to it."""
+    if isinstance(value, str):
+        return did_you_mean(value, known)
+    numbers = [one for one in known if not isinstance(one, bool)]
+    ends = [
+        max((one for one in numbers if one < value), default=None),
+        min((one for one in numbers if one > value), default=None),
+    ]
+    nearest = [f"{one:g}" for one in ends if one is not None]
+    return f"; the nearest there is: {' and '.join(nearest)}" if nearest else ""
+
+
+def _range(name: str, dtype: pl.DataType, condition: Any) -> tuple[Any, Any] | None:
+    """The ends of a condition that is a range, None where it is a value or several."""
+    if isinstance(condition, Mapping):
+        if not condition or not set(condition) <= {"min", "max"}:
+            raise InputError(f"where: {name}: a range is {{min: LOW, max: HIGH}}, not {dict(condition)!r}")
+        if not dtype.is_numeric():
+            raise InputError(f"where: {name} has no numbers, of which {dict(condition)!r} could be a range")
+        return condition.get("min"), condition.get("max")
+    if dtype.is_numeric() and isinstance(condition, list | tuple) and (len(condition) == 2 or None in condition):
         if len(condition) != 2:
-            raise InputError(f"where: {name}: a range is (low, high), not {condition!r}")
-        low, high = (None if end is None else _typed(name, inner, end) for end in condition)
-        above = pl.lit(True) if low is None else column >= low
-        below = pl.lit(True) if high is None else column <= high
-        return column.is_not_null() & above & below
-    values = list(condition) if isinstance(condition, list | tuple | set | frozenset) else [condition]
-    wanted = pl.Series(values=[_typed(name, inner, value) for value in values], dtype=kind).implode()
-    if isinstance(dtype, pl.List):
-        return column.list.eval(pl.element().cast(kind).is_in(wanted)).list.any()
-    return column.cast(kind).is_in(wanted)
+            raise InputError(f"where: {name}: a range is a low and a high end, not {list(condition)!r}")
+        return condition[0], condition[1]
+    return None
 
 
 def _typed(name: str, dtype: Any, value: Any) -> Any:
