@@ -31,10 +31,11 @@ from genrec.cli.config import load_config
 from genrec.cli.pipeline import Pipeline
 from genrec.data.sample_shop import make_sample_shop
 from genrec.semtok.folders import to_json, write_atomic
-from genrec.training.finetune import PAD, Built, LmInputs, fit_lm
 from genrec.training.lm.base import scratch_model, scratch_tokenizer
+from genrec.training.lm.build import LanguageModel, LmInputs
 from genrec.training.lm.config import LmConfig
-from genrec.training.lm.data import collate, response_example
+from genrec.training.lm.data import PAD, collate, response_example
+from genrec.training.lm.fit import fit_lm
 from genrec.training.lm.sid_embeddings import SidInit
 from genrec.training.lm.stage import load_inputs
 
@@ -73,7 +74,7 @@ def read_catalogue(texts: list[str], folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def validation_loss(inputs: LmInputs, built: Built) -> float:
+def validation_loss(inputs: LmInputs, built: LanguageModel) -> float:
     """Mean loss of the codes of the validation targets, summed over levels, in the run's score space."""
     codes, cases, total = inputs.semantic_ids.codes, inputs.split.valid, 0.0
     examples = [
@@ -91,7 +92,7 @@ def curve(inputs: LmInputs, config: LmConfig) -> tuple[list[float], float]:
     losses: list[float] = []
     steps = 0
 
-    def validate(built: Built) -> dict[str, float]:
+    def validate(built: LanguageModel) -> dict[str, float]:
         losses.append(validation_loss(inputs, built))
         return {"selection": float(np.exp(-losses[-1]))}
 

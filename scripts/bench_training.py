@@ -46,9 +46,9 @@ from genrec.semtok.folders import to_json, write_atomic
 from genrec.semtok.quantizers.residual_kmeans import ResidualKMeansConfig
 from genrec.semtok.semantic_ids import assign_ids
 from genrec.semtok.vectors import ItemVectors
-from genrec.training.finetune import PAD, Built, LmInputs, build
+from genrec.training.lm.build import LanguageModel, LmInputs, build_lm
 from genrec.training.lm.config import LmConfig
-from genrec.training.lm.data import Example, collate, history_examples, response_example
+from genrec.training.lm.data import PAD, Example, collate, history_examples, response_example
 from genrec.training.loop.batching import batches
 from genrec.training.loop.schedule import learning_rate_factor
 from genrec.training.quantizer.fit import fit_quantizer
@@ -91,7 +91,7 @@ class Way:
     """A model in training one way."""
 
     examples: list[Example]
-    built: Built
+    built: LanguageModel
     config: LmConfig
 
     def __post_init__(self) -> None:
@@ -141,7 +141,7 @@ class Way:
         return len(plan)
 
 
-def beam_recall(built: Built, inputs: LmInputs, config: LmConfig, cases: Cases) -> NDArray[np.float64]:
+def beam_recall(built: LanguageModel, inputs: LmInputs, config: LmConfig, cases: Cases) -> NDArray[np.float64]:
     """Recall@10 of constrained decoding for each case, items of the history left out."""
     trie = CodeTrie(inputs.semantic_ids.codes, inputs.semantic_ids.sizes)
     built.model.eval()
@@ -191,7 +191,7 @@ def main() -> None:
     codes = inputs.semantic_ids.codes
 
     def fresh(way: str, histories: Sequences) -> Way:
-        built = build(inputs, config)
+        built = build_lm(inputs, config)
         make = history_examples if way == "all" else prefix_examples
         examples = make(histories, codes, built.vocabulary, config.max_items)
         return Way([codes_only(example) for example in examples], built, config)

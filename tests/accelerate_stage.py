@@ -17,7 +17,7 @@ from accelerate.utils import parse_flag_from_env
 from torch.distributed.tensor import DTensor
 
 from genrec.training import finetune
-from genrec.training.lm import stage as lm_stage
+from genrec.training.lm import fit
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     else:
         PartialState(backend="gloo")  # which accelerate would not choose for DeepSpeed without a GPU
-    gather = finetune.whole_state
+    gather = fit.whole_state
 
     def gather_shards(optimizer: Any, **options: Any) -> Any:
         if sharded:
@@ -40,16 +40,16 @@ def main() -> None:
             assert whole / 2 <= here < 0.6 * whole
         return gather(optimizer, **options)
 
-    finetune.whole_state = gather_shards
+    fit.whole_state = gather_shards
     if os.environ.get("STOP_AFTER_CHECKPOINT"):
-        save = finetune.save_checkpoint
+        save = fit.save_checkpoint
 
         def save_and_die(*args: Any) -> None:
             save(*args)
             os._exit(1)
 
-        finetune.save_checkpoint = save_and_die
-    lm_stage.main()
+        fit.save_checkpoint = save_and_die
+    finetune.main()
 
 
 if __name__ == "__main__":

@@ -30,9 +30,11 @@ from genrec.semtok.errors import InputError
 from genrec.semtok.semantic_ids import SemanticIds
 from genrec.semtok.vectors import ItemVectors
 from genrec.tasks import TaskWeights
-from genrec.training.finetune import Built, LmInputs, build, fit_lm, save_lm
 from genrec.training.lm.base import scratch_tokenizer
+from genrec.training.lm.build import LanguageModel, LmInputs, build_lm
 from genrec.training.lm.config import LmConfig
+from genrec.training.lm.fit import fit_lm
+from genrec.training.lm.save import save_lm
 from genrec.training.lm.stage import from_config
 from genrec.training.lm.validation import DENSE_WEIGHTS, Figures, Validation
 
@@ -56,7 +58,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> LmInputs:
     return LmInputs(catalog, SemanticIds(catalog.item_ids, codes, (8, 8)), books, vectors, split, None)
 
 
-def fitted(inputs: LmInputs, config: LmConfig, work: Path, log: Any = lambda row: None, **options: Any) -> Built:
+def fitted(
+    inputs: LmInputs, config: LmConfig, work: Path, log: Any = lambda row: None, **options: Any
+) -> LanguageModel:
     work.mkdir(exist_ok=True)
     validation = Validation(inputs, RankingConfig(max_items=6, beams=8), config.valid_cases, 0)
     built = fit_lm(inputs, config, work, log, validation, **options)
@@ -141,7 +145,7 @@ def test_warm_up_trains_new_rows_and_leaves_the_rest_equal_to_the_bit(
 ) -> None:
     base = base_folder(inputs, tmp_path / "base", tied=tied)
     config = replace(TINY, base=str(base), dropout=0.0, epochs=1, batch_tokens=256, weight_decay=0.5)
-    start = build(inputs, config)
+    start = build_lm(inputs, config)
     warm = fitted(inputs, replace(config, warmup_steps=10_000), tmp_path / "warm")
     first = warm.vocabulary.history_token
     before, after = (dict(one.model.lm.named_parameters()) for one in (start, warm))
@@ -195,7 +199,7 @@ def test_other_ways_of_training_learn(inputs: LmInputs, tmp_path: Path, changed:
 def test_a_dense_head_of_no_weight_stays_as_it_was(inputs: LmInputs, tmp_path: Path) -> None:
     rows: list[Mapping[str, Any]] = []
     config = replace(TINY, epochs=4, dense_weight=0.0)
-    first = build(inputs, config).model.head.state_dict()
+    first = build_lm(inputs, config).model.head.state_dict()
     head = fitted(inputs, config, tmp_path / "w", rows.append).model.head.state_dict()
     assert all(torch.equal(head[name], weights) for name, weights in first.items())
     assert rows[-1]["code_loss"] < rows[0]["code_loss"]
@@ -252,7 +256,7 @@ def test_a_base_that_has_sid_tokens_is_refused(inputs: LmInputs, tmp_path: Path)
     save_lm(fitted(inputs, replace(TINY, epochs=1), tmp_path / "w"), tmp_path / "lm", {})
     grown = replace(inputs, semantic_ids=replace_sizes(inputs.semantic_ids))
     with pytest.raises(InputError, match="already has some of the SID tokens"):
-        build(grown, replace(TINY, base=str(tmp_path / "lm")))
+        build_lm(grown, replace(TINY, base=str(tmp_path / "lm")))
 
 
 def replace_sizes(ids: SemanticIds) -> SemanticIds:
@@ -261,7 +265,7 @@ def replace_sizes(ids: SemanticIds) -> SemanticIds:
 
 
 def test_the_epoch_is_chosen_by_the_model_alone_without_what_people_had(inputs: LmInputs) -> None:
-    built, config = build(inputs, TINY), RankingConfig(max_items=6, beams=8)
+    built, config = build_lm(inputs, TINY), RankingConfig(max_items=6, beams=8)
     built.model.eval()
     validation = Validation(inputs, config, 30, 0)
     figures = validation(built)
@@ -282,11 +286,11 @@ def test_shares_are_chosen_by_ndcg_and_for_fewer_voices_where_equal(
     validation = Validation(inputs, RankingConfig(max_items=6, beams=8), 10, 0)
     by_ndcg = {FusionWeights(0.3, 0.2): 0.5, FusionWeights(0.7): 0.4}
 
-    def figures(built: Built, shares: list[FusionWeights], cases: Cases) -> dict[FusionWeights, Figures]:
+    def figures(built: LanguageModel, shares: list[FusionWeights], cases: Cases) -> dict[FusionWeights, Figures]:
         assert len(cases) == 40
         return {one: Figures(1 - by_ndcg.get(one, 0.1), by_ndcg.get(one, 0.1)) for one in shares}
 
     monkeypatch.setattr(validation, "by_weights", figures)
-    assert validation.choose(build(inputs, TINY)) == FusionWeights(0.3, 0.2)
+    assert validation.choose(build_lm(inputs, TINY)) == FusionWeights(0.3, 0.2)
     by_ndcg.clear()
-    assert validation.choose(build(inputs, TINY)) == FusionWeights(0.5)
+    assert validation.choose(build_lm(inputs, TINY)) == FusionWeights(0.5)

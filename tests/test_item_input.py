@@ -17,8 +17,8 @@ from genrec.decoding.item_input import ItemInput, SpelledItems
 from genrec.decoding.torch_scorer import SHARED_PREFIX, TorchScorer
 from genrec.decoding.vocabulary import SidVocabulary
 from genrec.semtok.errors import InputError
-from genrec.training.finetune import build
-from genrec.training.lm.joint_model import BARE_ITEMS, BARE_ROWS
+from genrec.training.lm.build import build_lm
+from genrec.training.lm.joint_model import ID_ONLY_ITEMS, ID_ONLY_ROWS
 
 SIZES = (3, 2, 2)
 VOCABULARY = SidVocabulary((np.array([7, 4, 9]), np.array([5, 12]), np.array([6, 11])), 8)
@@ -99,7 +99,7 @@ def test_items_of_one_code_are_read_with_their_vectors() -> None:
 
 
 def test_training_and_decoding_read_the_same() -> None:
-    built = build(world(), replace(TINY, dropout=0.0))
+    built = build_lm(world(), replace(TINY, dropout=0.0))
     built.model.eval()
     prompts = [built.vocabulary.prompt(CODES[h]) for h in ([3, 9, 3], [1], [])]
     state = built.scorer().start(prompts)
@@ -110,7 +110,7 @@ def test_training_and_decoding_read_the_same() -> None:
 
 
 def test_some_of_what_is_trained_on_is_read_by_codes_alone() -> None:
-    built = build(world(), replace(TINY, dropout=0.0))
+    built = build_lm(world(), replace(TINY, dropout=0.0))
     model = built.model
     tokens = torch.tensor([built.vocabulary.prompt(CODES[[3, 9]])]).expand(4000, -1)
     seen: list[torch.Tensor] = []
@@ -121,24 +121,24 @@ def test_some_of_what_is_trained_on_is_read_by_codes_alone() -> None:
     model.eval().hidden(tokens)
     in_training, always = (rows[:, [2, 4]].float() for rows in seen)
     assert always.all()
-    shown = (1 - BARE_ROWS) * (1 - BARE_ITEMS)
+    shown = (1 - ID_ONLY_ROWS) * (1 - ID_ONLY_ITEMS)
     assert in_training.mean(dim=0).tolist() == pytest.approx([shown, shown], abs=0.03)
-    neither = BARE_ROWS + (1 - BARE_ROWS) * BARE_ITEMS**2
+    neither = ID_ONLY_ROWS + (1 - ID_ONLY_ROWS) * ID_ONLY_ITEMS**2
     assert float((in_training.sum(dim=1) == 0).float().mean()) == pytest.approx(neither, abs=0.03)
 
 
 def test_a_model_without_item_input_reads_codes_alone() -> None:
-    built = build(world(), replace(TINY, item_input=False, dropout=0.0))
+    built = build_lm(world(), replace(TINY, item_input=False, dropout=0.0))
     assert built.model.item_input is None
     assert built.scorer().item_input is None
 
 
 def test_stored_and_read_for_a_grown_catalogue(tmp_path: Path) -> None:
     inputs = world()
-    ours = build(inputs, TINY).model.item_input
+    ours = build_lm(inputs, TINY).model.item_input
     assert ours is not None
     assert len(ours.content) == N
-    vocabulary = build(inputs, TINY).vocabulary
+    vocabulary = build_lm(inputs, TINY).vocabulary
     half_of, all_of = SpelledItems(vocabulary, CODES[: N // 2]), SpelledItems(vocabulary, CODES)
     assert ItemInput.load(tmp_path, all_of, ours.content) is None
     ours.save(tmp_path)

@@ -20,8 +20,8 @@ from genrec.decoding.trie import CodeTrie
 from genrec.ranking.ranker import RankingConfig
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import read_json
-from genrec.training.finetune import Built, LmInputs, build
 from genrec.training.lm import preference_stage
+from genrec.training.lm.build import LanguageModel, LmInputs, build_lm
 from genrec.training.lm.config import LmConfig
 from genrec.training.lm.preference_loss import (
     PreferenceStageConfig,
@@ -32,7 +32,7 @@ from genrec.training.lm.preference_loss import (
     list_rewards,
     softmax_dpo,
 )
-from genrec.training.lm.preference_stage import prefer
+from genrec.training.lm.preference_stage import preference_finetune
 
 TINY = LmConfig(
     width=16, layers=1, heads=2, text_vocabulary=300, dropout=0.0, dense_width=8, valid_cases=120, max_items=4
@@ -120,7 +120,7 @@ def test_divergence_is_the_sum_over_the_codes_of_living_items() -> None:
     assert torch.autograd.gradcheck(lambda *x: divergence(x, theirs, alive), tuple(ours))
 
 
-def ranks(built: Built, inputs: LmInputs) -> float:
+def ranks(built: LanguageModel, inputs: LmInputs) -> float:
     """Mean rank of the next item by the codes alone."""
     trie = CodeTrie(CODES, (4, 4))
     cases = inputs.split.valid
@@ -135,11 +135,11 @@ def settings(**changed: Any) -> LmConfig:
     return replace(TINY, preference=PreferenceStageConfig(**{**base, **changed}))
 
 
-def run(inputs: LmInputs, config: LmConfig, work: Path, log: Any = lambda row: None) -> Built:
+def run(inputs: LmInputs, config: LmConfig, work: Path, log: Any = lambda row: None) -> LanguageModel:
     work.mkdir(exist_ok=True)
     # ranked by the beam alone, so that validation sees what the stage changes
     ranking = RankingConfig(beams=8, max_items=4, dense_weight=0.0, cooccurrence_weight=0.0)
-    return prefer(build(inputs, config), inputs, config, ranking, work, log)
+    return preference_finetune(build_lm(inputs, config), inputs, config, ranking, work, log)
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def inputs() -> LmInputs:
 
 def test_code_log_probs_are_those_of_the_scorer(inputs: LmInputs) -> None:
     for space in ("level", "vocabulary"):
-        built = build(inputs, replace(TINY, score_space=space))
+        built = build_lm(inputs, replace(TINY, score_space=space))
         built.model.eval()
         prompts = [built.vocabulary.prompt(CODES[h]) for h in ([3, 9], [1])]
         codes = torch.from_numpy(np.broadcast_to(CODES, (2, N, 2)).copy()).long()
@@ -166,7 +166,7 @@ def test_the_stage_raises_the_right_item(inputs: LmInputs, tmp_path: Path, metho
     # rewards reach only lists that hold the target, so long lists, and a smaller step for so noisy a gradient
     shape = {"items": 12, "rank_weight": 0.3, "learning_rate": 5e-3} if method == "grpo" else {}
     config = settings(method=method, kl_weight=0.0, patience=9, **shape)
-    before = ranks(build(inputs, config), inputs)
+    before = ranks(build_lm(inputs, config), inputs)
     after = ranks(run(inputs, config, tmp_path / "work", rows.append), inputs)
     assert after < 0.6 * before
     assert len(rows) == 60
@@ -188,7 +188,7 @@ def test_a_heavy_divergence_weight_holds_the_model_back(inputs: LmInputs, tmp_pa
 def test_a_stage_that_never_wins_gives_the_untouched_model_back(inputs: LmInputs, tmp_path: Path) -> None:
     rows: list[Mapping[str, Any]] = []
     config = settings(method="grpo", steps=60, validate_every=5, learning_rate=1e-9, patience=2)
-    untouched = build(inputs, config).model.state_dict()
+    untouched = build_lm(inputs, config).model.state_dict()
     kept = run(inputs, config, tmp_path / "work", rows.append).model.state_dict()
     assert len(rows) == 10  # two validations without a better one
     for name, value in untouched.items():
@@ -209,7 +209,7 @@ def test_a_step_is_kept_only_where_the_other_half_confirms_it(
 
 @pytest.mark.parametrize("exclude_seen", [True, False])
 def test_lists_hold_items_of_the_prompt_only_where_rankings_do(inputs: LmInputs, exclude_seen: bool) -> None:
-    built = build(inputs, settings(method="dpo"))
+    built = build_lm(inputs, settings(method="dpo"))
     built.model.eval()
     ranking = RankingConfig(beams=8, max_items=4)
     lists = preference_stage._Lists(replace(inputs, exclude_seen=exclude_seen), settings(items=N - 4), ranking)

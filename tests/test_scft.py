@@ -38,9 +38,11 @@ from genrec.semtok.encoders.attribute_prompt import attribute_prompt, attribute_
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import check_folder
 from genrec.semtok.vectors import ItemVectors
+from genrec.training.encoder.config import ScftConfig, read_config
+from genrec.training.encoder.fit import _batch_rows, fit_scft
 from genrec.training.encoder.view_encoder import ViewEncoder
 from genrec.training.lm.base import scratch_tokenizer
-from genrec.training.scft import ScftConfig, _batch_rows, fit_scft, main, read_config
+from genrec.training.scft import main
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "accelerate"
 PROMPT = "The item has following attributes:\n"

@@ -17,8 +17,8 @@ from genrec.semtok.errors import InputError
 from genrec.semtok.quantizers.code_alignment import CodeProjection, even, spread_like
 from genrec.semtok.semantic_ids import SemanticIds
 from genrec.semtok.vectors import ItemVectors
-from genrec.training.finetune import LmInputs, build
 from genrec.training.lm.base import scratch_tokenizer
+from genrec.training.lm.build import LmInputs, build_lm
 from genrec.training.lm.config import LmConfig
 from genrec.training.lm.sid_embeddings import aligned_rows, codebook_rows, fit_projection, item_words, random_rows
 
@@ -132,11 +132,11 @@ def test_the_language_model_starts_from_them(init: str, tmp_path: Path) -> None:
         identity=None,
     )
     config = LmConfig(width=16, text_vocabulary=300, sid_init=init)  # type: ignore[arg-type]
-    first, again = build(inputs, config).model.rows, build(inputs, config).model.rows
+    first, again = build_lm(inputs, config).model.rows, build_lm(inputs, config).model.rows
     assert first.shape == (11, 16)
     assert torch.equal(first, again)
     others = [
-        build(inputs, LmConfig(width=16, text_vocabulary=300, sid_init=other)).model.rows  # type: ignore[arg-type]
+        build_lm(inputs, LmConfig(width=16, text_vocabulary=300, sid_init=other)).model.rows  # type: ignore[arg-type]
         for other in {"random", "codebook", "aligned"} - {init}
     ]
     assert all(not torch.allclose(first, other) for other in others)

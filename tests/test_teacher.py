@@ -23,9 +23,10 @@ from genrec.semtok.aligners.base import FrozenTable
 from genrec.semtok.errors import InputError
 from genrec.sequential import SequentialModel
 from genrec.sequential.sasrec import SasRecBackbone, SasRecConfig
-from genrec.training.finetune import LmInputs, build, fit_lm
+from genrec.training.lm.build import LmInputs, build_lm
 from genrec.training.lm.config import LmConfig
 from genrec.training.lm.data import Batch, collate, history_examples, response_example
+from genrec.training.lm.fit import fit_lm
 from genrec.training.lm.teacher import Teacher
 from genrec.training.lm.validation import Validation
 from genrec.training.loop.batching import windows
@@ -138,7 +139,7 @@ def test_soft_targets_are_the_equation_and_its_gradient() -> None:
 @pytest.mark.parametrize("space", ["level", "vocabulary"])
 def test_the_model_is_trained_towards_the_lesson(space: str) -> None:
     inputs = world()
-    built = build(inputs, replace(TINY, dropout=0.0, item_input=False, score_space=space))
+    built = build_lm(inputs, replace(TINY, dropout=0.0, item_input=False, score_space=space))
     model = built.model.eval()
     spelled, trie = SpelledItems(built.vocabulary, CODES), CodeTrie(CODES, (4, 4))
     teacher = Teacher(recommender(N), spelled, trie, torch.from_numpy(CODES), model.seen_rows, SHARE)

@@ -10,7 +10,7 @@ from genrec.data.sequences import Sequences
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.semantic_ids import SemanticIds
 from genrec.semtok.vectors import ItemVectors
-from genrec.training.finetune import LmInputs
+from genrec.training.lm.build import LmInputs
 from genrec.training.lm.config import LmConfig
 
 N = 16

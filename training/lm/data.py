@@ -22,6 +22,7 @@ from genrec.decoding.vocabulary import SidVocabulary
 from genrec.training.loop.batching import windows
 
 IGNORE = -100
+PAD = 0  # never attended to, never a target: any id will do
 
 
 @dataclass(frozen=True)

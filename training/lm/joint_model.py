@@ -26,12 +26,12 @@ from genrec.ranking.dense_head import DenseHead
 from genrec.semtok.dropout import dropout
 from genrec.semtok.errors import InputError
 from genrec.training.lm.data import IGNORE, Batch
-from genrec.training.lm.teacher import Lesson
+from genrec.training.lm.teacher import TeacherTargets
 from genrec.training.loop.losses import Soft, linear_cross_entropy
 
 ScoreSpace = Literal["level", "vocabulary"]
-BARE_ROWS = 0.1  # share of training rows whose items are all read by codes alone, as transformers reads them
-BARE_ITEMS = 0.2  # and of the items of the other rows
+ID_ONLY_ROWS = 0.1  # share of training rows whose items are all read by codes alone, as transformers reads them
+ID_ONLY_ITEMS = 0.2  # and of the items of the other rows
 
 
 @dataclass(frozen=True)
@@ -131,15 +131,15 @@ class JointModel(nn.Module):
         if self.item_input is not None:
             items = self.item_input.rows(input_ids)
             if self.training:
-                bare_rows = torch.rand(len(items), 1, device=items.device) < BARE_ROWS
-                bare_items = torch.rand(items.shape, device=items.device) < BARE_ITEMS
-                items = items.masked_fill(bare_rows | bare_items, -1)
+                id_only_rows = torch.rand(len(items), 1, device=items.device) < ID_ONLY_ROWS
+                id_only_items = torch.rand(items.shape, device=items.device) < ID_ONLY_ITEMS
+                items = items.masked_fill(id_only_rows | id_only_items, -1)
             embedded = self.item_input(embedded, items)
         embedded = dropout(embedded, self.dropout, self.training)
         states: Tensor = self.lm.base_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
         return states
 
-    def forward(self, batch: Batch, lesson: Lesson | None = None) -> Losses:
+    def forward(self, batch: Batch, lesson: TeacherTargets | None = None) -> Losses:
         """Losses: codes over their score space, text over the text rows, items over those seen in training.
 
         Args:
@@ -177,7 +177,7 @@ class JointModel(nn.Module):
         n_codes = int((labelled & (level >= 0)).sum())
         return Losses(codes, text, dense, n_codes // len(self.level_rows), int(is_text.sum()))
 
-    def _agreement(self, hidden: Tensor, output_rows: Tensor, items: Tensor, lesson: Lesson) -> Tensor:
+    def _agreement(self, hidden: Tensor, output_rows: Tensor, items: Tensor, lesson: TeacherTargets) -> Tensor:
         """What turns cross-entropy with the codes that came into cross-entropy with the lesson's targets.
 
         log Z - sum_c t_c z_c = (log Z - z_y) - sum_c (t_c - [c = y]) z_c, whatever Z runs over.

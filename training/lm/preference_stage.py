@@ -13,7 +13,7 @@ Shapes: B histories, M items of a list, L levels.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,27 +31,28 @@ from genrec.ranking.ranker import RankingConfig
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import to_json, write_atomic
 from genrec.tasks.following import Histories
-from genrec.training.finetune import Built, LmInputs, Log
+from genrec.training.lm.build import LanguageModel, LmInputs
 from genrec.training.lm.config import LmConfig
 from genrec.training.lm.joint_model import JointModel
 from genrec.training.lm.preference_loss import advantages, code_log_probs, divergence, grpo, list_rewards, softmax_dpo
 from genrec.training.lm.validation import Validation
 from genrec.training.loop.checkpoint import load_checkpoint, save_checkpoint, whole_state, write_tensors
+from genrec.training.loop.epochs import Log, Progress
 from genrec.training.loop.schedule import learning_rate_factor
 
 BEST = "best.safetensors"
 
 
-def prefer(
-    built: Built,
+def preference_finetune(
+    built: LanguageModel,
     inputs: LmInputs,
     config: LmConfig,
     ranking: RankingConfig,
     workdir: Path,
     log: Log,
     *,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Built:
+    progress: Progress = lambda done, total: None,
+) -> LanguageModel:
     """Optimise a fine-tuned model in place, on one process.
 
     Args:
@@ -126,7 +127,7 @@ class _Lists:
         self._everything = ItemFilter(self._trie)
         self._exclude_seen = inputs.exclude_seen
 
-    def make(self, built: Built, step: int) -> tuple[list[list[int]], NDArray[np.int32], NDArray[np.int32]]:
+    def make(self, built: LanguageModel, step: int) -> tuple[list[list[int]], NDArray[np.int32], NDArray[np.int32]]:
         """Prompts, targets [B] and lists [B, M] (-1 pads); what is drawn depends on the seed and the step alone."""
         rng = np.random.default_rng((self._seed, 7, step))
         drawn = rng.choice(self._histories.subjects, size=self._settings.histories)
@@ -141,7 +142,7 @@ class _Lists:
 
 
 def _step(
-    built: Built,
+    built: LanguageModel,
     reference: JointModel,
     lists: _Lists,
     optimizer: torch.optim.Optimizer,

@@ -30,12 +30,15 @@ from genrec.semtok.semantic_ids import SemanticIds
 from genrec.semtok.vectors import ItemVectors
 from genrec.sequential.frozen import load_frozen
 from genrec.tasks import TaskWeights
-from genrec.training.finetune import LmInputs, Log, fit_lm, load_lm, save_lm
+from genrec.training.lm.build import LmInputs
 from genrec.training.lm.config import LmConfig
+from genrec.training.lm.fit import fit_lm
 from genrec.training.lm.preference_loss import PreferenceStageConfig
-from genrec.training.lm.preference_stage import prefer
+from genrec.training.lm.preference_stage import preference_finetune
+from genrec.training.lm.save import load_lm, save_lm
 from genrec.training.lm.validation import Validation
 from genrec.training.loop.checkpoint import remove_work
+from genrec.training.loop.epochs import Log
 from genrec.training.refit import chosen_epochs, chosen_weights, with_weights
 from genrec.training.run_folder import (
     check_stage_folder,
@@ -122,7 +125,7 @@ def run_lm_stage(
         if built is None:
             return
         if lm.preference.method != "none":
-            prefer(built, inputs, lm, ranking, scratch / "work/preference", log, progress=progress)
+            preference_finetune(built, inputs, lm, ranking, scratch / "work/preference", log, progress=progress)
             (scratch / "work/preference/preference.json").rename(scratch / "preference.json")
         if None in (ranking.dense_weight, ranking.cooccurrence_weight, ranking.sequential_weight):
             ranking = with_weights(ranking, validation.choose(built))

@@ -30,7 +30,7 @@ _CELLS = 2 << 20  # beliefs held at once
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TeacherTargets:
     """What a teacher says of the M targets of a batch, in the order of `batch.items`.
 
     Attributes:
@@ -80,7 +80,7 @@ class Teacher(nn.Module):
         self.eval().requires_grad_(False)
 
     @torch.no_grad()
-    def forward(self, batch: Batch) -> Lesson | None:
+    def forward(self, batch: Batch) -> TeacherTargets | None:
         """The lesson of a batch, or None where it holds no histories."""
         n_levels = len(self.trie.sizes)
         rows, places = (batch.items >= 0).nonzero(as_tuple=True)
@@ -93,7 +93,7 @@ class Teacher(nn.Module):
         known = (before >= 1) & (before <= longest)
         states = self.model(histories)[is_history.cumsum(0)[rows] - 1, (before - 1).clamp(0, longest - 1)]
         shares = self.share * known.to(states.dtype)
-        return Lesson(states, self.vectors, shares, self._codes(states, batch.items[rows, places], shares))
+        return TeacherTargets(states, self.vectors, shares, self._codes(states, batch.items[rows, places], shares))
 
     def _codes(self, states: Tensor, targets: Tensor, shares: Tensor) -> tuple[Tensor, ...]:
         chunk = max(16, _CELLS // self.trie.n_items)

@@ -15,7 +15,7 @@ from genrec.decoding.trie import CodeTrie
 from genrec.evaluation.metrics import ndcg, rank_of_target, recall
 from genrec.ranking.cooccurrence import COOCCURRENCE_WEIGHTS, Cooccurrence
 from genrec.ranking.ranker import FusionWeights, Ranker, RankingConfig
-from genrec.training.finetune import Built, LmInputs
+from genrec.training.lm.build import LanguageModel, LmInputs
 from genrec.training.sequential.fit import sample_cases
 
 DENSE_WEIGHTS = (0.0, 0.3, 0.5, 0.7, 1.0)
@@ -58,7 +58,7 @@ class Validation:
         self.trie = CodeTrie(inputs.semantic_ids.codes, inputs.semantic_ids.sizes)
         self.exclude_seen = inputs.exclude_seen
 
-    def __call__(self, built: Built) -> dict[str, float]:
+    def __call__(self, built: LanguageModel) -> dict[str, float]:
         """Recall@10 by beam, by dense head, and with co-occurrence at the weights that win.
 
         The epoch is chosen by what the language model says: beside other scorers an unfinished model looks as good as a
@@ -77,7 +77,7 @@ class Validation:
             "selection": max(found[weights].recall for weights in alone),
         }
 
-    def choose(self, built: Built) -> FusionWeights:
+    def choose(self, built: LanguageModel) -> FusionWeights:
         """The fusion weights that win by NDCG@10, which a sample of cases tells apart better than Recall@10."""
         sequential = [0.0] if self.sequential is None else SEQUENTIAL_WEIGHTS
         if self.config.sequential_weight is not None:
@@ -88,7 +88,7 @@ class Validation:
         return _best(weights, self.by_weights(built, weights, self.cases_of_choice))
 
     def by_weights(
-        self, built: Built, weights: Sequence[FusionWeights], cases: Cases, k: int = 10
+        self, built: LanguageModel, weights: Sequence[FusionWeights], cases: Cases, k: int = 10
     ) -> Mapping[FusionWeights, Figures]:
         """Recall@k and NDCG@k of the fused ranking by its weights."""
         model, everything = built.model, ItemFilter(self.trie)

@@ -1,0 +1,82 @@
+"""`ScftConfig`: what contrastive fine-tuning of a text encoder does, read from a YAML file."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from genrec.semtok.errors import InputError
+from genrec.training.encoder.view_encoder import LEAST_TEMPERATURE
+from genrec.training.loop.options import MOST_SEED, typed_options
+
+
+@dataclass(frozen=True)
+class ScftConfig:
+    """What is tuned, on what, and how.
+
+    Attributes:
+        items: the item table (see `Catalog.from_file`).
+        output: folder for the tuned encoder.
+        encoder: minilm, hf:MODEL (mean of the tokens) or hf-last:MODEL (last token).
+        steps: optimiser steps (4,000 in the paper).
+        batch: B, a process (64 in the paper).
+        learning_rate: peak of AdamW's.
+        lora_rank: of the adapters on every linear layer; their scale is 4, as in the paper.
+        lora_dropout: on the adapters' inputs; the model's own dropout is off.
+        drop_rate: share of an item's attributes that a view leaves out.
+        temperature: of the contrast at the start; it is learned.
+        max_tokens: a view is cut to this length.
+        held_items: items kept out of training, on which retrieval of views is measured; at most a tenth of the table.
+        save_every: steps between checkpoints and measurements.
+        precision: mixed precision of accelerate: no, bf16 or fp16.
+        seed: of batches, views, adapters and dropout.
+    """
+
+    items: str
+    output: str
+    encoder: str = "minilm"
+    steps: int = 150
+    batch: int = 64
+    learning_rate: float = 2e-4
+    lora_rank: int = 8
+    lora_dropout: float = 0.1
+    drop_rate: float = 0.4
+    temperature: float = 0.05
+    max_tokens: int = 128
+    held_items: int = 256
+    save_every: int = 25
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "lora_rank", "max_tokens", "held_items", "save_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--scft.{name} {getattr(self, name)}: must be at least 1")
+        if self.batch < 2:
+            raise InputError(f"--scft.batch {self.batch}: must be at least 2, or there is nothing to contrast")
+        if not 0 < self.learning_rate < math.inf:
+            raise InputError(f"--scft.learning_rate {self.learning_rate}: must be finite and above 0")
+        if not LEAST_TEMPERATURE <= self.temperature < math.inf:
+            raise InputError(f"--scft.temperature {self.temperature}: must be finite and at least {LEAST_TEMPERATURE}")
+        for name in ("drop_rate", "lora_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"--scft.{name} {getattr(self, name)}: must lie in [0, 1)")
+        if not 0 <= self.seed <= MOST_SEED:
+            raise InputError(f"--scft.seed {self.seed}: must not be negative or above {MOST_SEED}")
+
+
+def read_config(path: Path) -> ScftConfig:
+    """Read a configuration; raises InputError where it is missing, no YAML mapping, or has a wrong field."""
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: not a configuration of this stage ({' '.join(str(error).split())})") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: not a configuration of this stage (no fields by name)")
+    return ScftConfig(**typed_options(ScftConfig, value, f"{path}: not a configuration of this stage"))
