@@ -24,10 +24,12 @@ class State(Protocol):
     Attributes:
         log_probs: float32 [B, V_0], log-probabilities of the first code.
         hidden: float32 [B, D], the last hidden state of each prompt, or None where a scorer has none.
+        beam_hidden: float32 [B, K, D], that of each beam of the last step, or None.
     """
 
     log_probs: Tensor
     hidden: Tensor | None
+    beam_hidden: Tensor | None
 
 
 class NextCodeScorer(Protocol):
@@ -66,6 +68,7 @@ class TableState:
     users: Tensor
     prefixes: Tensor
     hidden: Tensor | None = None
+    beam_hidden: Tensor | None = None
 
 
 class TableScorer:

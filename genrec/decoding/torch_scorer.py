@@ -99,6 +99,7 @@ class TorchState:
         hidden: float32 [B, D], the last hidden state of each prompt.
         seen: bool [B, K, S], the slots that each beam of the last step attends to ([B, 1, T] before the first).
         level: codes fed so far.
+        beam_hidden: float32 [B, K, D], the last hidden state of each beam of the last step; None before the first.
     """
 
     log_probs: Tensor
@@ -107,6 +108,7 @@ class TorchState:
     lengths: Tensor
     seen: Tensor
     level: int = 0
+    beam_hidden: Tensor | None = None
 
 
 class TorchScorer:
@@ -206,7 +208,7 @@ class TorchScorer:
         state.cache.point(slice(None), used)
         embedded = self.model.get_input_embeddings()(self._tokens[state.level][codes])
         hidden = self._forward(embedded, state.cache, mask[:, None], positions)
-        state.seen, state.level = seen, state.level + 1
+        state.seen, state.level, state.beam_hidden = seen, state.level + 1, hidden.float()
         self._room = max(self._room, seen.shape[2] - state.cache.prompt)
         return self._head.log_probs(hidden, state.level)
 

@@ -17,7 +17,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from genrec.data.splits import Split
 from genrec.decoding.item_input import ItemInput, SpelledItems
+from genrec.decoding.node_scores import NodeScorer, NodeScores
+from genrec.decoding.scorer import NextCodeScorer
 from genrec.decoding.torch_scorer import TorchScorer
+from genrec.decoding.trie import CodeTrie
 from genrec.decoding.vocabulary import SidVocabulary
 from genrec.ranking.dense_head import DenseHead
 from genrec.semtok.catalog import Catalog
@@ -65,10 +68,11 @@ class LanguageModel:
     vocabulary: SidVocabulary
     adapter: PeftModel | None
 
-    def scorer(self) -> TorchScorer:
+    def scorer(self) -> NextCodeScorer:
         """Constrained decoding by the weights of this moment."""
-        model = self.model
-        return TorchScorer(model.export(), self.vocabulary, score_space=model.score_space, item_input=model.item_input)
+        model, space = self.model, self.model.score_space
+        scorer = TorchScorer(model.export(), self.vocabulary, score_space=space, item_input=model.item_input)
+        return scorer if model.nodes is None else NodeScorer(scorer, model.nodes, model.head)
 
 
 def build_lm(inputs: LmInputs, config: LmConfig) -> LanguageModel:
@@ -110,6 +114,10 @@ def build_lm(inputs: LmInputs, config: LmConfig) -> LanguageModel:
     if inputs.identity is not None and inputs.identity.shape[1] == config.dense_width:
         with torch.no_grad():
             head.identity.copy_(torch.from_numpy(inputs.identity))
+    head.requires_grad_(config.dense_weight > 0 or config.node_vectors)
+    nodes = None
+    if config.node_vectors:
+        nodes = NodeScores(CodeTrie(inputs.semantic_ids.codes, sizes), rows.shape[1], config.dense_width)
     item_input = None
     if config.item_input:
         spread = float(rows.std()) * float(getattr(lm.get_input_embeddings(), "embed_scale", 1.0))
@@ -122,8 +130,9 @@ def build_lm(inputs: LmInputs, config: LmConfig) -> LanguageModel:
         item_input=item_input,
         score_space=config.score_space,
         dropout=config.dropout,
-        train_head=config.dense_weight > 0,
+        nodes=nodes,
     )
+    model.train_head = config.dense_weight > 0
     return LanguageModel(model, tokenizer, vocabulary, adapter)
 
 

@@ -30,6 +30,7 @@ class LmConfig:
         sid_init: first rows of the SID tokens: random, keeping the geometry of the codebooks, or also aligned with the
             items' words (`genrec.training.lm.sid_embeddings`).
         item_input: add an item's vector to the embedding of its last code (`genrec.decoding.item_input`).
+        node_vectors: generate by the item vectors below each node of the code trie (`genrec.decoding.node_scores`).
         score_space: what the softmax over a code runs over: the level's own rows, or the whole vocabulary.
         max_items: the last items of a history that are read.
         epochs: passes over the histories.
@@ -67,6 +68,7 @@ class LmConfig:
     lora_rank: int = 0
     sid_init: SidInit = "random"
     item_input: bool = True
+    node_vectors: bool = True
     score_space: ScoreSpace = "level"
     max_items: int = 20
     epochs: int = 20

@@ -80,7 +80,8 @@ def fit_lm(
     # What is validated, stored and returned has whole weights; a sharded model is trained beside it.
     built = build_lm(inputs, config)
     model = build_lm(inputs, config).model if sharded else built.model
-    new = [*model.head.parameters(), *(() if model.item_input is None else model.item_input.parameters())]
+    parts = [part for part in (model.head, model.item_input, model.nodes) if part is not None]
+    new = [p for part in parts for p in part.parameters()]
     vocabulary_rows = {id(p) for p in [model.rows, model.output_rows, *new] if p is not None}
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
@@ -201,7 +202,7 @@ def _train_epoch(
     groups += groups[: -len(groups) % world]  # every process takes the same number of steps
     mine = groups[accelerator.process_index :: world]
     total = len(mine) * config.epochs
-    codes = dense = text = 0.0
+    codes = nodes = dense = text = 0.0
     n_items = n_starts = n_text = padded = 0
     for step, group in enumerate(mine, start=epoch * len(mine)):
         batch = collate([examples[i] for i in group], PAD).to(accelerator.device)
@@ -215,7 +216,7 @@ def _train_epoch(
         accelerator.sync_gradients = done % config.gradient_accumulation == 0 or done == len(mine)
         with contextlib.nullcontext() if accelerator.sync_gradients else accelerator.no_sync(model):
             losses: Losses = model(batch, None if teacher is None else teacher(batch))
-            weighted = losses.codes + config.dense_weight * losses.dense + losses.text
+            weighted = losses.codes + losses.nodes + config.dense_weight * losses.dense + losses.text
             # A word weighs as much as a code: an item is its codes.
             accelerator.backward(weighted / max(1.0, losses.n_items + losses.n_text / n_levels))
             for settings in optimizer.param_groups:
@@ -227,11 +228,13 @@ def _train_epoch(
             optimizer.step()
             optimizer.zero_grad()
         codes, dense, text = codes + losses.codes.item(), dense + losses.dense.item(), text + losses.text.item()
+        nodes += losses.nodes.item()
         n_items, n_text = n_items + losses.n_items, n_text + losses.n_text
         n_starts, padded = n_starts + int((batch.items >= 0).sum()), padded + batch.input_ids.numel()
         progress(step + 1, total)
     return {
         "code_loss": codes / max(1, n_items),
+        "node_loss": nodes / max(1, n_starts),
         "dense_loss": dense / max(1, n_starts),
         "text_loss": text / max(1, n_text),
         "padding_share": 1 - sum(int(lengths[group].sum()) for group in mine) / max(1, padded),

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from genrec.decoding.item_input import ItemInput
+from genrec.decoding.node_scores import NodeScores
 from genrec.decoding.vocabulary import SidVocabulary
 from genrec.ranking.dense_head import DenseHead
 from genrec.semtok.dropout import dropout
@@ -39,6 +40,7 @@ class Losses:
     """Sums over targets, and how many there were."""
 
     codes: Tensor
+    nodes: Tensor
     text: Tensor
     dense: Tensor
     n_items: int
@@ -56,7 +58,8 @@ class JointModel(nn.Module):
         item_input: what item vectors add to embeddings; None: items are read by their codes alone.
         score_space: what the softmax over a code runs over.
         dropout: on embeddings and on what attention and feed-forward blocks add; for small models trained from scratch.
-        train_head: whether the head learns too; where it does not, its loss is 0 and nothing is computed for it.
+        nodes: scores of the trie's nodes by the items below them, by which codes are generated; None: by codes alone.
+            The codes' own loss stays, for what reads the LM without item vectors.
     """
 
     level_of: Tensor
@@ -74,11 +77,11 @@ class JointModel(nn.Module):
         item_input: ItemInput | None = None,
         score_space: ScoreSpace = "level",
         dropout: float = 0.0,
-        train_head: bool = True,
+        nodes: NodeScores | None = None,
     ) -> None:
         super().__init__()
-        self.item_input, self.train_head = item_input, train_head
-        head.requires_grad_(train_head)
+        self.item_input, self.nodes = item_input, nodes
+        self.train_head = True  # False: its own loss is 0, and nothing is computed for it
         self.lm, self.head, self.score_space, self.dropout = lm, head, score_space, dropout
         self._no_split_modules = lm._no_split_modules  # the blocks that FSDP2 gathers one at a time
         ids = np.concatenate([[vocabulary.history_token], *vocabulary.token_ids])
@@ -165,17 +168,48 @@ class JointModel(nn.Module):
             codes = codes - self._agreement(hidden, output_rows, batch.items, lesson)
         is_text = labelled & (level < 0)
         text = linear_cross_entropy(hidden[is_text], words[: self.first], labels[is_text])
-        dense = hidden.new_zeros((), dtype=torch.float32)
+        dense = nodes = hidden.new_zeros((), dtype=torch.float32)
+        items = None
+        if self.nodes is not None:
+            items = self.head.item_matrix()
+            nodes = self._nodes(self.nodes, hidden, items, batch.items, lesson)
         if self.train_head:
             starts = batch.items >= 0
             dense = linear_cross_entropy(
-                self.head.query(hidden[starts].to(self.head.query.weight.dtype)),  # float32, or what FSDP2 computes in
-                self.head.item_matrix(self.seen_rows),
+                self._query(hidden[starts]),
+                self.head.item_matrix(self.seen_rows) if items is None else items[self.seen_rows],
                 self.seen_index[batch.items[starts]],
                 soft=None if lesson is None else Soft(lesson.states, lesson.vectors, lesson.shares),
             )
         n_codes = int((labelled & (level >= 0)).sum())
-        return Losses(codes, text, dense, n_codes // len(self.level_rows), int(is_text.sum()))
+        return Losses(codes, nodes, text, dense, n_codes // len(self.level_rows), int(is_text.sum()))
+
+    def _query(self, hidden: Tensor) -> Tensor:
+        """The dense head's query, in float32 or what FSDP2 computes in."""
+        query: Tensor = self.head.query(hidden.to(self.head.query.weight.dtype))
+        return query
+
+    def _nodes(
+        self, nodes: NodeScores, hidden: Tensor, items: Tensor, targets: Tensor, lesson: TeacherTargets | None
+    ) -> Tensor:
+        """Cross-entropy over the children of the nodes on the way to each target, summed over levels.
+
+        Args:
+            items: [N, D], item vectors.
+            targets: int64 [B, T], see `Batch`.
+        """
+        rows, places = (targets >= 0).nonzero(as_tuple=True)
+        rows_of_items = targets[rows, places]
+        vectors, positions = items[nodes.order], nodes.position[rows_of_items]
+        total = hidden.new_zeros((), dtype=torch.float32)
+        for level in range(len(nodes.sizes)):
+            here = hidden[rows, places + level]
+            query = nodes.query(level, here) if level else self._query(here)
+            log_probs = nodes(query, vectors, level, nodes.nodes(level, rows_of_items))
+            total = total - log_probs.gather(1, nodes.codes[level][positions, None]).sum()
+            if lesson is not None:  # what it adds to a one-hot target
+                total = total - (lesson.codes[level] * log_probs).sum()
+        return total
 
     def _agreement(self, hidden: Tensor, output_rows: Tensor, items: Tensor, lesson: TeacherTargets) -> Tensor:
         """What turns cross-entropy with the codes that came into cross-entropy with the lesson's targets.

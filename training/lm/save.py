@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from genrec.decoding.item_input import ItemInput
+from genrec.decoding.node_scores import FILE as NODES
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import to_json, write_atomic
 from genrec.training.lm.build import LanguageModel, LmInputs, build_lm
@@ -31,8 +32,9 @@ def save_lm(built: LanguageModel, folder: Path, facts: Mapping[str, Any]) -> Non
     write_atomic(folder / "genrec.json", to_json(dict(facts)))
     (folder / "heads").mkdir(exist_ok=True)
     built.model.head.save(folder / "heads" / "dense.safetensors")
-    if built.model.item_input is not None:
-        built.model.item_input.save(folder / "heads")
+    for part in (built.model.item_input, built.model.nodes):
+        if part is not None:
+            part.save(folder / "heads")
 
 
 def load_lm(folder: Path, inputs: LmInputs, config: LmConfig) -> LanguageModel:
@@ -57,5 +59,9 @@ def load_lm(folder: Path, inputs: LmInputs, config: LmConfig) -> LanguageModel:
         if saved is None:
             raise InputError(f"{folder}: trained without item vectors at its input")
         model.item_input.map.load_state_dict(saved.map.state_dict())
+    if model.nodes is not None:
+        if not (folder / "heads" / NODES).is_file():
+            raise InputError(f"{folder}: trained without node vectors")
+        model.nodes.load_state_dict(load_file(folder / "heads" / NODES))
     model.eval()
     return built
