@@ -23,6 +23,7 @@ from genrec.data.sequences import Sequences
 from genrec.decoding.beam import beam_search
 from genrec.decoding.filters import ItemFilter, WhereFilters
 from genrec.decoding.item_input import ItemInput, SpelledItems
+from genrec.decoding.node_scores import NodeScorer, NodeScores
 from genrec.decoding.scorer import NextCodeScorer
 from genrec.decoding.torch_scorer import TorchScorer
 from genrec.decoding.trie import CodeTrie
@@ -53,6 +54,7 @@ class Recommender:
         semantic_ids: their codes.
         vectors: [N, W], for `similar`.
         ranker: ranks histories of catalogue rows.
+        engine: reads a text's prompt in `search`, by codes alone.
         tokenizer: of the LM, for `search`.
         run_id: hash of what decides the lists.
         open_text: opens the text vectors of the run, for `search`; called when it is first used.
@@ -64,11 +66,13 @@ class Recommender:
         semantic_ids: SemanticIds,
         vectors: ItemVectors,
         ranker: Ranker,
+        engine: NextCodeScorer,
         tokenizer: PreTrainedTokenizerBase,
         run_id: str,
         open_text: Callable[[], TextSearch],
     ) -> None:
         self.catalog, self.semantic_ids, self.ranker, self.run_id = catalog, semantic_ids, ranker, run_id
+        self.engine = engine
         self.trie, self.index_version = ranker.trie, ranker.trie.index_version
         self.filters = WhereFilters(self.trie, catalog)
         self._tokenizer, self._open_text = tokenizer, open_text
@@ -126,14 +130,17 @@ class Recommender:
             model = AutoModelForCausalLM.from_pretrained(lm, dtype=getattr(torch, dtype)).to(device)
             scorer = TorchScorer(model, vocabulary, score_space=score_space, item_input=item_input)
         head = DenseHead.load(lm / "heads/dense.safetensors", torch.from_numpy(ids.codes), ids.sizes, content)
+        head = head.to(device)
+        nodes = NodeScores.load(lm / "heads", trie)
+        reader = scorer if nodes is None else NodeScorer(scorer, nodes.to(device), head)
         cooccurrence = Cooccurrence.load(lm / "heads/cooccurrence.safetensors").extended(len(catalog))
         sequence = load_frozen(run / "vectors/item")
         config = RankingConfig(**facts["ranking"])
-        ranker = Ranker(scorer, trie, vocabulary, ids.codes, head.to(device), config, cooccurrence, sequence)
+        ranker = Ranker(reader, trie, vocabulary, ids.codes, head, config, cooccurrence, sequence)
         run_id = hash_value({name: manifest["files"] for name, manifest in manifests.items()})[:16]
         tokenizer = AutoTokenizer.from_pretrained(lm)
         open_text = partial(TextSearch.load, run / "vectors/text", len(catalog))
-        return cls(catalog, ids, vectors, ranker, tokenizer, run_id, open_text)
+        return cls(catalog, ids, vectors, ranker, scorer, tokenizer, run_id, open_text)
 
     def recommend(
         self,
@@ -230,7 +237,7 @@ class Recommender:
         """Log-probabilities of the codes of items after a prompt, by catalogue row; of all that are allowed, where
         there are no more than `beams`."""
         beams = max(1, beams)
-        found = beam_search(self.ranker.scorer, self.trie, [prompt], beams=beams, k=beams, filters=[one])
+        found = beam_search(self.engine, self.trie, [prompt], beams=beams, k=beams, filters=[one])
         pairs = zip(found.rows[0].tolist(), found.scores[0].tolist(), strict=True)
         return {row: score for row, score in pairs if row >= 0}
 

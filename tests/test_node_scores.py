@@ -31,6 +31,7 @@ from genrec.training.lm.save import load_lm, save_lm
 from genrec.training.lm.teacher import Teacher
 
 H, D, W = 6, 5, 4
+SMALL = replace(TINY, dropout=0.0, node_vectors=True)
 WORLDS = [(7,), (3, 4), (5, 1, 6), (2, 3, 2, 3)]
 
 
@@ -88,7 +89,9 @@ def enumerated(
 
 @settings(deadline=None, max_examples=60)
 @given(st.sampled_from(WORLDS), st.integers(0, 9_999), st.booleans(), st.data())
-def test_search_finds_the_best_of_all_items(sizes: tuple[int, ...], seed: int, filtered: bool, data: st.DataObject) -> None:
+def test_search_finds_the_best_of_all_items(
+    sizes: tuple[int, ...], seed: int, filtered: bool, data: st.DataObject
+) -> None:
     torch.manual_seed(seed)
     n = data.draw(st.integers(1, int(np.prod(sizes))))
     codes, users = codes_of(sizes, n, seed), 3
@@ -97,7 +100,9 @@ def test_search_finds_the_best_of_all_items(sizes: tuple[int, ...], seed: int, f
     scorer = NodeScorer(engine, nodes, head)
     with torch.inference_mode():
         vectors, queries = head.item_matrix(), [head.query, *nodes.queries]
-        expected = torch.stack([enumerated(codes, queries, vectors, [h[u] for h in engine.hidden]) for u in range(users)])
+        expected = torch.stack(
+            [enumerated(codes, queries, vectors, [h[u] for h in engine.hidden]) for u in range(users)]
+        )
     assert torch.allclose(expected.logsumexp(1), torch.zeros(users, dtype=torch.float64), atol=1e-5)
     prompts = [[user] for user in range(users)]
     np.testing.assert_allclose(score_all(scorer, trie, prompts, max_nodes=3), expected, atol=1e-3)
@@ -179,7 +184,7 @@ def log_p(built: LanguageModel, codes: NDArray[np.int32], prompt: list[int], vec
 
 def test_the_loss_is_the_enumerated_cross_entropy_and_its_gradient() -> None:
     inputs = world()
-    built = build_lm(inputs, replace(TINY, dropout=0.0, item_input=False, identity_dropout=0.0))
+    built = build_lm(inputs, replace(SMALL, item_input=False, identity_dropout=0.0))
     model = built.model.eval()
     rows = history_examples(inputs.split.train.take(np.arange(2)), CODES, built.vocabulary, 6)
     model(collate(rows, 0)).nodes.backward()
@@ -199,7 +204,7 @@ def test_the_loss_is_the_enumerated_cross_entropy_and_its_gradient() -> None:
 
 def test_a_lesson_is_taught_to_the_nodes() -> None:
     inputs = world()
-    built = build_lm(inputs, replace(TINY, dropout=0.0))
+    built = build_lm(inputs, SMALL)
     model = built.model.eval()
     teacher = Teacher(
         recommender(N), SpelledItems(built.vocabulary, CODES), CodeTrie(CODES, (4, 4)), torch.from_numpy(CODES),
@@ -225,18 +230,18 @@ def test_a_lesson_is_taught_to_the_nodes() -> None:
 
 def test_saved_and_read_again_the_same_items_win(tmp_path: Path) -> None:
     inputs = world()
-    built = build_lm(inputs, replace(TINY, dropout=0.0))
+    built = build_lm(inputs, SMALL)
     built.model.eval()
     prompts = [built.vocabulary.prompt(CODES[history]) for history in ([1, 2], [5])]
     trie = CodeTrie(CODES, (4, 4))
     before = score_all(built.scorer(), trie, prompts)
     save_lm(built, tmp_path, {})
-    again = load_lm(tmp_path, inputs, TINY)
+    again = load_lm(tmp_path, inputs, SMALL)
     np.testing.assert_allclose(score_all(again.scorer(), trie, prompts), before, atol=1e-5)
     (tmp_path / "heads" / FILE).unlink()
     assert NodeScores.load(tmp_path / "heads", trie) is None
     with pytest.raises(InputError, match="without node vectors"):
-        load_lm(tmp_path, inputs, TINY)
+        load_lm(tmp_path, inputs, SMALL)
 
 
 def test_items_added_later_are_generated(tmp_path: Path) -> None:

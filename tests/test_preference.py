@@ -148,13 +148,13 @@ def inputs() -> LmInputs:
 
 
 def test_code_log_probs_are_those_of_the_scorer(inputs: LmInputs) -> None:
-    for space in ("level", "vocabulary"):
-        built = build_lm(inputs, replace(TINY, score_space=space))
+    for space, nodes in (("level", False), ("vocabulary", False), ("level", True)):
+        built = build_lm(inputs, replace(TINY, score_space=space, node_vectors=nodes))
         built.model.eval()
         prompts = [built.vocabulary.prompt(CODES[h]) for h in ([3, 9], [1])]
         codes = torch.from_numpy(np.broadcast_to(CODES, (2, N, 2)).copy()).long()
         with torch.no_grad():
-            levels = code_log_probs(built.model, built.vocabulary, prompts, codes)
+            levels = code_log_probs(built.model, built.vocabulary, prompts, torch.arange(N).expand(2, -1))
         ours = sum(level.gather(2, codes[..., i, None]).squeeze(2) for i, level in enumerate(levels))
         expected = score_all(built.scorer(), CodeTrie(CODES, (4, 4)), prompts)
         np.testing.assert_allclose(ours.numpy(), expected, atol=1e-4)

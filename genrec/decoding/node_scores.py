@@ -6,16 +6,17 @@ node at hand are scored by the dense head's item vectors, and the softmax runs o
     z(c | h_l) = log sum over the items i below c of exp((Q_l h_l) . v_i)
     p(c | h_l) = exp z(c | h_l) / sum over the children c' of the node at hand of exp z(c' | h_l)
 
-h_l is the hidden state after the history and the first l codes, v_i the dense head's vector of item i, and Q_0 the dense
-head's query, so that one product with all items serves both. The product over levels is a distribution over the catalogue,
-and the dense head's softmax is the special case in which Q_l h_l doesn't change with l. v_i holds a vector of each of the
-item's codes, hence a code's own score too. Items added later have vectors, so they can be generated without training.
+h_l is the hidden state after the history and the first l codes, v_i the dense head's vector of item i, and Q_0 the
+dense head's query, so that one product with all items serves both. The product over levels is a distribution over the
+catalogue, and the dense head's softmax is the special case in which Q_l h_l doesn't change with l. v_i holds a vector of
+each of the item's codes, hence a code's own score too. Items added later have vectors, so they can be generated without
+training.
 
 Items below a node are a range of trie positions. On the first level that is the whole catalogue; further down only what
 lies below the nodes that are asked about is read: nodes with many items by a product each, all others pair by pair.
 
-Shapes: R rows (a hidden state and a node each), B users, K beams, N items, L levels, V_l codes on level l, H hidden width
-of the LM, D width of the dense head.
+Shapes: R rows (a hidden state and a node each), B users, K beams, N items, L levels, V_l codes on level l, H hidden
+width of the LM, D width of the dense head.
 """
 
 from __future__ import annotations
@@ -177,8 +178,9 @@ class NodeScores(nn.Module):
 
     def query(self, level: int, hidden: Tensor) -> Tensor:
         """Q_l h_l, [..., H] to [..., D], for any level but the first, whose query is the dense head's."""
-        made: Tensor = self.queries[level - 1](hidden.to(self.queries[level - 1].weight.dtype))
-        return made
+        weight = self.queries[level - 1].weight
+        assert isinstance(weight, Tensor)
+        return nn.functional.linear(hidden.to(weight.dtype), weight)
 
     def nodes(self, level: int, items: Tensor) -> Tensor:
         """The node of depth `level` above each item (catalogue rows), int64."""

@@ -46,7 +46,7 @@ def prose_for(run: Path, recommender: Recommender, *, server: str | None = None)
     vocabulary = SidVocabulary.load(run / "lm")
     if server is not None:
         return ServerProse(server, tokenizer, vocabulary)
-    scorer = recommender.ranker.scorer
+    scorer = recommender.engine
     if base_of(run) != "scratch" and isinstance(scorer, TorchScorer):
         return ModelProse(scorer.model, tokenizer, vocabulary)
     return TemplateProse()

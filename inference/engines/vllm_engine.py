@@ -107,6 +107,7 @@ class VllmState:
         prompts: token ids of each user's prompt, as vLLM reads them.
         fed: int64 [B, K, level], token ids of the codes fed so far ([B, 1, 0] before the first).
         tails: cache blocks that the next requests continue.
+        beam_hidden: float32 [B, K, H], the last hidden state of each beam of the last step; None before the first.
     """
 
     log_probs: Tensor
@@ -114,6 +115,7 @@ class VllmState:
     prompts: list[list[int]]
     fed: NDArray[np.int64]
     tails: Tails | None
+    beam_hidden: Tensor | None = None
 
 
 class VllmScorer:
@@ -217,7 +219,6 @@ class VllmScorer:
         requests = self._requests(prompts)
         fed = np.empty((len(prompts), 1, 0), dtype=np.int64)
         log_probs, hidden, tails = self._rows(requests, None, 0, None)
-        assert hidden is not None
         return VllmState(log_probs, hidden, requests, fed, tails)
 
     def _requests(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -242,15 +243,15 @@ class VllmScorer:
             prompt + codes_fed for prompt, beams in zip(state.prompts, fed.tolist(), strict=True) for codes_fed in beams
         ]
         continued = (users * state.fed.shape[1] + before).ravel().tolist()
-        rows, _, tails = self._rows(requests, continued, level + 1, state.tails)
-        state.fed, state.tails = fed, tails
+        rows, hidden, tails = self._rows(requests, continued, level + 1, state.tails)
+        state.fed, state.tails, state.beam_hidden = fed, tails, hidden.view(n_users, n_beams, -1)
         return rows.view(n_users, n_beams, -1)
 
     def _rows(
         self, requests: list[list[int]], continued: list[int] | None, level: int, tails: Tails | None
-    ) -> tuple[Tensor, Tensor | None, Tails | None]:
-        """Log-probabilities [R, V_level] after each request, hidden states [R, H] there (level 0 only), and tails that
-        the next level's requests continue.
+    ) -> tuple[Tensor, Tensor, Tails | None]:
+        """Log-probabilities [R, V_level] after each request, hidden states [R, H] there, and tails that the next
+        level's requests continue.
 
         Args:
             requests: token ids.
@@ -264,7 +265,7 @@ class VllmScorer:
         exchange = self._exchange
         exchange.token_ids = torch.from_numpy(self._tokens[level])
         exchange.rows = torch.full((len(requests), self.sizes[level]), torch.nan)
-        exchange.hidden = torch.full((len(requests), self._width), torch.nan) if level == 0 else None
+        exchange.hidden = torch.full((len(requests), self._width), torch.nan)
         exchange.parents, exchange.kept = tails, Tails(exchange.pool) if level < len(self.sizes) - 1 else None
         parameters = [
             SamplingParams(

@@ -57,7 +57,7 @@ class Exchange:
         token_ids: int64 [V_l], the tokens whose log-probabilities are wanted.
         whole_vocabulary: normalise over the LM's whole vocabulary instead of over `token_ids`.
         rows: float32 [R, V_l], filled by `RowReader`.
-        hidden: float32 [R, H], filled by it too, or None where nobody wants them.
+        hidden: float32 [R, H], filled by it too.
         into_head: [n, H], what the LM head read last: the hidden states of the rows of logits.
         parents: tails that these requests may continue.
         kept: where the tails of these requests go, or None if nobody will continue them.

@@ -68,7 +68,7 @@ class LmConfig:
     lora_rank: int = 0
     sid_init: SidInit = "random"
     item_input: bool = True
-    node_vectors: bool = True
+    node_vectors: bool = False
     score_space: ScoreSpace = "level"
     max_items: int = 20
     epochs: int = 20

@@ -151,14 +151,15 @@ def divergence(policy: Sequence[Tensor], reference: Sequence[Tensor], alive: Ten
 
 
 def code_log_probs(
-    model: JointModel, vocabulary: SidVocabulary, prompts: Sequence[Sequence[int]], codes: Tensor
+    model: JointModel, vocabulary: SidVocabulary, prompts: Sequence[Sequence[int]], items: Tensor
 ) -> list[Tensor]:
-    """Log-probabilities of every next code along the way to some items: L tensors [B, M, V_l], in the score space.
+    """Log-probabilities of every next code along the way to some items, as the search has them: L tensors [B, M, V_l].
 
     Args:
         prompts: B canonical prompts.
-        codes: int64 [B, M, L].
+        items: int64 [B, M], catalogue rows.
     """
+    codes = model.head.codes[items]
     n_users, n_items, n_levels = codes.shape
     device = codes.device
     tables = [torch.from_numpy(ids).to(device) for ids in vocabulary.token_ids]
@@ -172,4 +173,10 @@ def code_log_probs(
     places = lengths[:, None] - 1 + torch.arange(n_levels, device=device)
     hidden = model.hidden(input_ids).float()
     states = hidden[torch.arange(len(hidden), device=device)[:, None], places].view(n_users, n_items, n_levels, -1)
-    return [model.level_log_probs(states[:, :, level], level) for level in range(n_levels)]
+    if model.nodes is None:
+        return [model.level_log_probs(states[:, :, level], level) for level in range(n_levels)]
+    vectors, flat = model.head.item_matrix(model.nodes.order), states.flatten(0, 1)
+    made = [
+        model.node_log_probs(model.nodes, flat[:, level], vectors, level, items.flatten()) for level in range(n_levels)
+    ]
+    return [level.view(n_users, n_items, -1) for level in made]

@@ -166,12 +166,13 @@ def _step(
     kept = live.cpu().numpy()
     items = np.concatenate([targets[kept, None], np.maximum(rows[kept], 0)], axis=1)  # the target leads its list
     codes = torch.from_numpy(lists.codes[items]).long().to(device)
+    in_lists = torch.from_numpy(items).long().to(device)
     shown = [prompt for prompt, keep in zip(prompts, kept, strict=True) if keep]
     mixed = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
     with mixed:
-        policy = code_log_probs(built.model, built.vocabulary, shown, codes)
+        policy = code_log_probs(built.model, built.vocabulary, shown, in_lists)
         with torch.no_grad():
-            before = code_log_probs(reference, built.vocabulary, shown, codes)
+            before = code_log_probs(reference, built.vocabulary, shown, in_lists)
     ours, theirs = _of_codes(policy, codes), _of_codes(before, codes)
     in_list = torch.cat([torch.ones_like(alive[live][:, :1]), alive[live]], dim=1)
     kl = divergence(policy, before, in_list)
