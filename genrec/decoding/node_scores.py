@@ -8,9 +8,9 @@ node at hand are scored by the dense head's item vectors, and the softmax runs o
 
 h_l is the hidden state after the history and the first l codes, v_i the dense head's vector of item i, and Q_0 the
 dense head's query, so that one product with all items serves both. The product over levels is a distribution over the
-catalogue, and the dense head's softmax is the special case in which Q_l h_l doesn't change with l. v_i holds a vector of
-each of the item's codes, hence a code's own score too. Items added later have vectors, so they can be generated without
-training.
+catalogue, and the dense head's softmax is the special case in which Q_l h_l doesn't change with l. v_i holds a vector
+of each of the item's codes, hence a code's own score too. Items added later have vectors, so they can be generated
+without training.
 
 Items below a node are a range of trie positions. On the first level that is the whole catalogue; further down only what
 lies below the nodes that are asked about is read: nodes with many items by a product each, all others pair by pair.
