@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from genrec.data.sequences import Sequences
 from genrec.decoding.beam import beam_search
@@ -36,6 +36,7 @@ from genrec.recommendations import Recommendations
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import check_folder, hash_value, read_json
+from genrec.semtok.pretrained import open_folder
 from genrec.semtok.semantic_ids import SemanticIds
 from genrec.semtok.vectors import ItemVectors, unit_rows
 from genrec.sequential.frozen import load_frozen
@@ -106,6 +107,7 @@ class Recommender:
                 f"{run}: catalogue, item vectors and semantic IDs differ; repeat the interrupted add-items"
             )
         lm, facts = run / "lm", read_json(run / "lm/genrec.json")
+        folder = open_folder(lm, str(lm))
         vocabulary = SidVocabulary.load(lm)
         if vocabulary.sizes != ids.sizes:
             raise InputError(f"{lm}: trained for codes {vocabulary.sizes}, the semantic IDs have {ids.sizes}")
@@ -127,7 +129,7 @@ class Recommender:
 
             scorer = VllmScorer(lm, vocabulary, score_space=score_space, dtype=dtype, item_input=item_input)
         else:
-            model = AutoModelForCausalLM.from_pretrained(lm, dtype=getattr(torch, dtype)).to(device)
+            model = folder.model("causal", getattr(torch, dtype), whole=True).to(device)
             scorer = TorchScorer(model, vocabulary, score_space=score_space, item_input=item_input)
         head = DenseHead.load(lm / "heads/dense.safetensors", torch.from_numpy(ids.codes), ids.sizes, content)
         head = head.to(device)
@@ -138,7 +140,7 @@ class Recommender:
         config = RankingConfig(**facts["ranking"])
         ranker = Ranker(reader, trie, vocabulary, ids.codes, head, config, cooccurrence, sequence)
         run_id = hash_value({name: manifest["files"] for name, manifest in manifests.items()})[:16]
-        tokenizer = AutoTokenizer.from_pretrained(lm)
+        tokenizer = folder.tokenizer()
         open_text = partial(TextSearch.load, run / "vectors/text", len(catalog))
         return cls(catalog, ids, vectors, ranker, scorer, tokenizer, run_id, open_text)
 

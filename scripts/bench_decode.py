@@ -51,6 +51,7 @@ from genrec.decoding.torch_scorer import CPU_FORWARD, TorchScorer
 from genrec.decoding.trie import CodeTrie
 from genrec.decoding.vocabulary import SidVocabulary
 from genrec.semtok.folders import to_json, write_atomic
+from genrec.semtok.pretrained import open_folder
 
 SIZES, K = (256, 256, 256), 10
 ENGINES = ("hf", "native", "vllm", "torch", "vocabulary", "bf16", "floor")
@@ -124,9 +125,7 @@ def make_prompts(cell: Cell, codes: NDArray[np.int32], seed: int) -> Prompts:
 
 
 def load_model(folder: Path, dtype: torch.dtype, device: str) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+    return open_folder(folder, str(folder)).model("causal", dtype).to(device)
 
 
 def our_search(scorer: Any, codes: NDArray[np.int32]) -> Search:
@@ -199,6 +198,7 @@ def native_search(folder: Path, dtype: str) -> Search:
 
     llm = LLM(
         model=str(folder),
+        trust_remote_code=False,
         dtype=dtype,
         enforce_eager=not torch.cuda.is_available(),
         enable_prefix_caching=True,

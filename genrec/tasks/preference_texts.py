@@ -21,12 +21,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from genrec.data.sequences import Sequences
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.encoders import TextEncoder
 from genrec.semtok.errors import InputError
+from genrec.semtok.pretrained import open_folder
 
 _COMMON = 0.5  # a category that more than this share of all items has says nothing about a user
 
@@ -100,12 +100,9 @@ class LanguageModelWriter:
         max_new_tokens: int = 64,
         batch: int = 16,
     ) -> None:
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
-            self._model = AutoModelForCausalLM.from_pretrained(model).eval()
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"preference writer {model}: the model cannot be loaded ({reason})") from None
+        folder = open_folder(model, f"preference writer {model}")
+        self._tokenizer = folder.tokenizer(padding_side="left")
+        self._model = folder.model("causal", torch.float32)
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self.config, self.max_new_tokens, self.batch = config, max_new_tokens, batch

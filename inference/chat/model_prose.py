@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import torch
-from transformers import AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from genrec.decoding.cache_argument import cache_argument
 from genrec.decoding.torch_scorer import TorchScorer
@@ -28,6 +28,7 @@ from genrec.inference.chat.prose import Facts, Prose, ProseError, TemplateProse
 from genrec.inference.chat.state import Speaker
 from genrec.inference.recommender import Recommender
 from genrec.semtok.folders import read_json
+from genrec.semtok.pretrained import open_folder
 
 MAX_TOKENS = 64
 TIMEOUT = 20.0  # seconds for connecting, for each piece, and for the whole
@@ -42,7 +43,7 @@ _PLACE = "\ue000"  # stands for our words while a chat template is filled in; a 
 def prose_for(run: Path, recommender: Recommender, *, server: str | None = None) -> Prose:
     """Who writes for a run: the server where one is given, the run's LM where its base was a pretrained model, else
     templates."""
-    tokenizer = AutoTokenizer.from_pretrained(run / "lm")
+    tokenizer = open_folder(run / "lm", str(run / "lm")).tokenizer()
     vocabulary = SidVocabulary.load(run / "lm")
     if server is not None:
         return ServerProse(server, tokenizer, vocabulary)

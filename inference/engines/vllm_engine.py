@@ -40,6 +40,7 @@ from genrec.decoding.item_input import ItemInput
 from genrec.decoding.vocabulary import SidVocabulary
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import read_json
+from genrec.semtok.pretrained import open_folder
 
 if TYPE_CHECKING:
     from genrec.inference.engines.vllm_plugins import Tails
@@ -159,10 +160,11 @@ class VllmScorer:
         self.score_space = score_space
         self.token_budget = token_budget
         self.item_input = item_input
-        self.max_length = _max_length(Path(folder), max_length)
+        folder = open_folder(folder, str(folder)).path
+        self.max_length = _max_length(folder, max_length)
         prepare_environment(cache_gib=cache_gib)
         self._tokens = vocabulary.token_ids
-        self._llm = self._start_engine(Path(folder), dtype, max_requests, gpu_share)
+        self._llm = self._start_engine(folder, dtype, max_requests, gpu_share)
 
     def _start_engine(self, folder: Path, dtype: str, max_requests: int, gpu_share: float) -> Any:
         import vllm
@@ -178,6 +180,8 @@ class VllmScorer:
         llm = vllm.LLM(
             model=str(folder),
             skip_tokenizer_init=True,
+            trust_remote_code=False,
+            load_format="safetensors",
             dtype=dtype,
             seed=0,
             enforce_eager=on_cpu,

@@ -13,14 +13,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm
-from transformers import AutoModel, AutoTokenizer
 
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import to_json, write_atomic
 from genrec.semtok.plain_words import plain_words
+from genrec.semtok.pretrained import open_folder
 
 Pooling = Literal["mean", "last"]
 _TOKENS_PER_BATCH = 8192
@@ -54,12 +53,8 @@ class HFEncoder:
         self.max_length = max_length
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(model)
-            network = AutoModel.from_pretrained(model, dtype=dtype)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:  # missing, foreign or truncated
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"text encoder {self.name}: the model cannot be loaded ({reason})") from None
+        folder = open_folder(model, f"text encoder {self.name}")
+        self._tokenizer, network = folder.tokenizer(), folder.model("encoder", dtype)
         self._network = (network.get_encoder() if network.config.is_encoder_decoder else network).to(self.device).eval()
 
     def fit(self, texts: Sequence[str]) -> None:

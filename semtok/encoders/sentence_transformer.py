@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec.semtok.errors import InputError
 from genrec.semtok.folders import to_json, write_atomic
 from genrec.semtok.plain_words import plain_words
+from genrec.semtok.pretrained import open_folder
 
 
 class SentenceTransformerEncoder:
@@ -23,17 +22,7 @@ class SentenceTransformerEncoder:
 
     def __init__(self, model: str | Path) -> None:
         self.name = f"st:{model}"
-        if find_spec("sentence_transformers") is None:
-            raise InputError(
-                f"text encoder {self.name}: a library is missing; pip install genrec[sentence-transformers]"
-            )
-        from sentence_transformers import SentenceTransformer
-
-        try:
-            self._model = SentenceTransformer(str(model))
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"text encoder {self.name}: the model cannot be loaded ({reason})") from None
+        self._model = open_folder(model, f"text encoder {self.name}").sentence_transformer()
         self._model.tokenizer.split_special_tokens = True  # as in `HFEncoder`
 
     def fit(self, texts: Sequence[str]) -> None:

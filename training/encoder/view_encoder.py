@@ -12,14 +12,14 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from genrec.semtok.aligners.losses import soft_target_contrast
 from genrec.semtok.encoders.hf import Pooling, minilm_folder
 from genrec.semtok.errors import InputError
+from genrec.semtok.pretrained import open_folder
 
 LEAST_TEMPERATURE = 0.01  # CLIP's bound
 
@@ -123,12 +123,8 @@ def load_tunable(encoder: str, *, rank: int, dropout: float, temperature: float,
     if encoder != "minilm" and not (name and kind in ("hf", "hf-last")):
         raise InputError(f"--scft.encoder {encoder!r}: choose minilm, hf:MODEL or hf-last:MODEL")
     source = minilm_folder() if encoder == "minilm" else name
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModel.from_pretrained(source, dtype=torch.float32)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:  # missing, foreign or truncated
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"--scft.encoder {encoder}: the model cannot be loaded ({reason})") from None
+    folder = open_folder(source, f"--scft.encoder {encoder}")
+    tokenizer, model = folder.tokenizer(), folder.model("encoder", torch.float32)
     torch.manual_seed(seed)
     lora = LoraConfig(
         r=rank,

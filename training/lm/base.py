@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -18,7 +15,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from genrec.semtok.errors import InputError
+from genrec.semtok.pretrained import open_folder
 
 END = "<|end|>"
 MAX_POSITIONS = 4096
@@ -68,15 +65,8 @@ def load_base(base: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTraine
     Raises:
         InputError: neither a folder with a model nor an id that can be had from here.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(base)
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
-    except (OSError, ValueError) as error:
-        where = "not a model folder" if Path(base).exists() else "no such folder, and not to be had as a hub id"
-        raise InputError(f"--lm.base {base}: {where} ({str(error).splitlines()[0]})") from None
-    if not tokenizer.is_fast:
-        raise InputError(f"--lm.base {base}: needs a fast tokenizer (tokenizer.json)")
-    return model, tokenizer
+    folder = open_folder(base, f"--lm.base {base}")
+    return folder.model("causal", dtype), folder.tokenizer()
 
 
 def plain_generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
