@@ -365,9 +365,9 @@ def test_a_damaged_model_is_named(file: str, config: ScftConfig, models: dict[st
     folder = tmp_path / "damaged"
     shutil.copytree(models["bert"], folder)
     (folder / file).write_text("{}")
-    with pytest.raises(InputError, match="the model cannot be loaded"):
+    with pytest.raises(InputError, match=r"the tokenizer cannot be loaded|not a whole safetensors file"):
         fit_scft(replace(config, encoder=f"hf:{folder}"))
-    with pytest.raises(InputError, match="the model cannot be loaded"):
+    with pytest.raises(InputError, match=r"the tokenizer cannot be loaded|not a whole safetensors file"):
         make_encoder(f"hf:{folder}")
 
 
