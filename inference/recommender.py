@@ -91,7 +91,7 @@ class Recommender:
         """Open a run folder.
 
         Args:
-            engine: torch, or vllm (installation: docs/scale.md).
+            engine: torch, or vllm (installation: docs/how-to/gpu.md).
             device: of the torch engine; None takes the GPU where there is one, as vllm does.
             dtype: None takes float32 on a CPU and bfloat16 on a GPU.
 

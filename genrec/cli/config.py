@@ -234,7 +234,7 @@ class FitConfig:
 
 def fit_parser() -> ArgumentParser:
     """The parser of `genrec fit`."""
-    about = "Every stage that is out of date; with --before_lm, those before the language model (docs/training.md)."
+    about = "Every stage that is out of date; with --before_lm, those before the language model (docs/how-to/gpu.md)."
     parser = ArgumentParser(prog="genrec fit", exit_on_error=False, description=about)
     parser.add_argument("--config", action=ActionConfigFile, help="the YAML file (given first, without the flag)")
     parser.add_class_arguments(FitConfig)

@@ -6,7 +6,7 @@
     p(j)          = (n(j) + c) / sum_i (n(i) + c)
 
 A network generalises and forgets rare pairs; counts remember them and generalise to nothing. Their errors differ, so a
-product of both beats either (on Beauty and Scientific by a fifth of the recall; see docs/results.md).
+product of both beats either (on Beauty and Scientific by a fifth of the recall; see docs/results/parts.md).
 
 Shapes: B histories, N items.
 """

@@ -1,0 +1,74 @@
+"""The pages: short lines, links that lead somewhere, and Python that runs as it is printed."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from genrec.data.sample_shop import make_sample_shop
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "dev/LOG.md"]
+LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"")
+
+
+def blocks(page: Path) -> list[str]:
+    """The Python of a page."""
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def printed(source: str) -> list[str]:
+    """The lines that a block prints."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        exec(compile(source, "page", "exec"), {})
+    return text.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_lines_are_short_and_links_lead_somewhere(page: Path) -> None:
+    lines = page.read_text().splitlines() if page.name != "design.md" else []  # until its tables are cut
+    assert [number for number, line in enumerate(lines, start=1) if len(line) > 120] == []
+    links = {one or other for one, other in LINK.findall(page.read_text())}
+    local = {link.partition("#")[0] for link in links if not link.startswith(("http", "#", "mailto:"))}
+    assert {link for link in local if not (page.parent / link).exists()} == set()
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    def pages(entry: object) -> set[str]:
+        if isinstance(entry, str):
+            return {entry}
+        return {page for one in (entry.values() if isinstance(entry, dict) else entry) for page in pages(one)}  # type: ignore[attr-defined]
+
+    # `!!python` tags of extensions would not be data; the file has none.
+    navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    assert pages(navigation) == {str(p.relative_to(ROOT / "docs")) for p in PAGES if ROOT / "docs" in p.parents}
+
+
+def test_the_readme_runs(tiny_run: Path) -> None:
+    """On a small shop's run instead of the demo's: the ids of both begin with 10001."""
+    (source,) = blocks(ROOT / "README.md")
+    assert '"runs/demo"' in source
+    ids = {record["item_id"] for record in make_sample_shop(0, users=1).items.records}
+    assert set(re.findall(r'"(\d+)"', source)) <= ids
+    lines = printed(source.replace('"runs/demo"', repr(str(tiny_run))))
+    assert len(lines) == 3
+    assert all(re.fullmatch(r"100\d\d .+", line) for line in lines)
+
+
+def test_the_tutorial_runs(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its shop is the one whose first rows it shows; its last block asks a run."""
+    page = ROOT / "docs/tutorial.md"
+    shop, ask = blocks(page)
+    monkeypatch.chdir(tmp_path)
+    printed(shop)
+    shown = page.read_text()
+    for name in ("items.csv", "interactions.csv"):
+        rows = (tmp_path / "data" / name).read_text().splitlines()
+        assert "\n".join(f"    {row}" for row in rows[:3]) in shown
+    assert len(printed(ask.replace('"runs/shop"', repr(str(tiny_run))))) == 3
