@@ -219,7 +219,7 @@ def test_refused_values_stay_refused_until_allowed(read: Any) -> None:
     ("text", "act", "why"),
     [("reset", "reset", None), ("Start over!", "reset", None), ("more", "more", None), ("something else", "more", None),
      ("why this?", "why", "i0"), ("why the second", "why", "i1"), ("why 3?", "why", "i2"),
-     ("why the shampoo?", "why", "i3"), ("hello", "find", None)],
+     ("why the shampoo?", "why", "i3"), ("hello", "ask", None)],
 )  # fmt: skip
 def test_acts(read: Any, text: str, act: str, why: str | None) -> None:
     found = read(text)

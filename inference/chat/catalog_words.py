@@ -15,13 +15,13 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 from math import log
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from rapidfuzz.distance import OSA
 
 from genrec.semtok.catalog import Catalog
 
@@ -29,7 +29,6 @@ WORD = re.compile(r"\w+(?:'\w+)*")
 NAMES = frozenset({"brand", "manufacturer", "maker", "artist", "author", "publisher", "store", "seller"})
 LONGEST_VALUE = 40  # characters of a value that somebody would say; longer ones are descriptions
 OWN_SHARE = 0.8  # of the titles with a word must be a brand's for the word to mean the brand
-TYPO = 0.85  # likeness from which an unknown word is read as a known one
 _IRREGULAR = {"knives": "knife", "leaves": "leaf", "shelves": "shelf", "feet": "foot", "teeth": "tooth"}
 _PART = re.compile(r"\s*(?:&|,|/|\band\b|\bplus\b)\s*", re.IGNORECASE)
 
@@ -116,6 +115,7 @@ class CatalogWords:
         numeric = [column.name for column in columns if column.dtype.is_numeric()]
         self.price = next((name for name in numeric if "price" in name.lower()), None)
         self.columns = tuple(column.name for column in columns)
+        self._numeric = tuple(numeric)
 
         self._rows: dict[str, list[int]] = defaultdict(list)
         for row, title in enumerate(self._titles):
@@ -162,6 +162,14 @@ class CatalogWords:
             theirs = own >= OWN_SHARE * len(rows) if rows else len(phrase) > 1
             if phrase in spelled or (theirs and own > 1):
                 self._meanings[phrase].append(Meaning(name, tuple(values), theirs and phrase in spelled))
+
+    def numeric(self, words: Sequence[str]) -> str | None:
+        """The first column of numbers whose name has one of the words: "rating" finds `average_rating`."""
+        return next((name for word in words for name in self._numeric if word in name.lower()), None)
+
+    def holds(self, rows: NDArray[np.bool_], wanted: Iterable[str]) -> bool:
+        """Whether some item of `rows`, bool [N], has one of the folded words in its title."""
+        return any(bool(rows[self._rows[word]].any()) for word in wanted if word in self._rows)
 
     def matches(self, words: Sequence[str]) -> list[Match]:
         """Phrases of the catalogue in folded words: from the left, the longest first, without overlap."""
@@ -215,14 +223,24 @@ class CatalogWords:
         """The known word that an unknown one looks like, or None."""
         if len(word) < 4 or not word.isalpha():
             return None
-        first = [known for known in self._common if known[0] == word[0]]  # a typo is seldom in the first letter
-        return next(iter(get_close_matches(word, first, n=1, cutoff=TYPO)), None)
+        most = 1 if len(word) < 8 else 2
+        near = [(OSA.distance(word, known, score_cutoff=most), known) for known in self._common if _may_be(word, known)]
+        distance, best = min(near, default=(most + 1, ""))
+        return best if distance <= most else None
 
 
 @lru_cache(maxsize=8)
 def words_of_catalog(catalog: Catalog) -> CatalogWords:
     """The words of a catalogue; conversations about one run share them."""
     return CatalogWords(catalog)
+
+
+def _may_be(word: str, known: str) -> bool:
+    """Whether a known word may be meant by an unknown one: a typo is seldom in the first letter, and in a short word a
+    letter is left out, doubled or swapped rather than another one."""
+    if word[0] != known[0] and sorted(word[:2]) != sorted(known[:2]):
+        return False
+    return len(word) > 5 or len(word) != len(known) or sorted(word) == sorted(known)
 
 
 def contains(words: Phrase, phrase: Phrase) -> bool:

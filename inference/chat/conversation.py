@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from numpy.typing import NDArray
 
 from genrec.decoding.vocabulary import spell
 from genrec.inference.chat.catalog_words import unwanted_rows, words_of, words_of_catalog
+from genrec.inference.chat.facts import answer, can_do
+from genrec.inference.chat.phrases import FILLER
 from genrec.inference.chat.prose import Facts, Prose, ProseError, TemplateProse, checked
 from genrec.inference.chat.reasons import Reasons, format_value
 from genrec.inference.chat.state import Card, ConversationState, Reply, as_values, say_conditions
@@ -85,6 +88,11 @@ class Conversation:
             yield told
             yield Reply(told, "template", self._on_table(), self.state, "; ".join(notes) or "why")
             return
+        if understood.act in ("ask", "unclear"):
+            reply = self._reply_in_words(understood, notes)
+            yield reply.text
+            yield reply
+            return
         state = self._next_state(understood)
         notes += self._still(understood, state)
         if state == self.state and understood.act == "find" and state.shown:
@@ -121,6 +129,18 @@ class Conversation:
             replace(self.state, where=dict(where), passed=()), "conditions set" if where else "no conditions"
         )
 
+    def put_back(self, name: str) -> Reply:
+        """Keep a condition that was let go, and let go of others where it takes that.
+
+        Raises:
+            InputError: no condition on `name` was let go.
+        """
+        if name not in self.state.relaxed:
+            raise InputError(f"no condition on {name!r} was let go")
+        where = {**self.state.where, name: self.state.relaxed[name]}
+        state = replace(self.state, where=where, relaxed={}, passed=())
+        return self._act(state, f"again {say_conditions({name: where[name]})}", keep=(name,))
+
     def set_history(self, item_ids: Sequence[str]) -> Reply:
         """Replace the history, oldest first; raises InputError naming an unknown id."""
         self._catalog.rows(item_ids)
@@ -150,11 +170,27 @@ class Conversation:
 
     # A turn
 
+    def _reply_in_words(self, said: Understood, notes: list[str]) -> Reply:
+        """Answer a question, or say that a turn was not understood: history, wish, conditions and cards stay."""
+        if said.question is None:
+            told = f"I didn't understand that. {can_do(self._catalog, self._words)}"
+            return Reply(told, "template", self._on_table(), self.state, "; ".join([*notes, "nothing was changed"]))
+        found = answer(said.question, self.state, self._catalog, self._words)
+        if len(said.question.rows) == 1:
+            self.state = replace(self.state, focus=self._catalog.item_ids[said.question.rows[0]])
+        note = "; ".join([*notes, "a question; nothing was changed"])
+        return Reply(found.text, "template", self._on_table(), self.state, note, found.table)
+
     def _next_state(self, said: Understood) -> ConversationState:
         """The state that a turn asks for, its table still the old one."""
         old = self.state
         unwanted = merge_unwanted(old.unwanted, said.unwanted, said.allowed)
-        where = {name: condition for name, condition in {**old.where, **said.where}.items() if name not in said.lifted}
+        released = self._released(said)
+        where = {
+            name: condition
+            for name, condition in {**old.where, **said.where}.items()
+            if name not in said.lifted and name not in released
+        }
         for name, values in unwanted.items():
             kept = [value for value in as_values(where.get(name)) if value not in values]
             if name in where and len(kept) < len(as_values(where[name])):
@@ -167,14 +203,31 @@ class Conversation:
             wish = ""  # what was looked for is refused now
         elif said.wish is not None:
             wish = f"{old.wish} {said.wish}" if said.joins and old.wish else said.wish
-        changed = wish != old.wish or where != dict(old.where)
+        order = said.order or (old.order if said.wish is None or said.joins else None)
+        changed = wish != old.wish or where != dict(old.where) or order != old.order
         passed = () if changed else old.passed
         if said.act == "more":
             passed = tuple(dict.fromkeys([*old.passed, *old.shown]))
         history = history[-LONGEST_HISTORY:]
         return replace(
-            old, history=tuple(history), wish=wish, refused=refused, where=where, unwanted=unwanted, passed=passed
-        )
+            old, history=tuple(history), wish=wish, refused=refused, where=where, unwanted=unwanted, passed=passed,
+            order=order, focus=said.liked[-1] if said.liked else old.focus, relaxed={},
+        )  # fmt: skip
+
+    def _released(self, said: Understood) -> list[str]:
+        """Kinds and brands of earlier turns under which nothing has a word of the new wish, which then falls."""
+        if said.wish is None or said.joins:
+            return []
+        wanted = [word for word in words_of(said.wish) if word not in FILLER]
+        released = []
+        for name, condition in self.state.where.items():
+            if name in said.where or name not in (*self._words.kinds, *self._words.names):
+                continue
+            rows = np.logical_or.reduce(list(unwanted_rows(self._catalog, self._words, {name: as_values(condition)})))
+            if not self._words.holds(rows, wanted):
+                released.append(name)
+                said.notes.append(f"no longer {name}: {' or '.join(map(str, as_values(condition)))}")
+        return released
 
     def _names(self, wish: str, values: Mapping[str, Sequence[str]]) -> bool:
         """Whether the words of a wish name one of the values."""
@@ -192,15 +245,23 @@ class Conversation:
     def _default_note(said: Understood) -> str:
         return "other items than those shown" if said.act == "more" else "nothing in particular: by the history alone"
 
-    def _act(self, state: ConversationState, note: str) -> Reply:
+    def _act(self, state: ConversationState, note: str, keep: Sequence[str] = ()) -> Reply:
         """The reply to a button or a command: cards anew, a template beside them."""
-        *_, reply = self._answer(state, note, [note], self._templates)
+        *_, reply = self._answer(state, note, [note], self._templates, keep)
         assert isinstance(reply, Reply)
         return reply
 
-    def _answer(self, state: ConversationState, asked: str, notes: list[str], prose: Prose) -> Iterator[str | Reply]:
-        """Find items for a state, write about them, and make it the conversation's."""
+    def _answer(
+        self, state: ConversationState, asked: str, notes: list[str], prose: Prose, keep: Sequence[str] = ()
+    ) -> Iterator[str | Reply]:
+        """Find items for a state, write about them, and make it the conversation's.
+
+        Args:
+            keep: conditions that are not let go where nothing meets them all.
+        """
         found = self._find(state)
+        if not found:
+            state, found = self._relaxed(state, notes, keep)
         state = replace(state, shown=tuple(item_id for item_id, _ in found))
         self.state, self._scores = state, dict(found)
         cards = self._on_table()
@@ -241,7 +302,7 @@ class Conversation:
         """The k items of a state with their scores, best first."""
         allowed = self._allowed(state)
         gone = list(dict.fromkeys([*state.refused, *state.passed]))
-        depth = DEPTH if state.wish and state.history else self.k
+        depth = DEPTH if state.order or (state.wish and state.history) else self.k
         lists: list[tuple[float, list[tuple[str, float]]]] = []
         if state.wish:
             deny = [*gone, *state.history]
@@ -249,9 +310,37 @@ class Conversation:
             lists.append((WISH_WEIGHT, found))
         if state.history or not state.wish:
             lists.append((1.0, self._from_history(state, depth, allowed, gone)))
-        if len(lists) == 1:
-            return lists[0][1][: self.k]
-        return fuse(lists)[: self.k]
+        found = lists[0][1] if len(lists) == 1 else fuse(lists)
+        return (found if state.order is None else self._sorted(found, *state.order))[: self.k]
+
+    def _sorted(self, found: list[tuple[str, float]], name: str, descending: bool) -> list[tuple[str, float]]:
+        """By a column, those without a value last; of equal ones the better first."""
+        values = self._catalog.attributes[name].gather(self._catalog.rows([item_id for item_id, _ in found])).to_list()
+        known = [pair for pair in zip(values, found, strict=True) if pair[0] is not None]
+        known.sort(key=lambda pair: -pair[0] if descending else pair[0])
+        return [entry for _, entry in known] + [
+            entry for value, entry in zip(values, found, strict=True) if value is None
+        ]
+
+    def _relaxed(
+        self, state: ConversationState, notes: list[str], keep: Sequence[str]
+    ) -> tuple[ConversationState, list[tuple[str, float]]]:
+        """Where nothing meets all conditions: the state without the fewest of them, and what it finds.
+
+        What kind of item is looked for falls last, the brand before it, limits first.
+        """
+        names = [name for name in state.where if name not in keep]
+        names.sort(key=lambda name: (name in self._words.kinds, name in self._words.names))
+        for count in range(1, len(names) + 1):
+            for dropped in combinations(names, count):
+                kept = {name: condition for name, condition in state.where.items() if name not in dropped}
+                relaxed = {name: state.where[name] for name in dropped}
+                tried = replace(state, where=kept, relaxed=relaxed)
+                found = self._find(tried)
+                if found:
+                    notes.append(f"nothing meets all of this, so without {say_conditions(relaxed)}")
+                    return tried, found
+        return state, []
 
     def _from_history(
         self, state: ConversationState, k: int, allowed: NDArray[np.bool_] | None, deny: Sequence[str]

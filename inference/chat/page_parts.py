@@ -27,8 +27,7 @@ from genrec.inference.chat.session import (
 )
 from genrec.inference.chat.state import Card, say_conditions
 
-SPEAKERS = {
-    "template": "written from a template",
+SPEAKERS = {  # templates, which only repeat the catalogue, go unmarked
     "model": "written by the run's own model",
     "server": "written by the model server",
 }
@@ -79,9 +78,23 @@ def turn(line: Turn) -> str:
     said = f'<p class="said"><span class="unseen">{who}</span>{escape(line.text)}</p>'
     if line.note:
         said += f'<p class="note">{escape(line.note)}</p>'
-    if line.spoken_by is not None:
+    if line.table:
+        said += _compared(line.table)
+    if line.spoken_by in SPEAKERS:
         said += f'<p class="speaker" data-speaker="{line.spoken_by}">{SPEAKERS[line.spoken_by]}</p>'
     return f'<li class="{line.who}">{said}</li>'
+
+
+def _compared(rows: Sequence[Sequence[str]]) -> str:
+    """A comparison: an attribute a row, a card a column."""
+    heading, *body = rows
+    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in heading)
+    lines = "".join(
+        f'<tr><th scope="row">{escape(name)}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
+        for name, *cells in body
+    )
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
+    return f'<div class="compared" tabindex="0" role="region" aria-label="Comparison">{table}</div>'
 
 
 def cards(session: ChatSession) -> str:
@@ -99,7 +112,15 @@ def _column(session: ChatSession, place: int, name: str) -> str:
         items += card(shown, f"card-{place}-{rank}", rank, name, unfolded, elsewhere)
     asked = session.state.wish or session.state.where or session.state.history
     none = "No item meets all that was asked for." if asked else "Nothing on the table yet."
-    listed = f'<ol class="cards">{items}</ol>' if items else f'<p class="empty">{none}</p>'
+    back = [
+        (
+            say_conditions({name: condition}),
+            _button("put_back", "↺", name=name, about=f"keep the condition on {name}", bare=True),
+        )
+        for name, condition in session.state.relaxed.items()
+    ]
+    relaxed = f'<div class="relaxed"><p>Let go, since nothing meets it all:</p>{_chips(back, "")}</div>' if back else ""
+    listed = f'{relaxed}<ol class="cards">{items}</ol>' if items else f'<p class="empty">{none}</p>'
     heading = escape(name) if len(session.view) > 1 else "For you"
     return f'<section class="run" aria-label="Items of {escape(name)}"><h2>{heading}</h2>{listed}</section>'
 

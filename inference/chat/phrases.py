@@ -27,8 +27,16 @@ RESET = _compiled(
 )
 MORE = _compiled(
     r"(?:(?:show|give|find) (?:me )?|what |anything |something |some |any |are there )*"
-    r"(?:more|next|else|others?|other (?:ones|options|ideas|items)|different ones|more of (?:these|those|them))"
+    r"(?:more|next|else|similar(?: ones| items| things)?|others?|other (?:ones|options|ideas|items)"
+    r"|different ones|more of (?:these|those|them))"
     r"(?: please)?"
+)
+SUGGEST = _compiled(
+    r"(?:and |so )*(?:what (?:else )?(?:goes|would go|fits|pairs) (?:well )?with (?:that|it|this|them|these|those"
+    r"|what i have)"
+    r"|(?:what (?:else )?(?:do|would|can|could) you (?:recommend|suggest)|recommend me something|surprise me"
+    r"|any (?:ideas?|suggestions?)"
+    r"|what else (?:do|would|might) i need|what should i (?:get|buy)(?: next)?)(?: for me)?)"
 )
 WHY = _compiled(r"\s*(?:and )?why\b(?! not)")
 HAVE = _compiled(
@@ -46,21 +54,54 @@ REFUSE = _compiled(
     r"|except(?: for)?|without|avoid|never(?: again)?|forget|remove|hide|stop showing(?: me)?|enough(?: of)?"
     r"|(?:i |we )?(?:really )?(?:do not|don't|dont|did not|didn't) (?:really )?(?:want|like|need|show|care for|use)"
     r"(?: to see| me)?(?: any(?: ?more)?)?"
-    r"|(?:i |we )?(?:really )?(?:hate|dislike|loathe|detest|can't stand|cannot stand)|allergic to|none|neither|nor|not"
+    r"|(?:i |we )?(?:really )?(?:hate|dislike|loathe|detest|can't stand|cannot stand)|allergic to|none|neither"
+    r"|nor|not"
     r"|no)\b"
 )
 ALLOW = _compiled(r"\b(?:allow|bring back|unhide)\b|\b(?:is|are) (?:fine|ok|okay|allowed)(?: again| now)?\s*$")
 ASK = _compiled(r"\b(?:looking for|look for|show|find|want|need|search|give|recommend|suggest)\b")
 JOINS = _compiled(r"\s*(?:but )?(?:in|with|for|which|that|more|made)\b")
 BY = frozenset({"by", "from", "brand"})
+# What sorts, the columns that it may mean (words in their names), and whether the largest come first
+SORTS = (
+    (
+        _compiled(
+            r"\b(?:the )?(?:cheapest|least expensive|lowest[- ]priced|most affordable|low(?:est)? price first"
+            r"|cheap(?:est)? first)\b"
+            r"|\b(?:sort(?:ed)?|order(?:ed)?)(?: (?:it|them|these))? by price\b(?! desc)|\bby price\b"
+            r"|\bmy budget is (?:tight|small|low|limited)\b|\b(?:i'm|i am|im) (?:broke|on a (?:tight "
+            r"|small )?budget)\b"
+            r"|\b(?:i )?(?:don't|do not|dont|can't|cannot) (?:have|spend) (?:much|a lot of|a lot"
+            r"|a fortune)(?: money)?\b"
+            r"|\b(?:something |anything )?(?:cheap|inexpensive|affordable|budget[- ]friendly"
+            r"|not too expensive)\b(?! than)"
+        ),
+        ("price",),
+        False,
+    ),
+    (
+        _compiled(
+            r"\b(?:the )?(?:most expensive|priciest|dearest|highest[- ]priced|high(?:est)? price first"
+            r"|(?:most )?luxurious)\b"
+            r"|\bmoney is no object\b|\b(?:sort(?:ed)?|order(?:ed)?) by price desc(?:ending)?\b"
+        ),
+        ("price",),
+        True,
+    ),
+    (_compiled(r"\b(?:the )?(?:newest|latest|most recent)\b"), ("year", "date", "release"), True),
+    (_compiled(r"\b(?:the )?oldest\b"), ("year", "date", "release"), False),
+    (_compiled(r"\b(?:the )?(?:best|top|highest)[- ]rated\b|\bbest reviews?\b"), ("rating", "stars"), True),
+)
 PREPOSITIONS = _words("for with in from of without to by on at that which under over made")
 # Words that wish for nothing by themselves
 FILLER = _words(
     "a about again all allow already also am an and another any anything are as at be been brand bring but buy by can "
     "card cards could d did do does dont else fine for find finally from get give had has have hello hey hi how i id "
-    "if im in instead is it item items its just kind let like liked ll look looking love make makes may maybe me mind "
+    "if ill im in instead is it item items its just kind let like liked ll look looking love make makes may maybe me "
+    "mind "
     "more my need nice now of off ok okay on one ones only option options or other others our perhaps please product "
-    "products recommend s same search see show similar so some something sort still stuff suggest t than thank thanks "
+    "products recommend s same search see show similar so some something sort still stuff suggest t take than thank "
+    "thanks "
     "that the their them then there these they thing things this those though to too try type um us use ve very want "
     "was we well what when where which who why will with would yes yeah you your"
 )

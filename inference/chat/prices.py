@@ -76,6 +76,45 @@ class Prices:
     rest: str
 
 
+_ONES = {
+    "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
+    "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16, "seventeen": 17,
+    "eighteen": 18, "nineteen": 19,
+}  # fmt: skip
+_TENS = {"twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90}
+_SCALES = {"hundred": 100, "thousand": 1000, "grand": 1000}
+_VALUE = _ONES | _TENS
+_WORD_NUMBER = rf"(?:(?:a |one )?(?:{'|'.join(_SCALES)})|{'|'.join(sorted(_VALUE, key=len, reverse=True))})"
+_SPELLED = rf"({_WORD_NUMBER}(?:(?:[\s-]+|(?<=hundred) and |(?<=thousand) and ){_WORD_NUMBER})*)\b"
+_CUE = rf"{_CHEAPER}|{_DEARER}|{_MOST}|at least|between|around|about|roughly|for|or|and|to|than|spend"
+_AFTER_CUE = _compiled(rf"((?:{_CUE})\s+){_SPELLED}(?!\s*(?:{_UNITS})\b)")
+_BEFORE_MONEY = _compiled(rf"()\b{_SPELLED}(?=\s*(?:euros?|eur|dollars?|usd|bucks?|pounds?|quid|gbp)\b)")
+_SMALL = ("one", "two", "three", "four")  # after "or", "and", "for" these are cards or people sooner than money
+
+
+def digits(text: str) -> str:
+    """Amounts in words as digits: "under two hundred bucks" is "under 200 bucks"; other numbers stay words."""
+
+    def spelled(match: re.Match[str]) -> str:
+        if match[2].lower() in _SMALL and match[1]:
+            return match[0]
+        return f"{match[1]}{_amount(match[2])}"
+
+    return _AFTER_CUE.sub(spelled, _BEFORE_MONEY.sub(spelled, text))
+
+
+def _amount(words: str) -> int:
+    total = current = 0
+    for word in re.findall(r"[a-z]+", words.lower()):
+        if word in _SCALES:
+            current = max(1, current) * _SCALES[word]
+            if _SCALES[word] == 1000:
+                total, current = total + current, 0
+        else:
+            current += _VALUE.get(word, 0)  # "a" and "and" count nothing
+    return total + current
+
+
 def find_prices(clause: str) -> Prices:
     """Take the words about prices out of a clause."""
     low = high = None

@@ -82,6 +82,8 @@ def _lead(facts: Facts) -> str:
         conditions = say_conditions(facts.state.where)
         this = f"this: {conditions}" if conditions else "this"
         return f"Nothing in the catalogue meets all of {this}. Lift a condition, and I look again."
+    if facts.state.relaxed:
+        return f"Nothing here meets all of that, so I let go of this: {say_conditions(facts.state.relaxed)}."
     items = "this one" if count == 1 else f"these {count}"
     if facts.state.wish:
         wish = f"“{facts.state.wish}”"

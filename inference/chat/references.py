@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 _COUNTS = {"two": 2, "three": 3, "four": 4, "2": 2, "3": 3, "4": 4}
+_WORDS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6}
 _NOUN = r"(?:ones?|items?|cards?|products?|options?|results?|choices?|suggestions?|(?:one )?of (?:these|them|those))"
 _ORDINAL = rf"(?:{'|'.join(_ORDINALS)}|\d{{1,2}}(?:st|nd|rd|th))"
 # "the second" ends where no noun of its own follows: "the first aid kit" is no place
@@ -21,8 +22,19 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 _SEVERAL = _compiled(rf"(?:the )?(first|last) ({'|'.join(_COUNTS)})(?: {_NOUN})?{_END}")
-_ONE = _compiled(rf"(?:the|my|that) ({_ORDINAL}|last)(?: {_NOUN})?{_END}|({_ORDINAL}|last) {_NOUN}{_END}")
-_NUMBER = _compiled(r"(?:the )?(?:number|no\.?|nr\.?|item|card|option|#)\s*#?(\d{1,2})(?!\w|[.,]\d)")
+_ONE = _compiled(
+    rf"(?:the|my|that) ({_ORDINAL}|last) {_NOUN}\b|(?:the|my|that) ({_ORDINAL}|last){_END}|({_ORDINAL}"
+    rf"|last) {_NOUN}{_END}"
+)
+_NUMBER = _compiled(
+    rf"(?:the )?(?:(?:number|card|item|option) ({'|'.join(_WORDS)})\b"
+    r"|(?:number|no\.?|nr\.?|item|card|option|#)\s*#?(\d{1,2})(?!\w|[.,]\d))"
+)
+_LISTED = re.compile(  # "I like 1 and 3", "not 2, 4"
+    r"(?<!\w)((?:i (?:really )?(?:like|love|want)|(?:i'll|i will) take|take|not|hate|dislike|don't (?:like|want))\s+)"
+    r"(#?\d{1,2}(?:\s*(?:,|and|or|&)\s*#?\d{1,2})*)\s*$",
+    re.IGNORECASE,
+)
 _BARE = _compiled(rf"(?<=why )({_ORDINAL}|last|#?\d{{1,2}})\s*\??$|(?<=not )({_ORDINAL}|\d{{1,2}})$")
 _ALL = _compiled(
     r"(?:any |all |both )?of (?:these|them|those)|(?:all|both) (?:these|those)|(?:these|those)(?= ones?\b|$)"
@@ -66,7 +78,11 @@ def find_places(clause: str, shown: int) -> Places:
         found.extend(range(shown))
         return " "
 
-    clause = _SEVERAL.sub(several, clause)
+    def listed(match: re.Match[str]) -> str:
+        found.extend(int(number) - 1 for number in re.findall(r"\d+", match[2]))
+        return match[1]
+
+    clause = _LISTED.sub(listed, _SEVERAL.sub(several, clause))
     for pattern in (_ONE, _NUMBER, _BARE):
         clause = pattern.sub(one, clause)
     if shown and not found:
@@ -79,4 +95,6 @@ def _place(word: str, shown: int) -> int:
     word = word.lower().lstrip("#")
     if word == "last":
         return max(shown - 1, 0)
+    if word in _WORDS:
+        return _WORDS[word] - 1
     return _ORDINALS.index(word) if word in _ORDINALS else int(re.sub(r"\D", "", word)) - 1

@@ -34,12 +34,14 @@ class Turn:
         who: the person's words, something the person did with a button, an answer, or what went wrong.
         spoken_by: who wrote an answer.
         note: what was understood.
+        table: of a comparison, rows of cells, the heading first.
     """
 
     who: Literal["you", "did", "answer", "problem"]
     text: str
     spoken_by: Speaker | None = None
     note: str = ""
+    table: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,9 @@ class ChatSession:
                 self._filter(
                     {key: condition for key, condition in self.state.where.items() if key != request.get("name")}
                 )
+            case "put_back":
+                name = request.get("name", "")
+                self._did(f"Keep {name}", self.lead.put_back(name))
             case "reset":
                 self._begin()
             case "search":
@@ -276,7 +281,7 @@ class ChatSession:
         return self.lead.set_history(self.state.history)
 
     def _answer(self, reply: Reply, *, note: bool = True) -> None:
-        self.turns.append(Turn("answer", reply.text, reply.spoken_by, reply.note if note else ""))
+        self.turns.append(Turn("answer", reply.text, reply.spoken_by, reply.note if note else "", reply.table))
         self.replies = {self.view[0]: reply}
         self._catch_up()
 

@@ -24,6 +24,9 @@ class ConversationState:
         unwanted: attribute to the values that were refused; under `title`, words that no title may hold.
         shown: the cards on the table, in order.
         passed: items that "something else" went past; they may return when the wish changes.
+        order: a column and whether its largest come first, to sort what was found by; None: by how well it fits.
+        focus: the item that was spoken of last, which "it" means.
+        relaxed: conditions that were let go because nothing met them all, as `where` has them.
     """
 
     history: tuple[str, ...] = ()
@@ -33,6 +36,9 @@ class ConversationState:
     unwanted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     shown: tuple[str, ...] = ()
     passed: tuple[str, ...] = ()
+    order: tuple[str, bool] | None = None
+    focus: str = ""
+    relaxed: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The state as indented JSON, for display."""
@@ -69,6 +75,7 @@ class Reply:
         cards: the items, best first.
         state: the state after the turn.
         note: what was understood, in one line.
+        table: of a comparison, rows of cells, the heading first.
     """
 
     text: str
@@ -76,6 +83,7 @@ class Reply:
     cards: tuple[Card, ...]
     state: ConversationState
     note: str
+    table: tuple[tuple[str, ...], ...] = ()
 
 
 def say_conditions(where: Mapping[str, Any]) -> str:

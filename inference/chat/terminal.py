@@ -127,6 +127,9 @@ class Terminal:
 
     def _table(self, reply: Reply) -> None:
         self._print(f"[{reply.spoken_by}] {reply.note}", "dim")
+        if reply.table:
+            self._compared(reply.table)
+            return
         if not reply.cards:
             return
         table = Table(box=SIMPLE, pad_edge=False)
@@ -135,6 +138,15 @@ class Terminal:
         for place, card in enumerate(reply.cards, start=1):
             facts = "; ".join(f"{name} {value}" for name, value in card.attributes.items() if len(value) <= _HIDDEN)
             cells = (str(place), card.title, facts, f"{card.reason}\n{card.semantic_id}")
+            table.add_row(*map(_plain, cells))
+        self.console.print(table)
+
+    def _compared(self, rows: tuple[tuple[str, ...], ...]) -> None:
+        heading, *body = rows
+        table = Table(box=SIMPLE, pad_edge=False)
+        for name in heading:
+            table.add_column(_plain(name), overflow="fold")
+        for cells in body:
             table.add_row(*map(_plain, cells))
         self.console.print(table)
 

@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 from genrec.inference.chat import phrases
 from genrec.inference.chat.catalog_words import WORD, CatalogWords, Match, Meaning, fold
-from genrec.inference.chat.prices import find_prices, say_price
+from genrec.inference.chat.prices import digits, find_prices, say_price
+from genrec.inference.chat.questions import Question, read_question
 from genrec.inference.chat.references import find_places
 from genrec.inference.chat.state import ConversationState
 from genrec.semtok.catalog import Catalog
@@ -29,7 +30,7 @@ SURE = 0.7  # share of the words' weight that a title must hold to be what "I ha
 COVERED = 0.5  # share of a title's own weight that must be said, but where the verb says that it is a thing
 LIKE_SURE = 0.9  # the same for "I like ...", which as often speaks of a kind of thing
 
-Act = Literal["find", "more", "why", "reset"]
+Act = Literal["find", "more", "why", "reset", "ask", "unclear"]
 Clause = Literal["wish", "refuse", "have", "like", "allow"]
 
 
@@ -38,7 +39,10 @@ class Understood:
     """What one turn asks for.
 
     Attributes:
-        act: find items, go past those on the table, tell why, or begin again.
+        act: find items, go past those on the table, tell why, begin again, ask something that changes nothing, or a
+            turn of which nothing was understood.
+        question: of "ask".
+        order: a column and whether its largest come first; None: as before.
         wish: new words to look for; None: as before.
         joins: whether the wish adds to the one before.
         where: conditions to set, by attribute.
@@ -52,6 +56,8 @@ class Understood:
     """
 
     act: Act = "find"
+    question: Question | None = None
+    order: tuple[str, bool] | None = None
     wish: str | None = None
     joins: bool = False
     where: dict[str, Any] = field(default_factory=dict)
@@ -80,6 +86,7 @@ class _Reading:
         self.relation: Literal["below", "above"] | None = None
         self.asked_kinds: set[str] = set()
         self.unknown: list[str] = []
+        self.known = False  # whether a word that says something is one of the catalogue's
 
     def read(self, text: str) -> Understood:
         found = self.found
@@ -92,14 +99,24 @@ class _Reading:
             found.act = "reset"
         elif phrases.MORE.fullmatch(plain):
             found.act = "more"
+        elif phrases.SUGGEST.fullmatch(plain):
+            found.wish = ""
+            found.notes.append("what goes with the history")
         elif phrases.WHY.match(text):
             self._why(text)
+        elif (question := read_question(text, self.state, self.words, self.catalog)) is not None:
+            found.act, found.question = "ask", question
         else:
+            text = digits(text)
             for sentence in phrases.SENTENCE.split(text):
                 if sentence and sentence.strip():
                     self._sentence(sentence.strip())
             self._compare()
             self._wish()
+            foreign = len(self.unknown) > 2 and len(self.unknown) > 0.6 * len(WORD.findall(text))
+            nothing = (self.unknown and not self.known) or foreign or not WORD.search(text)
+            if nothing and not self._changes():
+                found.act = "unclear"
         found.notes = list(dict.fromkeys(found.notes))
         return found
 
@@ -122,8 +139,9 @@ class _Reading:
     def _sentence(self, sentence: str) -> None:
         owned = phrases.HAVE.match(sentence)
         if owned and not find_places(sentence, len(self.state.shown)).places:
-            strong = owned["verb"].lower() in phrases.BOUGHT
-            if self._own(sentence[owned.end() :], strong=strong):
+            named = sentence[owned.end() :]
+            strong = owned["verb"].lower() in phrases.BOUGHT or bool(re.match(r"\s*(?:an?|the|my) ", named))
+            if self._own(named, strong=strong):
                 return
         refuses = False
         for clause in phrases.COMMA.split(sentence):
@@ -134,7 +152,7 @@ class _Reading:
 
     def _clause(self, clause: str) -> Clause:
         """Read one clause; what kind it was."""
-        clause = self._lift(clause)
+        clause = self._sort(self._lift(clause))
         prices = find_prices(clause)
         places = find_places(prices.rest, len(self.state.shown))
         rows = self._shown_rows(places.places)
@@ -274,6 +292,33 @@ class _Reading:
                 self.found.notes.append(f"any {fold(column)}")
         return clause.strip()
 
+    def _sort(self, clause: str) -> str:
+        """Take out what sorts: "the cheapest one", "sorted by price", "the newest", "my budget is tight"."""
+        for pattern, columns, descending in phrases.SORTS:
+            clause, count = pattern.subn(" ", clause)
+            if not count:
+                continue
+            name = self.words.price if columns == ("price",) else self.words.numeric(columns)
+            if name is None:
+                self.found.notes.append(f"this catalogue has no {columns[0]} to sort by")
+            else:
+                self.found.order = (name, descending)
+                self.found.notes.append(f"sorted by {name}, {'highest' if descending else 'lowest'} first")
+        return clause.strip()
+
+    def _changes(self) -> bool:
+        """Whether the turn asks for anything beside its wish."""
+        found = self.found
+        return bool(
+            found.where
+            or found.lifted
+            or found.liked
+            or found.refused
+            or found.unwanted
+            or found.allowed
+            or found.order
+        )
+
     def _refuse(self, text: str, rows: Sequence[int], *, this: bool) -> bool:
         """Refuse cards, values or title words; False where there was nothing to refuse."""
         for row in rows:
@@ -322,7 +367,7 @@ class _Reading:
         for match in WORD.finditer(text):
             word = spelled = match[0]
             key = fold(word)
-            if key not in self.words.vocabulary and key not in phrases.FILLER and len(key) > 4:
+            if key not in self.words.vocabulary and key not in phrases.FILLER and len(key) > 3:
                 better = self.words.correct(key)
                 if better is not None:
                     self.found.notes.append(f"'{word}' read as '{better}'")
@@ -348,7 +393,9 @@ class _Reading:
         if self.state.wish and content and set(content) <= brands:
             return  # "only from Everpan" narrows what was looked for
         begin, end = content[0] if content else matches[0].start, content[-1] if content else matches[-1].end - 1
-        self.unknown += [raw[place] for place in content if folded[place] not in self.words.vocabulary]
+        unknown = [raw[place] for place in content if folded[place] not in self.words.vocabulary]
+        self.unknown += unknown
+        self.known = self.known or len(unknown) < len(content) or bool(matches)
         self.wishes.append(" ".join(raw[begin : end + 1]))
         self.found.joins = self.found.joins or bool(phrases.JOINS.match(text) and not phrases.ASK.search(text))
 
