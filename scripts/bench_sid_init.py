@@ -38,6 +38,7 @@ from genrec.training.lm.data import PAD, collate, response_example
 from genrec.training.lm.fit import fit_lm
 from genrec.training.lm.sid_embeddings import SidInit
 from genrec.training.lm.stage import load_inputs
+from genrec.training.loop.epochs import FitContext
 
 SHOP = ["--sasrec.width=64", "--collaborative.epochs=8", "--aligner.name=fusion", "--fusion.width=64"]
 WIDTH = 64
@@ -101,7 +102,7 @@ def curve(inputs: LmInputs, config: LmConfig) -> tuple[list[float], float]:
         steps = total
 
     with tempfile.TemporaryDirectory() as work:
-        fit_lm(inputs, config, Path(work), lambda row: None, validate, progress=told)
+        fit_lm(inputs, config, validate, FitContext(Path(work), progress=told))
     return losses, steps / config.epochs
 
 

@@ -49,8 +49,8 @@ from genrec.semtok.vectors import ItemVectors
 from genrec.training.lm.build import LanguageModel, LmInputs, build_lm
 from genrec.training.lm.config import LmConfig
 from genrec.training.lm.data import PAD, Example, collate, history_examples, response_example
-from genrec.training.loop.batching import batches
-from genrec.training.loop.schedule import learning_rate_factor
+from genrec.training.loop.batching import batches_by_length
+from genrec.training.loop.schedule import Warmup, adamw, set_learning_rates
 from genrec.training.quantizer.fit import fit_quantizer
 from genrec.training.sequential.fit import sample_cases
 
@@ -96,12 +96,8 @@ class Way:
 
     def __post_init__(self) -> None:
         self.lengths = np.array([len(example) for example in self.examples])
-        self.optimizer = torch.optim.AdamW(
-            self.built.model.parameters(),
-            lr=self.config.peak_learning_rate,
-            betas=(0.9, 0.98),
-            weight_decay=self.config.weight_decay,
-            fused=True,
+        self.optimizer = adamw(
+            (self.built.model.parameters(), self.config.peak_learning_rate), weight_decay=self.config.weight_decay
         )
 
     def targets_of(self, group: NDArray[np.int64]) -> int:
@@ -132,11 +128,9 @@ class Way:
         self.built.model.train()
         torch.manual_seed(0)
         rng = np.random.default_rng(0)
-        plan = [group for _ in range(epochs) for group in batches(self.lengths, batch_tokens, rng)]
+        plan = [group for _ in range(epochs) for group in batches_by_length(self.lengths, batch_tokens, rng)]
         for step, group in enumerate(plan):
-            for settings in self.optimizer.param_groups:
-                factor = learning_rate_factor(step, len(plan), min(200, len(plan) // 20 + 1))
-                settings["lr"] = self.config.peak_learning_rate * factor
+            set_learning_rates(self.optimizer.param_groups, step, len(plan), Warmup())
             self.step(group)
         return len(plan)
 
@@ -206,7 +200,7 @@ def main() -> None:
     peak = 0.0
     rates: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ways}
     rng = np.random.default_rng(0)
-    plans = {name: batches(way.lengths, batch_tokens[name], rng) for name, way in ways.items()}
+    plans = {name: batches_by_length(way.lengths, batch_tokens[name], rng) for name, way in ways.items()}
     for name, way in ways.items():
         way.rate(plans[name][:3])
     each = 24

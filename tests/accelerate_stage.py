@@ -17,7 +17,7 @@ from accelerate.utils import parse_flag_from_env
 from torch.distributed.tensor import DTensor
 
 from genrec.training import finetune
-from genrec.training.lm import fit
+from genrec.training.loop import epochs, weights
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     else:
         PartialState(backend="gloo")  # which accelerate would not choose for DeepSpeed without a GPU
-    gather = fit.whole_state
+    gather = weights.whole_state
 
     def gather_shards(optimizer: Any, **options: Any) -> Any:
         if sharded:
@@ -40,15 +40,15 @@ def main() -> None:
             assert whole / 2 <= here < 0.6 * whole
         return gather(optimizer, **options)
 
-    fit.whole_state = gather_shards
+    weights.whole_state = gather_shards
     if os.environ.get("STOP_AFTER_CHECKPOINT"):
-        save = fit.save_checkpoint
+        save = epochs.save_checkpoint
 
         def save_and_die(*args: Any) -> None:
             save(*args)
             os._exit(1)
 
-        fit.save_checkpoint = save_and_die
+        epochs.save_checkpoint = save_and_die
     finetune.main()
 
 

@@ -37,6 +37,7 @@ from genrec.training.lm.fit import fit_lm
 from genrec.training.lm.save import save_lm
 from genrec.training.lm.stage import from_config
 from genrec.training.lm.validation import DENSE_WEIGHTS, Figures, Validation
+from genrec.training.loop.epochs import FitContext, Log
 
 
 @pytest.fixture(autouse=True)
@@ -58,12 +59,10 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> LmInputs:
     return LmInputs(catalog, SemanticIds(catalog.item_ids, codes, (8, 8)), books, vectors, split, None)
 
 
-def fitted(
-    inputs: LmInputs, config: LmConfig, work: Path, log: Any = lambda row: None, **options: Any
-) -> LanguageModel:
+def fitted(inputs: LmInputs, config: LmConfig, work: Path, log: Log = lambda row: None, **told: Any) -> LanguageModel:
     work.mkdir(exist_ok=True)
     validation = Validation(inputs, RankingConfig(max_items=6, beams=8), config.valid_cases, 0)
-    built = fit_lm(inputs, config, work, log, validation, **options)
+    built = fit_lm(inputs, config, validation, FitContext(work, log, **told))
     assert built is not None
     return built
 

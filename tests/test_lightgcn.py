@@ -15,6 +15,7 @@ from genrec.semtok.aligners.base import IdTable
 from genrec.semtok.errors import InputError
 from genrec.sequential import LightGcn, LightGcnConfig
 from genrec.sequential.lightgcn import normalised, user_item_matrix
+from genrec.training.loop.epochs import FitContext
 from genrec.training.sequential.fit import SequentialTrainingConfig
 from genrec.training.sequential.lightgcn_fit import fit_lightgcn
 
@@ -89,8 +90,7 @@ def test_two_crowds_are_told_apart(tmp_path: Path) -> None:
         lambda: LightGcn(IdTable(20, 8), user_item_matrix(train, 20), LightGcnConfig(width=8)),
         split,
         config,
-        tmp_path,
-        lambda row: None,
+        FitContext(tmp_path),
     )
     best = np.argsort(-model.score(given), axis=1)[:, :10]
     assert ((best // 10) == sides[80:, None]).mean() > 0.95

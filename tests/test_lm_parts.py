@@ -1,4 +1,4 @@
-"""The parts of the LM stage against direct evaluation: losses, batches, checkpoints, dense head, vocabulary, rows."""
+"""The parts of the LM stage against direct evaluation: losses, rows of tokens, dense head, vocabulary."""
 
 from __future__ import annotations
 
@@ -17,11 +17,7 @@ from genrec.ranking.dense_head import DenseHead
 from genrec.semtok.errors import InputError
 from genrec.training.lm.base import scratch_tokenizer
 from genrec.training.lm.data import IGNORE, collate, history_examples, response_example
-from genrec.training.loop.batching import batches, windows
-from genrec.training.loop.checkpoint import load_checkpoint, remove_work, save_checkpoint, whole_state
-from genrec.training.loop.epochs import fit_epochs
 from genrec.training.loop.losses import linear_cross_entropy
-from genrec.training.loop.schedule import learning_rate_factor
 
 SIZES = (4, 3)
 VOCABULARY = SidVocabulary((np.arange(11, 15), np.arange(15, 18)), 10)
@@ -51,31 +47,6 @@ def test_linear_cross_entropy_of_nothing_is_zero() -> None:
     assert not weight.grad.any()
 
 
-@given(st.integers(0, 80), st.integers(1, 17))
-def test_windows_make_every_item_a_target_once(length: int, size: int) -> None:
-    targets = []
-    for start, first_target, end in windows(length, size):
-        assert 0 <= start <= first_target < end
-        assert end - start <= size
-        targets += range(first_target, end)
-    assert targets == list(range(length))
-
-
-@given(st.lists(st.integers(1, 30), max_size=60), st.integers(1, 64), st.integers(0, 5))
-def test_batches_hold_everything_once_within_the_budget(lengths: list[int], budget: int, seed: int) -> None:
-    sizes = np.array(lengths, dtype=np.int64)
-    groups = batches(sizes, budget, np.random.default_rng(seed))
-    assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
-    assert all(len(group) == 1 or sizes[group].max() * len(group) <= budget for group in groups)
-
-
-def test_schedule_rises_then_falls_to_a_tenth() -> None:
-    factors = [learning_rate_factor(step, 100, 10) for step in range(100)]
-    assert factors[0] == pytest.approx(0.1)
-    assert max(factors) == factors[9] == 1.0
-    assert factors[-1] == pytest.approx(0.1, abs=0.01)
-
-
 def test_a_history_example_predicts_every_code_and_names_every_item() -> None:
     codes = np.array([[0, 1], [3, 2], [1, 0]], dtype=np.int32)
     (example,) = history_examples(Sequences.from_lists([[2, 0]]), codes, VOCABULARY, max_items=5)
@@ -96,63 +67,6 @@ def test_only_the_response_is_a_target_and_padding_never_is() -> None:
     assert batch.input_ids.tolist() == [[5, 6, 7, 8], [1, 0, 0, 0]]
     assert batch.labels.tolist() == [[IGNORE, IGNORE, 8, 9], [2, IGNORE, IGNORE, IGNORE]]
     assert (batch.items == -1).all()
-
-
-def test_checkpoint_brings_weights_optimiser_and_progress_back(tmp_path: Path) -> None:
-    def trained(steps: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        for step in range(steps):
-            torch.manual_seed(step)
-            optimizer.zero_grad()
-            model(torch.randn(4, 3)).square().sum().backward()
-            optimizer.step()
-
-    def fresh() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
-        torch.manual_seed(7)
-        model = torch.nn.Linear(3, 2)
-        return model, torch.optim.AdamW(model.parameters(), lr=0.1)
-
-    model, optimizer = fresh()
-    assert load_checkpoint(tmp_path, {"model": model}, optimizer) is None
-    trained(3, model, optimizer)
-    save_checkpoint(tmp_path, {"model": model}, whole_state(optimizer), {"epoch": 3})
-    again, again_optimizer = fresh()
-    assert load_checkpoint(tmp_path, {"model": again}, again_optimizer) == {"epoch": 3}
-    trained(5, model, optimizer)
-    trained(5, again, again_optimizer)
-    assert torch.equal(model.weight, again.weight)
-
-
-def test_a_kill_inside_the_removal_of_checkpoints_leaves_a_fit_that_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fitted() -> torch.Tensor:
-        torch.manual_seed(0)
-        model = torch.nn.Linear(2, 2)
-
-        def epoch(number: int) -> float:
-            with torch.no_grad():
-                model.weight.fill_(number)
-            return 1.0
-
-        optimizer, quiet = torch.optim.AdamW(model.parameters()), {"log": lambda row: None, "stage": "some"}
-        fit_epochs(
-            model, optimizer, epoch, lambda: model.weight[0, 0].item(), epochs=3, patience=9, workdir=tmp_path,
-            progress=lambda done, total: None, **quiet,
-        )  # fmt: skip
-        return model.weight.detach()
-
-    def killed(folder: Path) -> None:
-        next(folder.glob("best-*")).unlink()
-        raise KeyboardInterrupt
-
-    whole = fitted()
-    with monkeypatch.context() as patch:
-        patch.setattr("genrec.training.loop.checkpoint.shutil.rmtree", killed)
-        with pytest.raises(KeyboardInterrupt):
-            remove_work(tmp_path)
-    assert torch.equal(fitted(), whole)
-    remove_work(tmp_path)
-    assert not tmp_path.exists()
 
 
 def _head() -> DenseHead:

@@ -111,7 +111,7 @@ def test_preference_goes_on_from_a_finished_model(run: Path, tmp_path: Path) -> 
     ours, theirs = (contents(one / "lm") for one in (after, both))
     assert {name for name in ours if ours[name] != theirs[name]} <= {"tokenizer_config.json", "manifest.json"}
     assert ours.keys() == theirs.keys()
-    assert len(read_json(after / "lm/preference.json")["rows"]) == 4
+    assert len(read_json(after / "lm/preference.json")["rows"]) == 3
     logged = [json.loads(line) for line in (after / "log.jsonl").read_text().splitlines()]
     assert not [row for row in logged if row["stage"] == "lm" and "epoch" in row]
 

@@ -21,6 +21,7 @@ from genrec.sequential.base import MASK, PADDING
 from genrec.sequential.bert4rec import Bert4RecBackbone, Bert4RecConfig
 from genrec.sequential.gru4rec import Gru4RecBackbone, Gru4RecConfig
 from genrec.sequential.lrurec import LinearRecurrence, LruRecConfig, scan
+from genrec.training.loop.epochs import FitContext
 from genrec.training.sequential.fit import SequentialTrainingConfig, fit_sequential, validation_recall
 
 CONFIGS: Mapping[str, Any] = {
@@ -83,8 +84,7 @@ def test_a_ring_is_learned(
         lambda: SequentialModel(IdTable(N_ITEMS, 16), BACKBONES[name](CONFIGS[name](**shape))),
         split,
         config,
-        tmp_path,
-        lambda row: None,
+        FitContext(tmp_path),
         exclude_seen=False,
     )
     scores = model.score(split.test.histories)

@@ -31,6 +31,7 @@ from genrec.sequential import (
     SequentialModel,
 )
 from genrec.sequential.lightgcn import user_item_matrix
+from genrec.training.loop.epochs import FitContext
 from genrec.training.sequential.fit import SequentialTrainingConfig, fit_sequential, training_windows, validation_recall
 from genrec.training.sequential.lightgcn_fit import fit_lightgcn
 
@@ -39,21 +40,23 @@ SHORT = SequentialTrainingConfig(epochs=4, patience=4, batch_positions=64, seed=
 
 
 def fit_sasrec(workdir: Path, log: Callable[[Mapping[str, Any]], None], **options: Any) -> torch.nn.Module:
-    return fit_sequential(lambda: SasRec(N_ITEMS, SasRecConfig(width=8)), SPLIT, SHORT, workdir, log, **options)
+    return fit_sequential(
+        lambda: SasRec(N_ITEMS, SasRecConfig(width=8)), SPLIT, SHORT, FitContext(workdir, log), **options
+    )
 
 
 def fit_bert4rec(workdir: Path, log: Callable[[Mapping[str, Any]], None], **options: Any) -> torch.nn.Module:
     def make() -> SequentialModel:
         return SequentialModel(IdTable(N_ITEMS, 8), BACKBONES["bert4rec"](Bert4RecConfig(width=8)))
 
-    return fit_sequential(make, SPLIT, SHORT, workdir, log, **options)
+    return fit_sequential(make, SPLIT, SHORT, FitContext(workdir, log), **options)
 
 
 def fit_graph(workdir: Path, log: Callable[[Mapping[str, Any]], None], **options: Any) -> torch.nn.Module:
     def make() -> LightGcn:
         return LightGcn(IdTable(N_ITEMS, 8), user_item_matrix(SPLIT.train, N_ITEMS), LightGcnConfig(width=8))
 
-    return fit_lightgcn(make, SPLIT, SHORT, workdir, log, **options)
+    return fit_lightgcn(make, SPLIT, SHORT, FitContext(workdir, log), **options)
 
 
 @pytest.mark.parametrize("fit", [fit_sasrec, fit_bert4rec, fit_graph])
@@ -85,8 +88,7 @@ def test_all_negatives_learn_what_the_full_softmax_learns(tmp_path: Path) -> Non
             lambda: SasRec(N_ITEMS, SasRecConfig(width=8, dropout=0.0)),  # coins would move dropout's generator on
             SPLIT,
             SHORT,
-            workdir,
-            lambda row, rows=rows: rows.append(row["loss"]),  # type: ignore[misc]
+            FitContext(workdir, lambda row, rows=rows: rows.append(row["loss"])),  # type: ignore[misc]
             negatives=negatives,
         )
     np.testing.assert_allclose(losses[None], losses[N_ITEMS], rtol=1e-4)
@@ -132,9 +134,7 @@ def test_weights_that_diverged_are_refused_without_validation_too(stop_after: in
             lambda: SasRec(N_ITEMS, SasRecConfig(width=8)),
             SPLIT,
             config,
-            tmp_path,
-            lambda row: None,
-            stop_after=stop_after,
+            FitContext(tmp_path, stop_after=stop_after),
         )
 
 
@@ -169,15 +169,15 @@ def test_what_the_table_adds_is_added(backbone: str, tmp_path: Path) -> None:
             asked.append((rows.tolist(), epoch))
             return 100 * (self.items.weight[0] - 1).square().sum()
 
-    table, log = Pulled(N_ITEMS, 8), lambda row: None
+    table, context = Pulled(N_ITEMS, 8), FitContext(tmp_path)
     config = SequentialTrainingConfig(epochs=3, patience=3, batch_positions=64, learning_rate=5e-2)
     model: SequentialModel | LightGcn
     if backbone == "lightgcn":
         graph = user_item_matrix(SPLIT.train, N_ITEMS)
-        model = fit_lightgcn(lambda: LightGcn(table, graph, LightGcnConfig(width=8)), SPLIT, config, tmp_path, log)
+        model = fit_lightgcn(lambda: LightGcn(table, graph, LightGcnConfig(width=8)), SPLIT, config, context)
     else:
         model = fit_sequential(
-            lambda: SequentialModel(table, BACKBONES["sasrec"](SasRecConfig(width=8))), SPLIT, config, tmp_path, log
+            lambda: SequentialModel(table, BACKBONES["sasrec"](SasRecConfig(width=8))), SPLIT, config, context
         )
     assert all(rows == sorted(set(rows)) and min(rows) >= 0 for rows, _ in asked)
     epochs = [epoch for _, epoch in asked]
@@ -242,7 +242,7 @@ def test_cold_items_take_no_part_in_the_softmax(tmp_path: Path) -> None:
         model.items.load_state_dict(start.state_dict())
         return model
 
-    model = fit_sequential(make, split, SHORT, tmp_path, lambda row: None, cold=cold)
+    model = fit_sequential(make, split, SHORT, FitContext(tmp_path), cold=cold)
     moved = (model.item_vectors != start.items.weight).any(dim=1)
     assert moved.tolist() == [True] * 4 + [False] * (N_ITEMS - 4)
 

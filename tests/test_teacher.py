@@ -30,6 +30,7 @@ from genrec.training.lm.fit import fit_lm
 from genrec.training.lm.teacher import Teacher
 from genrec.training.lm.validation import Validation
 from genrec.training.loop.batching import windows
+from genrec.training.loop.epochs import FitContext
 from genrec.training.loop.losses import Soft, linear_cross_entropy
 
 SHARE = 0.6
@@ -168,7 +169,7 @@ def fitted(inputs: LmInputs, config: LmConfig, work: Path) -> tuple[float, float
     """Agreement of codes and dense head with the teacher's favourite, on training prefixes."""
     work.mkdir()
     validation = Validation(inputs, RankingConfig(max_items=4, beams=8), config.valid_cases, 0)
-    built = fit_lm(inputs, config, work, lambda row: None, validation, stop_after=config.epochs)
+    built = fit_lm(inputs, config, validation, FitContext(work, stop_after=config.epochs))
     assert built is not None
     assert inputs.sequential is not None
     histories = inputs.split.train.last(3)

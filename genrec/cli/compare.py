@@ -38,6 +38,7 @@ from genrec.sequential.lightgcn import user_item_matrix
 from genrec.tasks.preference_texts import preference_vectors
 from genrec.training.aligner.fit import aligner_inputs
 from genrec.training.loop.checkpoint import remove_work
+from genrec.training.loop.epochs import FitContext
 from genrec.training.run_folder import locked, write_settings
 from genrec.training.sequential.fit import fit_sequential
 from genrec.training.sequential.lightgcn_fit import fit_lightgcn
@@ -147,18 +148,16 @@ class Comparison(Pipeline):
         work.mkdir(exist_ok=True)
         config = replace(self.comparison.training_of(cell.name), seed=cell.seed)
         fit: Callable[..., Any] = fit_lightgcn if cell.backbone == LIGHTGCN else fit_sequential
-        with progress_bar(cell.folder, "epoch") as progress:
+        with progress_bar(cell.folder, "step") as progress:
             model = fit(
                 self._model_maker(cell, split, text),
                 split,
                 config,
-                work,
-                self._note,
+                FitContext(work, self._note, progress),
                 exclude_seen=exclude_seen,
                 negatives=self.comparison.negatives,
                 cold=cold,
                 stage=cell.folder,
-                progress=progress,
             )
         lists = rank(model.scorer(cold), split.test.histories, exclude_seen=exclude_seen)
         model.save(folder)

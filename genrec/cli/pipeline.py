@@ -53,6 +53,7 @@ from genrec.tasks.preference_texts import preference_vectors
 from genrec.training.aligner.fit import aligned_vectors, cold_items, fit_aligner, load_inputs
 from genrec.training.lm.stage import LmStage, from_config, run_lm_stage
 from genrec.training.loop.checkpoint import remove_work
+from genrec.training.loop.epochs import FitContext
 from genrec.training.quantizer.fit import fit_quantizer
 from genrec.training.quantizer.letter import Behaviour
 from genrec.training.refit import check_same_settings, chosen_epochs
@@ -222,16 +223,13 @@ class Pipeline:
         config = replace(self.config.collaborative, seed=self.config.collaborative.seed + self.config.seed)
         work = folder / "work"
         work.mkdir(exist_ok=True)
-        with progress_bar("collaborative vectors", "epoch") as progress:
+        with progress_bar("collaborative vectors", "step") as progress:
             model = fit_sequential(
                 lambda: SasRec(n_items, self.config.sasrec),
                 split,
                 config,
-                work,
-                self._note,
+                FitContext(work, self._note, progress, self._stop_after("vectors/collaborative")),
                 exclude_seen=read_json(self.run / "split/data.json")["exclude_seen"],
-                progress=progress,
-                stop_after=self._stop_after("vectors/collaborative"),
             )
         model.save(folder)
         vectors = model.item_vectors.detach().numpy().copy()
@@ -254,7 +252,7 @@ class Pipeline:
         inputs = load_inputs(self.run)
         work = folder / "work"
         work.mkdir(exist_ok=True)
-        with progress_bar("aligned item vectors", "epoch") as progress:
+        with progress_bar("aligned item vectors", "step") as progress:
             model = fit_aligner(
                 aligner.name,
                 aligner.options,
@@ -262,11 +260,8 @@ class Pipeline:
                 split,
                 lambda: BACKBONES[aligner.backbone](self._shape()),
                 replace(aligner.training, seed=aligner.training.seed + self.config.seed),
-                work,
-                self._note,
+                FitContext(work, self._note, progress, self._stop_after("vectors/item")),
                 exclude_seen=read_json(self.run / "split/data.json")["exclude_seen"],
-                progress=progress,
-                stop_after=self._stop_after("vectors/item"),
             )
         save_table(model.items, folder)
         frozen(model, cold_items(inputs)).save(folder)

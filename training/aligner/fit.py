@@ -1,7 +1,7 @@
 """Trains an aligner with a sequential model, and turns the trained table into item vectors.
 
     inputs = load_inputs(run)
-    model = fit_aligner("faerec", FaeRecConfig(), inputs, split, lambda: SasRecBackbone(shape), training, workdir, log)
+    model = fit_aligner("faerec", FaeRecConfig(), inputs, split, lambda: SasRecBackbone(shape), training, context)
     vectors = aligned_vectors(model.items, inputs, "faerec(minilm, sasrec)")
 
 Shapes: N items, U users, D width.
@@ -24,7 +24,7 @@ from genrec.semtok.aligners import AlignerInputs, ItemTable, make_table
 from genrec.semtok.vectors import ItemVectors, unit_rows
 from genrec.sequential import Backbone, ColdItems, SequentialModel
 from genrec.sequential.lightgcn import user_item_matrix
-from genrec.training.loop.epochs import Log, Progress
+from genrec.training.loop.epochs import FitContext
 from genrec.training.sequential.fit import SequentialTrainingConfig, fit_sequential
 
 
@@ -68,12 +68,9 @@ def fit_aligner(
     split: Split,
     make_backbone: Callable[[], Backbone],
     training: SequentialTrainingConfig,
-    workdir: Path,
-    log: Log,
+    context: FitContext,
     *,
     exclude_seen: bool = True,
-    progress: Progress = lambda done, total: None,
-    stop_after: int | None = None,
 ) -> SequentialModel:
     """An aligner's table and a backbone, trained together; the epoch with the best validation recall wins.
 
@@ -81,8 +78,6 @@ def fit_aligner(
         name: of `genrec.semtok.aligners.ALIGNERS`.
         config: the aligner's.
         make_backbone: builds the untrained backbone; called under the seed.
-        workdir: holds the checkpoint of an interrupted fit; gets `training.json`.
-        stop_after: see `fit_sequential`.
     """
 
     def make_model() -> SequentialModel:
@@ -93,13 +88,10 @@ def fit_aligner(
         make_model,
         split,
         training,
-        workdir,
-        log,
+        context,
         exclude_seen=exclude_seen,
         cold=cold_items(inputs),
         stage="aligner",
-        progress=progress,
-        stop_after=stop_after,
     )
 
 

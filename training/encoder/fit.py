@@ -7,10 +7,9 @@ Shapes: B items of a batch, T tokens of the longest view, D width.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -33,9 +32,10 @@ from genrec.semtok.folders import check_replaceable, hash_file, new_folder, to_j
 from genrec.semtok.vectors import ItemVectors
 from genrec.training.encoder.config import ScftConfig
 from genrec.training.encoder.view_encoder import Tunable, ViewEncoder, load_tunable
-from genrec.training.loop.checkpoint import load_checkpoint, remove_work, save_checkpoint, whole_state
-from genrec.training.loop.epochs import Log, Progress
-from genrec.training.loop.schedule import learning_rate_factor
+from genrec.training.loop.checkpoint import remove_work
+from genrec.training.loop.epochs import FitContext, Log, Objective, Plan, Progress, Row, Steps, fit_epochs
+from genrec.training.loop.schedule import adamw
+from genrec.training.loop.weights import Launched
 
 # The temperature is one number on a logarithmic scale: at the adapters' rate it would hardly move.
 _TEMPERATURE_RATE = 1e-2
@@ -81,12 +81,12 @@ def fit_scft(
             scratch = stack.enter_context(new_folder(target, inputs, resume=True))
             (scratch / "work").mkdir(exist_ok=True)
         PartialState().wait_for_everyone()
-        rows = _train(tuned, item_attributes(catalog), config, scratch / "work", log, progress)
-        if not main_process:
+        context = FitContext(scratch / "work", log, progress)
+        if not _train(tuned, item_attributes(catalog), config, context):
             return
         tuned.export(scratch)
+        (scratch / "work/training.json").rename(scratch / "training.json")
         remove_work(scratch / "work")
-        write_atomic(scratch / "training.json", to_json(rows))
         write_atomic(scratch / "scft.json", to_json({"encoder": config.encoder, "pooling": tuned.views.pooling}))
         encoder = HFEncoder(scratch, name="scft", pooling=tuned.views.pooling)
         vectors = ItemVectors(encoder.encode(attribute_prompts(catalog)), f"scft({config.encoder})")
@@ -94,67 +94,61 @@ def fit_scft(
         vectors.save(scratch / "vectors/text.safetensors")
 
 
-def _train(
-    tuned: Tunable,
-    items: Sequence[Sequence[Attribute]],
-    config: ScftConfig,
-    workdir: Path,
-    log: Log,
-    progress: Progress,
-) -> list[dict[str, Any]]:
-    """Optimise the adapters; returns the log without times."""
+def _train(tuned: Tunable, items: Sequence[Sequence[Attribute]], config: ScftConfig, context: FitContext) -> bool:
+    """Optimise the adapters; returns whether this is the main process."""
     accelerator = Accelerator(mixed_precision=config.precision)
-    model, adapters = tuned.views, tuned.adapters()
-    groups = [
-        {"params": adapters, "peak": config.learning_rate},
-        {"params": [model.log_temperature], "peak": _TEMPERATURE_RATE},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=0.0)
-    state = load_checkpoint(workdir, {"model": model}, optimizer) or {"step": 0, "rows": [], "losses": []}
-    prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
-    shuffled = np.random.default_rng((config.seed, 0)).permutation(len(items))
-    held, kept = np.split(shuffled, [min(config.held_items, max(1, len(items) // 10))])
-    size = min(config.batch, len(kept) // accelerator.num_processes)
-    if size < 2:
-        raise InputError(f"{config.items}: {len(items)} items are too few for {accelerator.num_processes} processes")
+    optimizer = adamw((tuned.adapters(), config.learning_rate), ([tuned.views.log_temperature], _TEMPERATURE_RATE))
+    weights = Launched(accelerator, tuned.views, optimizer, tuned.views, config.precision)
+    plan = Plan(
+        stage="scft",
+        length=Steps(config.steps, config.save_every),
+        seed=config.seed,
+        diverged=f"the encoder's training diverged: lower --scft.learning_rate {config.learning_rate:g}",
+        from_start=True,
+    )
+    fit_epochs(_ViewContrast(tuned, items, config, weights), weights, plan, context)
+    return weights.main
 
-    def measure(step: int) -> None:
-        if not accelerator.is_main_process:
-            return
-        rng = np.random.default_rng((config.seed, 1))
-        firsts, seconds = zip(*(disjoint_views(items[row], rng) for row in held), strict=True)
-        found = _retrieval(model, tuned.tokens([*firsts, *seconds], config.max_tokens, accelerator.device))
-        loss = float(np.mean(state["losses"])) if state["losses"] else None
-        row = {"stage": "scft", "step": step, "loss": loss, "temperature": model.temperature.item(), "retrieval": found}
-        state.update(step=step, losses=[], rows=[*state["rows"], row])
-        log(row | {"seconds": perf_counter() - started})
 
-    started = perf_counter()
-    if not state["step"]:
-        measure(0)
-    for step in range(state["step"], config.steps):
-        torch.manual_seed(config.seed * 100_003 + step)
-        tuned.only_adapters_drop()
-        rows = _batch_rows(kept, step, size, accelerator.process_index, accelerator.num_processes, config.seed)
-        factor = learning_rate_factor(step, config.steps, max(1, config.steps // 10))
-        for settings in prepared_optimizer.param_groups:
-            settings["lr"] = settings["peak"] * factor
-        rng = np.random.default_rng((config.seed, 2, step, accelerator.process_index))
-        texts = [random_view(items[row], config.drop_rate, rng) for _ in range(2) for row in rows]
-        loss = prepared(*tuned.tokens(texts, config.max_tokens, accelerator.device))
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(adapters, 1.0)
-        prepared_optimizer.step()
-        prepared_optimizer.zero_grad()
-        state["losses"].append(loss.item())
-        progress(step + 1, config.steps)
-        if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-            measure(step + 1)
-            if accelerator.is_main_process:
-                save_checkpoint(workdir, {"model": model}, whole_state(optimizer), state)
-            accelerator.wait_for_everyone()
-    result: list[dict[str, Any]] = state["rows"]
-    return result
+class _ViewContrast(Objective):
+    """Two random views of each item, and retrieval of one half of a held-out item's attributes by the other."""
+
+    def __init__(
+        self, tuned: Tunable, items: Sequence[Sequence[Attribute]], config: ScftConfig, weights: Launched
+    ) -> None:
+        self._tuned, self._items, self._config, self._weights = tuned, items, config, weights
+        self._device, self._processes = weights.accelerator.device, weights.accelerator.num_processes
+        shuffled = np.random.default_rng((config.seed, 0)).permutation(len(items))
+        self._held, self._kept = np.split(shuffled, [min(config.held_items, max(1, len(items) // 10))])
+        self._size = min(config.batch, len(self._kept) // self._processes)
+        if self._size < 2:
+            raise InputError(f"{config.items}: {len(items)} items are too few for {self._processes} processes")
+
+    def batches(self, epoch: int, rng: np.random.Generator) -> range:
+        """Steps."""
+        self._tuned.only_adapters_drop()
+        return Steps(self._config.steps, self._config.save_every).numbers(epoch)
+
+    def loss(self, batch: int, moment: float) -> tuple[Tensor, Mapping[str, Tensor | float]]:
+        """Of this process's items in one step."""
+        process, seed = self._weights.accelerator.process_index, self._config.seed
+        rows = _batch_rows(self._kept, batch, self._size, process, self._processes, seed)
+        rng = np.random.default_rng((seed, 2, batch, process))
+        texts = [random_view(self._items[row], self._config.drop_rate, rng) for _ in range(2) for row in rows]
+        loss = self._weights.module(*self._tuned.tokens(texts, self._config.max_tokens, self._device))
+        return loss, {"loss": loss, "steps": 1}
+
+    def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """The mean loss of a step."""
+        return {"loss": sums["loss"] / sums["steps"]}
+
+    def validate(self, rows: Sequence[Row]) -> Mapping[str, float]:
+        """The temperature, and the share of held-out items whose halves find each other."""
+        rng = np.random.default_rng((self._config.seed, 1))
+        firsts, seconds = zip(*(disjoint_views(self._items[row], rng) for row in self._held), strict=True)
+        views = self._tuned.tokens([*firsts, *seconds], self._config.max_tokens, self._device)
+        model = self._tuned.views
+        return {"temperature": model.temperature.item(), "retrieval": _retrieval(model, views)}
 
 
 def _batch_rows(

@@ -38,7 +38,7 @@ from genrec.training.lm.preference_stage import preference_finetune
 from genrec.training.lm.save import load_lm, save_lm
 from genrec.training.lm.validation import Validation
 from genrec.training.loop.checkpoint import remove_work
-from genrec.training.loop.epochs import Log
+from genrec.training.loop.epochs import FitContext, Log
 from genrec.training.refit import chosen_epochs, chosen_weights, with_weights
 from genrec.training.run_folder import (
     check_stage_folder,
@@ -118,14 +118,16 @@ def run_lm_stage(
         ranking = replace(ranking, max_items=lm.max_items)
         validation = Validation(inputs, ranking, lm.valid_cases, lm.seed)
         if finetuned is None:
-            built = fit_lm(inputs, lm, scratch / "work", log, validation, progress=progress, stop_after=stop_after)
+            context = FitContext(scratch / "work", log, progress, stop_after)
+            built = fit_lm(inputs, lm, validation, context)
         else:
             built = load_lm(finetuned, inputs, lm)
             shutil.copyfile(finetuned / "training.json", scratch / "work/training.json")
         if built is None:
             return
         if lm.preference.method != "none":
-            preference_finetune(built, inputs, lm, ranking, scratch / "work/preference", log, progress=progress)
+            context = FitContext(scratch / "work/preference", log, progress)
+            preference_finetune(built, inputs, lm, ranking, context)
             (scratch / "work/preference/preference.json").rename(scratch / "preference.json")
         if None in (ranking.dense_weight, ranking.cooccurrence_weight, ranking.sequential_weight):
             ranking = with_weights(ranking, validation.choose(built))

@@ -24,7 +24,9 @@ def windows(length: int, size: int) -> list[tuple[int, int, int]]:
     return result[::-1]
 
 
-def batches(lengths: NDArray[np.int64], token_budget: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+def batches_by_length(
+    lengths: NDArray[np.int64], token_budget: int, rng: np.random.Generator
+) -> list[NDArray[np.int64]]:
     """Group sequences of like length into batches of at most `token_budget` padded positions, in random order.
 
     A sequence longer than the budget gets a batch of its own. Random ties (and a random step of one in length) change

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -53,9 +53,7 @@ def whole_state(optimizer: Stateful, *, keep: bool = True) -> OptimizerState:
     return states
 
 
-def save_checkpoint(
-    folder: Path, modules: Mapping[str, nn.Module], optimizer: OptimizerState, progress: Mapping[str, Any]
-) -> None:
+def save_checkpoint(folder: Path, model: nn.Module, optimizer: OptimizerState, progress: Mapping[str, Any]) -> None:
     """Write weights, optimiser state and `progress` (JSON-able) to `checkpoint.safetensors`.
 
     Only parameters that train and buffers are stored: what is frozen comes from its own source again.
@@ -63,20 +61,16 @@ def save_checkpoint(
     Args:
         optimizer: of `whole_state`.
     """
-    tensors = {
-        f"{name}.{key}": value.detach().contiguous().clone()
-        for name, module in modules.items()
-        for key, value in _trained_state(module).items()
-    }
+    tensors = {f"model.{name}": value for name, value in _trained_state(model).items()}
     for index, state in optimizer.items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
-    write_tensors(folder / CHECKPOINT, tensors, {"progress": json.dumps(dict(progress), sort_keys=True)})
+    _write(folder / CHECKPOINT, tensors, {"progress": json.dumps(dict(progress), sort_keys=True)})
 
 
-def load_checkpoint(folder: Path, modules: Mapping[str, nn.Module], optimizer: Stateful) -> dict[str, Any] | None:
+def load_checkpoint(folder: Path, model: nn.Module, optimizer: Stateful) -> dict[str, Any] | None:
     """Put a checkpoint's state back and return its progress, or return None where there is no checkpoint.
 
-    The optimiser's parameters may be sharded (every process then calls this), those of the modules may not.
+    The optimiser's parameters may be sharded (every process then calls this), those of the model may not.
     """
     path = folder / CHECKPOINT
     if not path.is_file():
@@ -84,10 +78,7 @@ def load_checkpoint(folder: Path, modules: Mapping[str, nn.Module], optimizer: S
     with safe_open(path, framework="pt") as file:
         progress: dict[str, Any] = json.loads(file.metadata()["progress"])
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    for name, module in modules.items():
-        with torch.no_grad():
-            for key, value in _trained_state(module).items():
-                value.copy_(tensors[f"{name}.{key}"])
+    _copy(tensors, model, "model.")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     sharded = {index: parameter for index, parameter in enumerate(parameters) if isinstance(parameter, DTensor)}
     states: dict[int, dict[str, torch.Tensor]] = {}
@@ -97,6 +88,23 @@ def load_checkpoint(folder: Path, modules: Mapping[str, nn.Module], optimizer: S
             states.setdefault(int(index), {})[field] = _spread(value, like=sharded.get(int(index)))
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
     return progress
+
+
+def write_best(folder: Path, model: nn.Module, epochs: int) -> None:
+    """Keep the weights that so many epochs have made."""
+    _write(folder / f"best-{epochs}.safetensors", _trained_state(model))
+
+
+def read_best(folder: Path, model: nn.Module, epochs: int) -> None:
+    """Put the weights back that `write_best` kept."""
+    _copy(load_file(folder / f"best-{epochs}.safetensors"), model)
+
+
+def remove_best(folder: Path, *, but: int) -> None:
+    """Remove the weights of all other epochs."""
+    for stale in folder.glob("best-*.safetensors"):
+        if stale.name != f"best-{but}.safetensors":
+            stale.unlink()
 
 
 def remove_work(folder: Path) -> None:
@@ -109,13 +117,20 @@ def remove_work(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def _write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file atomically."""
     scratch = path.with_name(f".{path.name}.tmp")
-    save_file(dict(tensors), scratch, metadata=dict(metadata or {}))
+    here = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(here, scratch, metadata=dict(metadata or {}))
     with open(scratch, "rb+") as written:
         os.fsync(written.fileno())
     os.replace(scratch, path)
+
+
+@torch.no_grad()
+def _copy(tensors: Mapping[str, torch.Tensor], model: nn.Module, prefix: str = "") -> None:
+    for name, value in _trained_state(model).items():
+        value.copy_(tensors[f"{prefix}{name}"])
 
 
 def _spread(tensor: torch.Tensor, *, like: DTensor | None) -> torch.Tensor:

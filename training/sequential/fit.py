@@ -11,28 +11,32 @@ Shapes: B sequences of a batch, T positions of the longest, M targets, N items.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from genrec.data.sequences import Sequences
 from genrec.data.splits import Cases, Split
 from genrec.semtok.errors import InputError
 from genrec.sequential import ColdItems, SequentialModel
 from genrec.sequential.base import PADDING
-from genrec.training.loop.batching import batches, windows
-from genrec.training.loop.epochs import DIVERGED, Log, Progress, fit_epochs
+from genrec.training.loop.batching import batches_by_length, windows
+from genrec.training.loop.epochs import FitContext, Objective, Passes, Plan, Row, fit_epochs
 from genrec.training.loop.losses import linear_cross_entropy
-from genrec.training.loop.schedule import learning_rate_factor
+from genrec.training.loop.schedule import Warmup, adamw
+from genrec.training.loop.weights import OneProcess
 from genrec.training.sequential.sampled_softmax import inclusion, sampled_softmax
 
 Model = TypeVar("Model", bound=SequentialModel)
+DIVERGED = (
+    "the training of a recommender diverged: its {what} are not numbers; lower its learning_rate (fit:"
+    " --collaborative.learning_rate or --aligner.training.learning_rate, compare: --training.learning_rate)"
+)
 
 
 @dataclass(frozen=True)
@@ -104,55 +108,119 @@ def fit_sequential(
     make_model: Callable[[], Model],
     split: Split,
     config: SequentialTrainingConfig,
-    workdir: Path,
-    log: Log,
+    context: FitContext,
     *,
     exclude_seen: bool = True,
     negatives: int | None = None,
     cold: ColdItems | None = None,
     stage: str = "collaborative",
-    progress: Progress = lambda done, total: None,
-    stop_after: int | None = None,
 ) -> Model:
     """Train on `split.train`, choose the epoch on `split.valid`.
 
     Args:
         make_model: builds the untrained model; called under the seed.
-        workdir: holds the checkpoint of an interrupted fit, from which it goes on to the same weights; gets
-            `training.json`, the log without times.
-        log: gets one row an epoch.
         exclude_seen: rank without the items of the history when validating.
         negatives: classes that the softmax samples a batch (`sequential.sampled_softmax`); None: the whole catalogue.
         cold: items without training events that are to be ranked by their words; they are no classes of the softmax.
         stage: what the log's rows are about.
-        progress: told (epochs done, epochs at most).
-        stop_after: train exactly so many epochs of the schedule and validate none (a refit).
 
     Returns:
         The model with the weights of the best epoch, in evaluation mode.
+
+    Raises:
+        InputError: no history has two items, or the training diverged.
     """
     torch.manual_seed(config.seed)
     model = make_model()
-    rows = training_windows(split.train, model.config.max_items)
     softmax = Softmax(np.bincount(split.train.values, minlength=model.n_items), negatives, cold)
     cases = sample_cases(split.valid, config.valid_cases, config.seed)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True
-    )
-    fit_epochs(
-        model,
-        optimizer,
-        lambda epoch: _train_epoch(model, rows, softmax, optimizer, config, epoch),
-        lambda: validation_recall(model.scorer(cold), cases, exclude_seen=exclude_seen),
-        epochs=config.epochs,
-        patience=config.patience,
-        workdir=workdir,
-        stage=stage,
-        log=log,
-        progress=progress,
-        stop_after=stop_after,
-    )
+
+    def validate() -> float:
+        return validation_recall(model.scorer(cold), cases, exclude_seen=exclude_seen)
+
+    rows = training_windows(split.train, model.config.max_items)
+    fit_recommender(_NextItems(model, softmax, validate, rows, config.batch_positions), model, config, context, stage)
     return model
+
+
+def fit_recommender(
+    objective: Objective, model: nn.Module, config: SequentialTrainingConfig, context: FitContext, stage: str
+) -> None:
+    """Train a recommender in place."""
+    plan = Plan(
+        stage=stage,
+        length=Passes(config.epochs),
+        seed=config.seed,
+        diverged=DIVERGED.format(what="weights"),
+        selection="valid_recall@10",
+        patience=config.patience,
+        warmup=Warmup(one_in=10, longest=100),
+    )
+    optimizer = adamw((model.parameters(), config.learning_rate), weight_decay=config.weight_decay)
+    fit_epochs(objective, OneProcess(model, optimizer), plan, context)
+
+
+class RecommenderObjective(Objective):
+    """What all recommenders share: a mean loss of their targets, and the recall of validation cases.
+
+    Args:
+        model: has an item table `items`.
+        softmax: over the items.
+        recall: of the model as it stands.
+    """
+
+    def __init__(self, model: Any, softmax: Softmax, recall: Callable[[], float]) -> None:
+        self.model, self.softmax, self.recall = model, softmax, recall
+
+    def with_table(
+        self, loss: Tensor, targets: int, items: Tensor, moment: float
+    ) -> tuple[Tensor, Mapping[str, Tensor | float]]:
+        """A batch's mean loss, and what the table of its items adds; the log has the former alone."""
+        aligned = self.model.items.loss(torch.unique(items), moment)
+        return loss / targets + aligned, {"loss": loss, "targets": targets}
+
+    def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """The mean loss of a target, without what the table adds."""
+        return {"loss": sums["loss"] / sums["targets"]}
+
+    def validate(self, rows: Sequence[Row]) -> Mapping[str, float]:
+        """Recall@10."""
+        return {"valid_recall@10": self.recall()}
+
+
+class _NextItems(RecommenderObjective):
+    """Every position of every window is a target."""
+
+    def __init__(
+        self,
+        model: SequentialModel,
+        softmax: Softmax,
+        recall: Callable[[], float],
+        windowed: Sequence[tuple[NDArray[np.int32], int]],
+        batch_positions: int,
+    ) -> None:
+        super().__init__(model, softmax, recall)
+        self._windowed, self._batch_positions = windowed, batch_positions
+        self._lengths = np.array([len(row) for row, _ in windowed])
+
+    def batches(self, epoch: int, rng: np.random.Generator) -> Sequence[NDArray[np.int64]]:
+        """Windows of like length."""
+        self.model.train()
+        return batches_by_length(self._lengths - 1, self._batch_positions, rng)
+
+    def loss(self, batch: NDArray[np.int64], moment: float) -> tuple[Tensor, Mapping[str, Tensor | float]]:
+        """Cross-entropy of the next items."""
+        rows = torch.full((len(batch), int(self._lengths[batch].max())), PADDING)
+        wanted = torch.zeros(rows.shape, dtype=torch.bool)
+        for place, index in enumerate(batch):
+            row, first_target = self._windowed[index]
+            rows[place, : len(row)] = torch.from_numpy(row)
+            wanted[place, first_target : len(row)] = True
+        inputs, targets = self.model.backbone.training_pairs(rows, wanted)
+        read, compared = self.model.vectors()
+        hidden = self.model(inputs, read)[targets >= 0]
+        loss = self.softmax(hidden, compared, targets[targets >= 0])
+        return self.with_table(loss, len(hidden), rows[rows >= 0], moment)
 
 
 def sample_cases(cases: Cases, n: int, seed: int) -> Cases:
@@ -204,47 +272,3 @@ def training_windows(train: Sequences, max_items: int) -> list[tuple[NDArray[np.
     if not rows:
         raise InputError("no training history has two items: nothing to learn a sequence from")
     return rows
-
-
-def _train_epoch(
-    model: SequentialModel,
-    windowed: list[tuple[NDArray[np.int32], int]],
-    softmax: Softmax,
-    optimizer: torch.optim.Optimizer,
-    config: SequentialTrainingConfig,
-    epoch: int,
-) -> float:
-    """One pass; returns the mean loss of a target, without what the table adds.
-
-    Randomness depends on (seed, epoch) alone, so a resumed epoch is the same.
-    """
-    model.train()
-    torch.manual_seed(config.seed * 100_003 + epoch)
-    lengths = np.array([len(row) for row, _ in windowed])
-    groups = batches(lengths - 1, config.batch_positions, np.random.default_rng((config.seed, epoch)))
-    total_steps, total_loss, total_targets = len(groups) * config.epochs, 0.0, 0
-    for step, group in enumerate(groups):
-        set_learning_rate(optimizer, config.learning_rate, epoch * len(groups) + step, total_steps)
-        rows = torch.full((len(group), int(lengths[group].max())), PADDING)
-        wanted = torch.zeros(rows.shape, dtype=torch.bool)
-        for place, index in enumerate(group):
-            row, first_target = windowed[index]
-            rows[place, : len(row)] = torch.from_numpy(row)
-            wanted[place, first_target : len(row)] = True
-        inputs, targets = model.backbone.training_pairs(rows, wanted)
-        read, compared = model.vectors()
-        hidden = model(inputs, read)[targets >= 0]
-        loss = softmax(hidden, compared, targets[targets >= 0])
-        aligned = model.items.loss(torch.unique(rows[rows >= 0]), epoch + step / len(groups))
-        optimizer.zero_grad(set_to_none=True)
-        (loss / len(hidden) + aligned).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        total_loss, total_targets = total_loss + loss.item(), total_targets + len(hidden)
-    return total_loss / total_targets
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, peak: float, step: int, total_steps: int) -> None:
-    """The schedule's rate for a step, with at most 100 steps of warm-up."""
-    for settings in optimizer.param_groups:
-        settings["lr"] = peak * learning_rate_factor(step, total_steps, min(100, total_steps // 10 + 1))

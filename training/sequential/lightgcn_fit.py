@@ -9,20 +9,21 @@ Shapes: M edges of a batch, N items, U users.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from genrec.data.splits import Split
 from genrec.sequential import ColdItems, LightGcn
-from genrec.training.loop.epochs import Log, Progress, fit_epochs
+from genrec.training.loop.epochs import FitContext
 from genrec.training.sequential.fit import (
+    RecommenderObjective,
     SequentialTrainingConfig,
     Softmax,
+    fit_recommender,
     sample_cases,
-    set_learning_rate,
     validation_recall,
 )
 
@@ -31,14 +32,12 @@ def fit_lightgcn(
     make_model: Callable[[], LightGcn],
     split: Split,
     config: SequentialTrainingConfig,
-    workdir: Path,
-    log: Log,
+    context: FitContext,
     *,
     exclude_seen: bool = True,
     negatives: int | None = None,
     cold: ColdItems | None = None,
     stage: str = "collaborative",
-    progress: Progress = lambda done, total: None,
 ) -> LightGcn:
     """Train on the model's graph, choose the epoch on `split.valid`; arguments as of `fit_sequential`.
 
@@ -46,41 +45,35 @@ def fit_lightgcn(
     """
     torch.manual_seed(config.seed)
     model = make_model()
-    edges = model.graph.tocoo()
-    users, items = torch.from_numpy(edges.row.astype(np.int64)), torch.from_numpy(edges.col.astype(np.int64))
-    softmax = Softmax(np.bincount(edges.col, minlength=model.n_items), negatives, cold)
+    items = model.graph.tocoo().col
+    softmax = Softmax(np.bincount(items, minlength=model.n_items), negatives, cold)
     cases = sample_cases(split.valid, config.valid_cases, config.seed)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True
-    )
 
-    def train_epoch(epoch: int) -> float:
-        """One pass over the edges; returns the mean loss of an edge. Randomness depends on (seed, epoch) alone."""
-        model.train()
-        torch.manual_seed(config.seed * 100_003 + epoch)
-        groups = torch.randperm(len(users)).split(config.batch_positions)
-        total = 0.0
-        for step, group in enumerate(groups):
-            set_learning_rate(optimizer, config.learning_rate, epoch * len(groups) + step, len(groups) * config.epochs)
-            user_vectors, item_vectors = model()
-            loss = softmax(user_vectors[users[group]], item_vectors, items[group])
-            aligned = model.items.loss(torch.unique(items[group]), epoch + step / len(groups))
-            optimizer.zero_grad(set_to_none=True)
-            (loss / len(group) + aligned).backward()
-            optimizer.step()
-            total += loss.item()
-        return total / len(users)
+    def validate() -> float:
+        return validation_recall(model.scorer(cold), cases, exclude_seen=exclude_seen)
 
-    fit_epochs(
-        model,
-        optimizer,
-        train_epoch,
-        lambda: validation_recall(model.scorer(cold), cases, exclude_seen=exclude_seen),
-        epochs=config.epochs,
-        patience=config.patience,
-        workdir=workdir,
-        stage=stage,
-        log=log,
-        progress=progress,
-    )
+    fit_recommender(_Edges(model, softmax, validate, config.batch_positions), model, config, context, stage)
     return model
+
+
+class _Edges(RecommenderObjective):
+    """Every edge is a target."""
+
+    def __init__(self, model: LightGcn, softmax: Softmax, recall: Callable[[], float], batch_edges: int) -> None:
+        super().__init__(model, softmax, recall)
+        edges = model.graph.tocoo()
+        self._users, self._items = (torch.from_numpy(ends.astype(np.int64)) for ends in (edges.row, edges.col))
+        self._batch_edges = batch_edges
+
+    def batches(self, epoch: int, rng: np.random.Generator) -> Sequence[Tensor]:
+        """The edges in random order."""
+        self.model.train()
+        order: Tensor = torch.randperm(len(self._users))
+        return torch.split(order, self._batch_edges)
+
+    def loss(self, batch: Tensor, moment: float) -> tuple[Tensor, Mapping[str, Tensor | float]]:
+        """Cross-entropy of the edges' items."""
+        user_vectors, item_vectors = self.model()
+        items = self._items[batch]
+        loss = self.softmax(user_vectors[self._users[batch]], item_vectors, items)
+        return self.with_table(loss, len(batch), items, moment)
