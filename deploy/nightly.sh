@@ -8,4 +8,4 @@ AS_OF=$(date +%s)
 /opt/genrec/export-users "$USERS"  # yours: a line a user, {"user_id": ..., "history": [item ids, oldest first]}
 
 "$GENREC/genrec" recommend "$RUN" --users "$USERS" --restart true
-"$GENREC/python" -m genrec.inference.store_tool load "$STORE" "$RUN/topk" --users "$USERS" --as-of "$AS_OF"
+"$GENREC/genrec" store load "$STORE" "$RUN/topk" --users "$USERS" --as_of "$AS_OF"

@@ -116,7 +116,7 @@ class Recommender:
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise InputError(f"device {device!r} is not to be had here ({str(error).splitlines()[0]})") from None
+            raise InputError(f"device {device!r} is unavailable here ({str(error).splitlines()[0]})") from None
         dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
         trie = CodeTrie(ids.codes, ids.sizes)
         content = torch.from_numpy(vectors.values).to(device)
@@ -155,16 +155,14 @@ class Recommender:
         where: Mapping[str, Any] | None = None,
         allowed: NDArray[np.bool_] | None = None,
         deny: Sequence[Sequence[str]] | None = None,
-        ids: Sequence[str] | None = None,
     ) -> Recommendations:
         """The k best items after each history.
 
         Args:
-            histories: B histories of item ids, oldest first; an empty one is answered by what people begin with.
+            histories: B histories of item ids, oldest first; an empty one, of an anonymous user, gets first items.
             where: conditions on attributes (see `genrec.decoding.filters.WhereFilters`).
             allowed: bool [N], catalogue rows that may be shown.
             deny: item ids that one history's list must not hold, one sequence a history.
-            ids: names of the lists.
 
         Raises:
             InputError: an unknown item, attribute or ranking, or k below 1.
@@ -173,7 +171,7 @@ class Recommender:
         denied = None if deny is None else [self.catalog.rows(items) for items in deny]
         return self.recommend_rows(
             rows, k=k, beams=beams, ranking=ranking, exclude_seen=exclude_seen, where=where, allowed=allowed,
-            denied=denied, ids=ids,
+            denied=denied,
         )  # fmt: skip
 
     def recommend_rows(
@@ -187,17 +185,13 @@ class Recommender:
         where: Mapping[str, Any] | None = None,
         allowed: NDArray[np.bool_] | None = None,
         denied: Sequence[NDArray[np.int32]] | None = None,
-        ids: Sequence[str] | None = None,
-        progress: Callable[[int], None] = lambda done: None,
     ) -> Recommendations:
         """`recommend` for histories of catalogue rows."""
         shared = self._shared(where, allowed)
         filters = [shared.deny(h) if exclude_seen else shared for h in histories]
         if denied is not None:
-            filters = [one.deny(items) for one, items in zip(filters, denied, strict=True)]
-        return self.ranker.rank(
-            histories, k=k, ids=ids, ranking=ranking, beams=beams, filters=filters, progress=progress
-        )
+            filters = [filter_of_user.deny(items) for filter_of_user, items in zip(filters, denied, strict=True)]
+        return self.ranker.rank(histories, k=k, ranking=ranking, beams=beams, filters=filters)
 
     def search(
         self,
@@ -223,10 +217,10 @@ class Recommender:
         """
         query = whole_characters(query)
         prompt = search_prompt(self._tokenizer, query)
-        one = self._shared(where, allowed).deny(self.catalog.rows(deny))
-        scores = self._read(prompt, one, max(k, self.ranker.config.beams))
+        item_filter = self._shared(where, allowed).deny(self.catalog.rows(deny))
+        scores = self._read(prompt, item_filter, max(k, self.ranker.config.beams))
         if by_text_vectors:
-            cosines = one.apply_to_scores(self._text.cosines(query))
+            cosines = item_filter.apply_to_scores(self._text.cosines(query))
             near = np.argsort(-cosines, kind="stable")[: max(k, PROPOSED)]
             proposed = np.zeros(len(self.catalog), dtype=np.bool_)
             proposed[[*scores, *near[np.isfinite(cosines[near])]]] = True
@@ -235,11 +229,11 @@ class Recommender:
         best = sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))[:k]
         return [(self.catalog.item_ids[row], score) for row, score in best]
 
-    def _read(self, prompt: list[int], one: ItemFilter, beams: int) -> dict[int, float]:
+    def _read(self, prompt: list[int], item_filter: ItemFilter, beams: int) -> dict[int, float]:
         """Log-probabilities of the codes of items after a prompt, by catalogue row; of all that are allowed, where
         there are no more than `beams`."""
         beams = max(1, beams)
-        found = beam_search(self.engine, self.trie, [prompt], beams=beams, k=beams, filters=[one])
+        found = beam_search(self.engine, self.trie, [prompt], beams=beams, k=beams, filters=[item_filter])
         pairs = zip(found.rows[0].tolist(), found.scores[0].tolist(), strict=True)
         return {row: score for row, score in pairs if row >= 0}
 

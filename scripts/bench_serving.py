@@ -79,10 +79,10 @@ def make_run(folder: Path) -> None:
     )
 
 
-def store_tool(*arguments: str) -> float:
-    """Seconds that a command of `genrec.inference.store_tool` takes, its start included."""
+def store_command(*arguments: str) -> float:
+    """Seconds that a command of `genrec store` takes, its start included."""
     started = time.perf_counter()
-    command = [sys.executable, "-m", "genrec.inference.store_tool", *arguments]
+    command = [sys.executable, "-m", "genrec.cli.main", "store", *arguments]
     subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     return time.perf_counter() - started
 
@@ -223,7 +223,7 @@ def switch_under_load(folder: Path, users: int, port: int, seconds: int) -> dict
     loading = threading.Thread(target=lambda: loaded.append(h2load(folder, port, users, seconds)))
     loading.start()
     for arguments in (("load", "b"), ("rollback",), ("load", "b")):
-        store_tool(arguments[0], str(folder / "store"), *(str(folder / name) for name in arguments[1:]))
+        store_command(arguments[0], str(folder / "store"), *(str(folder / name) for name in arguments[1:]))
     switched_in_time = loading.is_alive()
     loading.join()
     halt.set()
@@ -246,7 +246,7 @@ def bench(folder: Path, users: int, seconds: int, swap_seconds: int) -> tuple[di
     make_batch(folder / "b", users, "b")
     make_run(folder / "run")
     before = os.getloadavg()[0]
-    figures = {"load_seconds": store_tool("load", str(folder / "store"), str(folder / "a"))}
+    figures = {"load_seconds": store_command("load", str(folder / "store"), str(folder / "a"))}
     figures["load_peak_mb"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     version = folder / "store" / "v000001"
     figures["bytes_per_user"] = sum(path.stat().st_size for path in version.iterdir()) / users

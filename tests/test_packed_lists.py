@@ -82,7 +82,7 @@ def test_as_of_is_the_time_of_the_first_file_unless_given(tmp_path):
 def test_an_as_of_that_no_event_could_follow_is_refused(tmp_path):
     folder, now = write_batch(tmp_path / "topk", {"ann": [("a", 1.0)]}), time.time()
     for as_of in (now * 1000, now + 2 * DAY, float("nan"), float("inf"), float("-inf")):
-        with pytest.raises(InputError, match=r"^--as-of \S+: wanted are seconds .* milliseconds\?$"):
+        with pytest.raises(InputError, match=r"^--as_of \S+: expected seconds .* milliseconds\?$"):
             read_batch(folder, as_of=as_of)
     assert read_batch(folder, as_of=now + DAY / 2).as_of == now + DAY / 2  # a clock that is ahead
 
@@ -94,9 +94,9 @@ SCHEMA = {"user_id": pl.String, "item_ids": pl.List(pl.String), "scores": pl.Lis
 @pytest.mark.parametrize(
     ("rows", "schema", "metadata", "message"),
     [
-        ([("ann", ["a"], [1.0]), ("ann", ["b"], [1.0])], SCHEMA, METADATA, "user 'ann' stands twice"),
-        ([("ann", ["a", "b"], [1.0])], SCHEMA, METADATA, "user 'ann': not one score an item"),
-        ([("ann", ["a"], None)], SCHEMA, METADATA, "user 'ann': not one score an item"),
+        ([("ann", ["a"], [1.0]), ("ann", ["b"], [1.0])], SCHEMA, METADATA, "user 'ann' is duplicated"),
+        ([("ann", ["a", "b"], [1.0])], SCHEMA, METADATA, "user 'ann': the numbers of items and scores differ"),
+        ([("ann", ["a"], None)], SCHEMA, METADATA, "user 'ann': the numbers of items and scores differ"),
         ([("ann", ["a"], [None])], SCHEMA, METADATA, "a score is missing"),
         ([("ann", ["a"], [float("inf")])], SCHEMA, METADATA, "not a finite number"),
         ([("ann", [None], [1.0])], SCHEMA, METADATA, "user 'ann': a missing item id"),

@@ -471,7 +471,7 @@ def test_recommend_for_given_histories(run: Path, tmp_path: Path) -> None:
         (["recommend", "{run}", "--run=other"], "--run=other"),
         (["recommend", "{run}", "--k=0"], "--k 0"),
         (["recommend", "{run}", "--beams=0"], "--beams 0 must be at least 1"),
-        (["recommend", "{run}", "--device=gpu", "--out={new}"], "device 'gpu' is not to be had here"),
+        (["recommend", "{run}", "--device=gpu", "--out={new}"], "device 'gpu' is unavailable here"),
         (["recommend", "{config}"], "my.yaml/catalog: no such folder"),
         (["recommend", "{run}", "--out={config}/below"], "my.yaml: cannot be written to"),
         (["recommend", "{run}", "--where={"], "--where"),

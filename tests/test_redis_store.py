@@ -18,10 +18,10 @@ from worlds.store_contract import LISTS, StoreContract, batch_of, check_equals_d
 from worlds.topk_batches import write_batch
 
 from genrec.cli.main import main as genrec_main
-from genrec.inference import store_tool
 from genrec.inference.serve.server import ServeConfig, create_app
+from genrec.inference.store.opening import open_store
 from genrec.inference.store.redis_store import RedisStore
-from genrec.inference.store.topk_store import StoreUnavailable, open_store
+from genrec.inference.store.topk_store import StoreUnavailable
 from genrec.semtok.errors import InputError
 
 pytestmark = pytest.mark.slow
@@ -203,12 +203,12 @@ def test_a_server_that_fails_later_is_one_line(url, tmp_path, capsys):
     client = redis.Redis.from_url(url)
     client.config_set("maxmemory", 1)  # it answers, and refuses every write
     try:
-        assert store_tool.main(["load", url, str(batch)]) == 2
+        assert genrec_main(["store", "load", url, str(batch)]) == 2
         assert genrec_main(["serve", str(run), "--store", url, "--live", "false"]) == 2
     finally:
         client.config_set("maxmemory", 0)
     first, second = capsys.readouterr().err.splitlines()
-    assert first.startswith("Redis: ")
+    assert first.startswith("genrec store: Redis: ")
     assert second.startswith("genrec serve: the store: Redis: ")
 
 
@@ -219,8 +219,8 @@ def test_a_password_is_in_no_message():
 
 
 def test_the_command_line_takes_a_url(url, tmp_path, capsys):
-    assert store_tool.main(["load", url, str(batch_of(tmp_path, "a"))]) == 0
+    assert genrec_main(["store", "load", url, str(batch_of(tmp_path, "a"))]) == 0
     assert '"version": "v000001"' in capsys.readouterr().out
-    assert store_tool.main(["info", url]) == 0
-    assert store_tool.main(["rollback", url]) == 2
+    assert genrec_main(["store", "info", url]) == 0
+    assert genrec_main(["store", "rollback", url]) == 2
     assert "no version to go back to" in capsys.readouterr().err

@@ -107,7 +107,7 @@ class TestStored:
 
 
 class TestLive:
-    def test_an_unknown_user_gets_a_strangers_list_which_is_worked_out_once(self, client, ring):
+    def test_an_unknown_user_gets_the_list_of_anonymous_users_which_is_worked_out_once(self, client, ring):
         for user in ("bob", "dan", "\x00"):
             answer = client.get(f"/v1/users/{quote(user)}/recommendations?k=3")
             assert ids(answer) == ["i0", "i1", "i2"]
@@ -126,7 +126,7 @@ class TestLive:
         assert (answer["source"], answer["history_length"], answer["version"]) == ("live", 3, None)
         assert (answer["model_id"], answer["index_version"]) == ("ring", "ix")
 
-    def test_a_run_that_recommends_again_what_was_had_does_so_live_too(self, ring, tmp_path, monkeypatch):
+    def test_a_run_that_recommends_again_what_was_seen_does_so_live_too(self, ring, tmp_path, monkeypatch):
         (tmp_path / "split").mkdir()
         (tmp_path / "split/data.json").write_text('{"exclude_seen": false}')
         monkeypatch.setattr("genrec.inference.recommender.Recommender.from_pretrained", lambda *_, **__: ring)
@@ -135,7 +135,7 @@ class TestLive:
             assert "i4" in ids(client.get("/v1/users/ann/recommendations?k=12"))
             assert len(ring.batches) == 1
             for _ in range(2):
-                client.get("/v1/users/stranger/recommendations")
+                client.get("/v1/users/unknown/recommendations")
             assert len(ring.batches) == 2
 
     def test_events_of_unknown_items_only_change_nothing(self, client):

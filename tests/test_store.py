@@ -14,13 +14,14 @@ from worlds.ring_recommender import RingRecommender, shop
 from worlds.store_contract import LISTS, USERS, StoreContract, batch_of, check_equals_dictionaries, served
 from worlds.topk_batches import write_batch
 
+from genrec.cli.main import main as genrec_main
 from genrec.data.interactions import Interactions
-from genrec.inference import store_tool
 from genrec.inference.batch.job import BatchJob, run_batch
 from genrec.inference.batch.users import FileUsers, LogUsers
 from genrec.inference.store.histories import histories_behind
 from genrec.inference.store.lmdb_store import LmdbStore
-from genrec.inference.store.topk_store import StoreFull, open_store
+from genrec.inference.store.opening import open_store
+from genrec.inference.store.topk_store import StoreFull
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import check_folder
 
@@ -275,18 +276,18 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_the_command_line_loads_shows_and_rolls_back(tmp_path, capsys):
     place = str(tmp_path / "store")
-    assert store_tool.main(["load", place, str(batch_of(tmp_path, "a")), "--as-of", "7"]) == 0
+    assert genrec_main(["store", "load", place, str(batch_of(tmp_path, "a")), "--as_of", "7"]) == 0
     assert '"as_of": 7.0' in capsys.readouterr().out
-    assert store_tool.main(["load", place, str(batch_of(tmp_path, "b"))]) == 0
-    assert store_tool.main(["rollback", place]) == 0
+    assert genrec_main(["store", "load", place, str(batch_of(tmp_path, "b"))]) == 0
+    assert genrec_main(["store", "rollback", place]) == 0
     capsys.readouterr()
-    assert store_tool.main(["info", place]) == 0
+    assert genrec_main(["store", "info", place]) == 0
     assert '"version": "v000001"' in capsys.readouterr().out
-    assert store_tool.main(["load", place, str(tmp_path / "nowhere")]) == 2
-    assert capsys.readouterr().err == f"{tmp_path / 'nowhere'}: no such folder\n"
-    assert store_tool.main(["load", place, str(tmp_path / "b"), "--as-of", "1767222000000"]) == 2
-    assert capsys.readouterr().err.startswith("--as-of 1767222000000: wanted are seconds since the epoch")
-    assert store_tool.main(["info", str(tmp_path / "nothing")]) == 2
+    assert genrec_main(["store", "load", place, str(tmp_path / "nowhere")]) == 2
+    assert capsys.readouterr().err == f"genrec store: {tmp_path / 'nowhere'}: no such folder\n"
+    assert genrec_main(["store", "load", place, str(tmp_path / "b"), "--as_of", "1767222000000"]) == 2
+    assert capsys.readouterr().err.startswith("genrec store: --as_of 1767222000000: expected seconds since the epoch")
+    assert genrec_main(["store", "info", str(tmp_path / "nothing")]) == 2
     assert not (tmp_path / "nothing").exists()
 
 
@@ -313,7 +314,7 @@ def test_what_the_batch_job_writes_is_loaded_with_the_histories_behind_it(tmp_pa
     assert histories_behind(run / "topk", run) is None  # the lists of a log, not of these users
     loads = [("topk", "--interactions", str(log)), ("topk", "--users", str(file)), ("own",)]
     for batch, *source in loads:
-        assert store_tool.main(["load", str(tmp_path / "store"), str(run / batch), *source]) == 0
+        assert genrec_main(["store", "load", str(tmp_path / "store"), str(run / batch), *source]) == 0
         store = LmdbStore(tmp_path / "store")
         assert store.get("ann").item_ids == ("i6", "i7", "i8")
         assert store.get("bob").item_ids == ("i0", "i1", "i2")
@@ -329,11 +330,10 @@ def test_lists_outside_their_run_are_loaded_with_histories_where_the_run_is_name
     shop().save(run / "catalog")
     users.write_text('{"user_id": "ann", "history": ["i3", "i5"]}\n')
     load = ["load", place, str(write_batch(tmp_path / "lists", {"ann": [("i1", -1.0)]})), "--users", str(users)]
-    assert store_tool.main(load) == 2
-    assert (
-        capsys.readouterr().err == f"{tmp_path}: no run, and histories go by its catalogue; name the run with --run\n"
-    )
-    assert store_tool.main([*load, "--run", str(run)]) == 0
+    assert genrec_main(["store", *load]) == 2
+    says = f"genrec store: {tmp_path}: not a run, and histories go by its catalogue; name the run with --run"
+    assert capsys.readouterr().err.splitlines() == [says]
+    assert genrec_main(["store", *load, "--run", str(run)]) == 0
     store = LmdbStore(tmp_path / "store")
     assert store.history("ann") == ("i3", "i5")
     store.close()
@@ -350,7 +350,7 @@ def test_what_is_no_store_is_one_line_and_left_alone(place, words, tmp_path, mon
     write_batch(tmp_path / "run/topk", {"ann": [("i1", -1.0)]})
     (tmp_path / "run/config.yaml").write_text("")
     before = sorted(tmp_path.rglob("*"))
-    assert store_tool.main(["load", place, str(tmp_path / "run/topk")]) == 2
+    assert genrec_main(["store", "load", place, str(tmp_path / "run/topk")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line
     assert sorted(tmp_path.rglob("*")) == before

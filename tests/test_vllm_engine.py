@@ -25,7 +25,7 @@ from genrec.decoding.torch_scorer import TorchScorer
 from genrec.decoding.trie import CodeTrie
 from genrec.decoding.vocabulary import SidVocabulary
 from genrec.inference.engines import vllm_engine
-from genrec.inference.engines.vllm_engine import VllmScorer, prepare_environment
+from genrec.inference.engines.vllm_engine import VllmLimits, VllmScorer, prepare_environment
 from genrec.ranking.ranker import Ranking
 from genrec.recommendations import Recommendations
 from genrec.semtok.errors import InputError
@@ -260,10 +260,10 @@ def test_results_do_not_depend_on_room(
 
     fed = torch.arange(9).expand(len(prompts), -1)
     rows = []
-    small = {"max_requests": 4, "token_budget": 64, "max_length": 200, "cache_gib": 1}
-    for limits, share in (({}, 0.5), (small, 0.5), (small, 2.0)):
+    small = VllmLimits(max_requests=4, token_budget=64, max_length=200, cache_gib=1)
+    for limits, share in ((VllmLimits(), 0.5), (small, 0.5), (small, 2.0)):
         monkeypatch.setattr(vllm_plugins, "FREE_SHARE", share)
-        with VllmScorer(folder, vocabulary, **limits) as scorer:
+        with VllmScorer(folder, vocabulary, limits=limits) as scorer:
             state = scorer.start(prompts)
             rows.append((state.log_probs.numpy(), scorer.step(state, torch.zeros_like(fed), fed).numpy()))
             assert (scorer._exchange.n_continued > 0) == (share < 1)
@@ -303,7 +303,7 @@ def test_bad_arguments(folder: Path, vocabulary: SidVocabulary) -> None:
     with pytest.raises(InputError, match="score_space must be level or vocabulary, not 'beam'"):
         VllmScorer(folder, vocabulary, score_space="beam")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="max_length must be 1 to 256"):
-        VllmScorer(folder, vocabulary, max_length=300)
+        VllmScorer(folder, vocabulary, limits=VllmLimits(max_length=300))
     with pytest.raises(InputError, match=r"config\.json: no such file"):
         VllmScorer(folder / "nothing", vocabulary)
 

@@ -156,6 +156,15 @@ def serve(arguments: Sequence[str]) -> None:
     serve_run(_parsed(ServeConfig, "serve", arguments, {"run": "RUN"}))
 
 
+def store(arguments: Sequence[str]) -> None:
+    """`genrec store load|rollback|info STORE …`."""
+    from genrec.inference.store.command import StoreConfig, run
+    from genrec.semtok.folders import to_json
+
+    info = run(_parsed(StoreConfig, "store", arguments, {"verb": "VERB", "store": "STORE", "batch": "BATCH"}))
+    sys.stdout.write(to_json(None if info is None else asdict(info)))
+
+
 def chat(arguments: Sequence[str]) -> None:
     """`genrec chat RUN …`: in the terminal, or as a web page."""
     from genrec.inference.chat.config import ChatConfig
@@ -213,11 +222,15 @@ def _run(arguments: Sequence[str], command: str) -> Path:
 
 
 def _parsed(kind: type[Config], command: str, arguments: Sequence[str], positional: dict[str, str]) -> Config:
-    """Build a configuration from its flags; the first argument fills the `positional` field."""
-    (name, metavar) = next(iter(positional.items()))
+    """Build a configuration from its flags; the first arguments fill the `positional` fields, in order."""
+    metavar = next(iter(positional.values()))
     parser = ArgumentParser(prog=f"genrec {command}", exit_on_error=False, description=kind.__doc__)
-    parser.add_argument(name, type=get_type_hints(kind)[name], metavar=metavar)
-    parser.add_class_arguments(kind, skip={name})
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if field.name in positional:
+            options: dict[str, Any] = {} if field.default is dataclasses.MISSING else {"nargs": "?"}
+            options |= {"type": get_type_hints(kind)[field.name], "metavar": positional[field.name]}
+            parser.add_argument(field.name, **options)
+    parser.add_class_arguments(kind, skip=set(positional))
     if set(arguments) & {"-h", "--help"}:
         parser.print_help()
         raise SystemExit(0)

@@ -18,6 +18,7 @@ COMMANDS = {
     "inspect": "an item's semantic ID and its neighbours: genrec inspect RUN ITEM...",
     "add-items": "give new items IDs without retraining: genrec add-items RUN FILE",
     "serve": "answer over HTTP: genrec serve RUN",
+    "store": "load lists into a top-K store, roll back, show: genrec store load STORE RUN/topk",
     "chat": "talk to it: genrec chat RUN [--web] [--prose http://localhost:8001]",
     "import": "raw Amazon or MovieLens files to the two tables: genrec import FORMAT ...",
 }

@@ -51,7 +51,7 @@ class BatchJob:
 
     Attributes:
         run_id, ranking, index_version: what stores and servers quote; written into every file.
-        k: items wanted a user.
+        k: items a user.
         shard_size: users a file.
         about: anything else that decides the lists or that the manifest should state: the model, the catalogue,
             beams, filters, number type.

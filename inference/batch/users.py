@@ -2,7 +2,7 @@
 
 A file has a row a user: `user_id,history`, oldest item first; in CSV the history is item ids with spaces between them,
 in JSONL and Parquet a list or such a text. It is read twice: once before any work, to check every row, to find users
-that stand twice and to hash it, and once to do the work. Standard input is JSONL and is first copied to a file.
+that are duplicated, and to hash it, and once to do the work. Standard input is JSONL and is first copied to a file.
 
     users = FileUsers(Path("users.jsonl"), catalog)
     for user_id, history in users: ...
@@ -114,7 +114,7 @@ class FileUsers:
         for number, (user_id, _) in self._rows():
             if _hash(user_id) in suspects and first_row.setdefault(user_id, number) != number:
                 rows = f"rows {first_row[user_id]} and {number}"
-                raise InputError(f"{self._name}: user {user_id!r} stands twice, in {rows}")
+                raise InputError(f"{self._name}: user {user_id!r} is duplicated, in {rows}")
 
     def _rows(self) -> Iterator[tuple[int, User]]:
         """Row number and user."""

@@ -98,6 +98,25 @@ def prepare_environment(*, cache_gib: int | None = None) -> None:
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(cache_gib)
 
 
+@dataclass(frozen=True)
+class VllmLimits:
+    """What the engine may take at a time.
+
+    Attributes:
+        max_length: longest prompt with the codes of one item, in tokens; None: what the model allows, 2048 at most.
+        max_requests: requests in one forward.
+        token_budget: tokens in one forward, and prompt tokens that callers should put into one batch.
+        cache_gib: memory for keys and values on the CPU; see `prepare_environment`.
+        gpu_share: share of a GPU's memory that vLLM may take.
+    """
+
+    max_length: int | None = None
+    max_requests: int = 1024
+    token_budget: int = 8192
+    cache_gib: int | None = None
+    gpu_share: float = 0.8
+
+
 @dataclass
 class VllmState:
     """Where a search of B users stands (see `genrec.decoding.scorer.State`).
@@ -130,11 +149,7 @@ class VllmScorer:
         score_space: what the softmax runs over: the level's codes, or the LM's whole vocabulary.
         dtype: the model's number type while it runs.
         item_input: moved to the engine's device; None reads items by their codes alone.
-        max_length: longest prompt with the codes of one item, in tokens; None: what the model allows, 2048 at most.
-        max_requests: requests in one forward.
-        token_budget: tokens in one forward, and prompt tokens that callers should put into one batch.
-        cache_gib: memory for keys and values on the CPU; see `prepare_environment`.
-        gpu_share: share of a GPU's memory that vLLM may take.
+        limits: lengths, requests and memory.
 
     Raises:
         InputError: vLLM is missing or of an unknown version, or the folder holds no model that it takes.
@@ -148,25 +163,21 @@ class VllmScorer:
         score_space: Literal["level", "vocabulary"] = "level",
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         item_input: ItemInput | None = None,
-        max_length: int | None = None,
-        max_requests: int = 1024,
-        token_budget: int = 8192,
-        cache_gib: int | None = None,
-        gpu_share: float = 0.8,
+        limits: VllmLimits = VllmLimits(),
     ) -> None:
         if score_space not in ("level", "vocabulary"):
             raise InputError(f"score_space must be level or vocabulary, not {score_space!r}")
         self.sizes = vocabulary.sizes
         self.score_space = score_space
-        self.token_budget = token_budget
+        self.token_budget = limits.token_budget
         self.item_input = item_input
         folder = open_folder(folder, str(folder)).path
-        self.max_length = _max_length(folder, max_length)
-        prepare_environment(cache_gib=cache_gib)
+        self.max_length = _max_length(folder, limits.max_length)
+        prepare_environment(cache_gib=limits.cache_gib)
         self._tokens = vocabulary.token_ids
-        self._llm = self._start_engine(folder, dtype, max_requests, gpu_share)
+        self._llm = self._start_engine(folder, dtype, limits)
 
-    def _start_engine(self, folder: Path, dtype: str, max_requests: int, gpu_share: float) -> Any:
+    def _start_engine(self, folder: Path, dtype: str, limits: VllmLimits) -> Any:
         import vllm
         from vllm.config import KVTransferConfig
 
@@ -187,9 +198,9 @@ class VllmScorer:
             enforce_eager=on_cpu,
             enable_prefix_caching=True,
             max_model_len=self.max_length,
-            max_num_seqs=max_requests,
+            max_num_seqs=limits.max_requests,
             max_num_batched_tokens=max(self.token_budget, self.max_length),
-            gpu_memory_utilization=gpu_share,
+            gpu_memory_utilization=limits.gpu_share,
             async_scheduling=False,
             disable_log_stats=True,
             enable_prompt_embeds=self.item_input is not None,  # then vLLM embeds tokens outside of its compiled graphs

@@ -54,7 +54,7 @@ class Exchange:
     """What one submission of requests and the two plug-ins tell each other.
 
     Attributes:
-        token_ids: int64 [V_l], the tokens whose log-probabilities are wanted.
+        token_ids: int64 [V_l], the tokens whose log-probabilities are read.
         whole_vocabulary: normalise over the LM's whole vocabulary instead of over `token_ids`.
         rows: float32 [R, V_l], filled by `RowReader`.
         hidden: float32 [R, H], filled by it too.
@@ -96,7 +96,7 @@ def listen_to(model: Any, exchange: Exchange) -> None:
 
 
 class RowReader(LogitsProcessor):  # type: ignore[misc]
-    """Copies log-probabilities of the wanted tokens and hidden states into the exchange; leaves the logits alone."""
+    """Copies log-probabilities of the chosen tokens and hidden states into the exchange; leaves the logits alone."""
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
         self._exchange = EXCHANGES[vllm_config.additional_config[KEY]]
@@ -107,7 +107,7 @@ class RowReader(LogitsProcessor):  # type: ignore[misc]
         return False
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
-        """Follow which request stands in which row of the batch."""
+        """Follow which request is in which row of the batch."""
         process_dict_updates(self._places, batch_update, lambda params, _, __: params.extra_args["place"])
 
     def apply(self, logits: Tensor) -> Tensor:
@@ -116,10 +116,10 @@ class RowReader(LogitsProcessor):  # type: ignore[misc]
         if exchange.rows is not None and self._places:
             if exchange.rows.device != logits.device:
                 exchange.rows = exchange.rows.to(logits.device)
-            wanted = logits[:, exchange.token_ids.to(logits.device)].float()
-            total = (logits.float() if exchange.whole_vocabulary else wanted).logsumexp(dim=1, keepdim=True)
+            chosen = logits[:, exchange.token_ids.to(logits.device)].float()
+            total = (logits.float() if exchange.whole_vocabulary else chosen).logsumexp(dim=1, keepdim=True)
             places = torch.tensor([self._places[row] for row in range(len(logits))], device=logits.device)
-            exchange.rows[places] = wanted - total
+            exchange.rows[places] = chosen - total
             if exchange.hidden is not None and exchange.into_head is not None:
                 if exchange.hidden.device != logits.device:
                     exchange.hidden = exchange.hidden.to(logits.device)

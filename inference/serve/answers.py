@@ -44,7 +44,7 @@ class Answers:
         self._withdrawn = frozenset(
             item for item, gone in zip(catalog.item_ids, catalog.withdrawn.tolist(), strict=True) if gone
         )
-        self._for_strangers: dict[int, LiveList] = {}  # by K: everybody without a history gets the same
+        self._for_anonymous: dict[int, LiveList] = {}  # by K: every user without a history gets the same list
 
     async def for_user(self, user_id: str, k: int) -> Answer:
         """The stored list where it is fresh, else a live one, else the stale one.
@@ -74,8 +74,8 @@ class Answers:
         """
         if self._batcher is None:
             raise Problem(503, "live-off", "live recommendations are off")
-        stranger = question == Question((), question.k, exclude_seen=question.exclude_seen)
-        found = self._for_strangers.get(question.k) if stranger else None
+        anonymous = question == Question((), question.k, exclude_seen=question.exclude_seen)
+        found = self._for_anonymous.get(question.k) if anonymous else None
         if found is None:
             try:
                 found = await asyncio.wait_for(self._batcher.ask(question), self._timeout)
@@ -85,8 +85,8 @@ class Answers:
                 raise Problem(504, "timeout", f"no answer within {self._timeout:g} s") from None
             except InputError as error:
                 raise Problem(422, "invalid", str(error)) from None
-        if stranger:
-            self._for_strangers[question.k] = found
+        if anonymous:
+            self._for_anonymous[question.k] = found
         return {
             "user_id": user_id,
             "items": _items(zip(found.item_ids, found.scores, strict=True)),
@@ -101,7 +101,7 @@ class Answers:
         }
 
     async def history(self, user_id: str) -> tuple[str, ...]:
-        """What the store knows that the user had, oldest first."""
+        """The items that the store knows the user interacted with, oldest first."""
         if self._store is None:
             return ()
         if self._store.remote:

@@ -50,7 +50,7 @@ def _shape(condition: Any) -> str:
 
 
 Condition = Annotated[
-    Annotated[Value, Tag("value")] | Annotated[list[Value], Tag("any of")] | Annotated[Range, Tag("range")],
+    Annotated[Value, Tag("value")] | Annotated[list[Value | None], Tag("any of")] | Annotated[Range, Tag("range")],
     Discriminator(_shape),  # so that an error is about the shape that was meant, not about all three
 ]
 
@@ -70,11 +70,13 @@ class RecommendationsRequest(Asked):
     )
 
     user_id: UserId | None = Field(None, description="Whose known history to use where `history` is left out.")
-    history: list[ItemId] | None = Field(None, description="Item ids, oldest first. Empty: a stranger.")
-    k: int = Field(10, ge=1, strict=True, description="Items wanted.")
+    history: list[ItemId] | None = Field(None, description="Item ids, oldest first. Empty: an anonymous user.")
+    k: int = Field(10, ge=1, strict=True, description="Number of items.")
     exclude_seen: StrictBool = Field(True, description="Leave out the history's items.")
     where: dict[Text, Condition] = Field(
-        {}, max_length=20, description="Attribute to a value, a list of values (any of them) or {min, max}."
+        {},
+        max_length=20,
+        description="Attribute to a value, values (any of them) or a range: {min, max}, [low, high].",
     )
     deny: list[ItemId] = Field([], description="Items that must not come back.")
     ranking: Ranking | None = Field(None, description="The run's own where left out.")
@@ -85,18 +87,19 @@ class RecommendationsRequest(Asked):
             history=history,
             k=self.k,
             exclude_seen=self.exclude_seen,
-            where=tuple((name, _condition(condition)) for name, condition in self.where.items()),
+            where=tuple((name, _plain(condition)) for name, condition in self.where.items()),
             deny=deny,
             ranking=self.ranking,
         )
 
 
-def _condition(condition: Any) -> Any:
-    return (condition.min, condition.max) if isinstance(condition, Range) else condition
+def _plain(condition: Any) -> Any:
+    """As `genrec.decoding.filters.WhereFilters` takes conditions, which alone decides what they mean."""
+    return condition.model_dump(exclude_none=True) if isinstance(condition, Range) else condition
 
 
 class EventsRequest(Asked):
-    """What a user has just had, oldest first."""
+    """The items that a user has just interacted with, oldest first."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"item_ids": ["B000052YP6"]}]})
 

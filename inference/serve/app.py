@@ -1,4 +1,4 @@
-"""The HTTP application: what stands at which path.
+"""The HTTP application: which route answers at which path.
 
 Lists come from the store in microseconds; a user whose list is stale or missing, and every request with a history or a
 filter, is answered by the model. An id in a path may hold any character, percent-encoded.
@@ -41,14 +41,14 @@ def create_app(
     """The application.
 
     Args:
-        recommender: answers live; None serves stored lists only and then `catalog` is wanted.
+        recommender: answers live; None serves stored lists only, and `catalog` must be given.
         store: None where there are no lists.
         exclude_seen: whether a live list in place of a stored one leaves out the history's items.
         api_key: what clients must show; None lets everybody in.
     """
     items = recommender.catalog if recommender is not None else catalog
     if items is None:
-        raise ValueError("without a recommender, a catalogue is wanted")
+        raise ValueError("without a recommender, a catalogue must be given")
     metrics = ServeMetrics()
     service = _Service(recommender, store, items, config, metrics, exclude_seen)
 
@@ -69,7 +69,9 @@ def create_app(
     )
     for error, handler in HANDLERS.items():
         app.add_exception_handler(error, handler)
-    _add_routes(app, service)
+    _add_user_routes(app, service)
+    _add_item_routes(app, service)
+    _add_health_routes(app, service)
     _describe(app, keyed=api_key is not None)
     return app
 
@@ -134,9 +136,8 @@ _USER = Path(min_length=1, max_length=_LONGEST_USER, examples=["A1YJEY40YUW4SE"]
 _ITEM = Path(min_length=1, max_length=512, examples=["B0009P4PZC"])
 
 
-def _add_routes(app: FastAPI, service: _Service) -> None:
+def _add_user_routes(app: FastAPI, service: _Service) -> None:
     config = service.config
-    k_query = Query(min(10, config.max_k), ge=1, le=config.max_k, description="Items wanted.")
 
     @app.get(
         "/v1/users/{user_id:id}/recommendations",
@@ -182,9 +183,14 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
             await asyncio.to_thread(service.store.add_events, user_id, known)
         return _json({"user_id": user_id, "accepted": len(known), "unknown_items": unknown}, status=202)
 
+
+def _add_item_routes(app: FastAPI, service: _Service) -> None:
+    most = service.config.max_k
+    k_query = Query(min(10, most), ge=1, le=most, description="Number of items.")
+
     @app.get("/v1/items/{item_id:id}/similar", **_gives(api.SimilarAnswer, "items"))
     async def similar_items(request: Request, item_id: str = _ITEM, k: int = k_query) -> Response:
-        """Items like this one, most alike first."""
+        """Items similar to this item, most similar first."""
         if not request.scope["raw_path"].endswith(b"/similar"):  # the slash was encoded: it is the id's own
             return await item(f"{item_id}/similar")
         service.row(item_id)
@@ -209,6 +215,8 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
             }
         )
 
+
+def _add_health_routes(app: FastAPI, service: _Service) -> None:
     @app.get("/health/live", **_gives(api.LiveAnswer, "health"))
     async def health_live() -> Response:
         """The process answers."""
@@ -248,7 +256,7 @@ def _user_and_k(most: int) -> list[dict[str, Any]]:
     k = {"type": "integer", "minimum": 1, "maximum": most, "default": min(10, most)}
     return [
         {"name": "user_id", "in": "path", "required": True, "schema": user, "example": "A1YJEY40YUW4SE"},
-        {"name": "k", "in": "query", "required": False, "schema": k, "description": "Items wanted."},
+        {"name": "k", "in": "query", "required": False, "schema": k, "description": "Number of items."},
     ]
 
 
@@ -273,7 +281,7 @@ _METRICS_RESPONSE: dict[int | str, dict[str, Any]] = {
 
 
 def _describe(app: FastAPI, *, keyed: bool) -> None:
-    """Complete the OpenAPI document: the problem schema, and the key where one is wanted."""
+    """Complete the OpenAPI document: the problem schema, and the key where the server asks for one."""
     original: Callable[[], dict[str, Any]] = app.openapi
 
     def openapi() -> dict[str, Any]:

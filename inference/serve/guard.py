@@ -1,4 +1,4 @@
-"""What stands in front of every route: API key, rate limit, size and time of the body, and nothing escapes unshaped."""
+"""Checks before every route: API key, rate limit, size and time of the body; every error becomes a problem document."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Guard:
     """ASGI middleware. A plain one, for it runs on every look-up.
 
     Args:
-        api_key: wanted as `X-API-Key: KEY` or `Authorization: Bearer KEY`; None lets everybody in.
+        api_key: expected as `X-API-Key: KEY` or `Authorization: Bearer KEY`; None lets everybody in.
         limit: a client is its address.
         body_bytes, body_seconds: a body that is larger, or takes longer to arrive, is refused.
         observe: called with route, method, status and seconds after each request.
@@ -108,7 +108,7 @@ class Guard:
             raise Problem(429, "rate-limited", f"Too many requests; the next in {wait:.2f} s.", headers=headers)
         if self._key is not None and not hmac.compare_digest(_given_key(scope), self._key):
             headers = {"WWW-Authenticate": "Bearer"}
-            detail = "A key is wanted, as X-API-Key: KEY or Authorization: Bearer KEY."
+            detail = "An API key is required, as X-API-Key: KEY or Authorization: Bearer KEY."
             raise Problem(401, "no-key", detail, headers=headers)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes:
@@ -133,7 +133,7 @@ class Guard:
         return bytes(body)
 
     def _too_large(self) -> Problem:
-        return Problem(413, "body-too-large", f"A body may have {self._body_bytes} bytes.")
+        return Problem(413, "body-too-large", f"A body may have at most {self._body_bytes} bytes.")
 
 
 def _given_key(scope: Scope) -> bytes:

@@ -1,6 +1,6 @@
 """Live recommendations in batches: requests that arrive together go through the model together.
 
-One task collects requests for a few milliseconds, one thread runs the model. Only requests that ask alike (same K,
+One task collects requests for a few milliseconds, one thread runs the model. Only requests with equal options (same K,
 filter and ranking) share a batch, so that an answer never depends on who else was asking.
 """
 
@@ -50,8 +50,8 @@ class Question:
     """One request for a live list.
 
     Attributes:
-        history: item ids of the catalogue, oldest first; empty for a stranger.
-        k: items wanted.
+        history: item ids of the catalogue, oldest first; empty for an anonymous user.
+        k: number of items.
         exclude_seen: leave out the history's items.
         where: attribute conditions as `Recommender.recommend` takes them, in any order.
         deny: item ids that must not come back.
@@ -167,8 +167,8 @@ class MicroBatcher:
         """The oldest question and those like it, in order; who gave up meanwhile is dropped."""
         alive = [waiting for waiting in self._waiting if not waiting.answer.done()]
         batch = [waiting for waiting in alive if waiting.question.group == alive[0].question.group][: self._batch]
-        taken = set(batch)
-        self._waiting = deque(waiting for waiting in alive if waiting not in taken)
+        chosen = set(batch)
+        self._waiting = deque(waiting for waiting in alive if waiting not in chosen)
         return batch
 
     async def _answer(self, batch: list[_Waiting]) -> None:

@@ -19,7 +19,7 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class Problem(Exception):
-    """An answer that is not the one asked for.
+    """An error that is answered with a problem document.
 
     Args:
         status: HTTP status.

@@ -21,7 +21,8 @@ from fastapi import FastAPI
 from genrec.inference.serve.app import create_app
 from genrec.inference.serve.config import ServeConfig
 from genrec.inference.store.histories import histories_behind
-from genrec.inference.store.topk_store import StoreFull, StoreUnavailable, open_store
+from genrec.inference.store.opening import open_store
+from genrec.inference.store.topk_store import StoreFull, StoreUnavailable
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import MANIFEST, read_json

@@ -4,7 +4,7 @@
     STORE/state/     data.mdb lock.mdb: which version is current, which was before it, and the events since
     STORE/load.lock  held while a load, a rollback or a check runs
 
-The pointer and the events stand in one LMDB, so a look-up reads both in one snapshot, and a switch is one transaction:
+The pointer and the events are in one LMDB, so a look-up reads both in one snapshot, and a switch is one transaction:
 a kill at any moment leaves the old version current or the new one.
 """
 

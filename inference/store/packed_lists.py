@@ -147,11 +147,11 @@ def read_batch(folder: Path, *, as_of: float | None = None, histories: pl.DataFr
 
     Raises:
         InputError: `as_of` is no time or lies ahead, for events before it would all be taken as known; the folder is
-            unfinished or damaged, parts differ in their run, a user stands twice, a list and its
+            unfinished or damaged, parts differ in their run, a user is duplicated, a list and its
             scores differ in length, or an id or score is missing.
     """
     if as_of is not None and not (math.isfinite(as_of) and as_of <= time.time() + DAY):  # a day, for clocks that differ
-        raise InputError(f"--as-of {as_of:.17g}: wanted are seconds since the epoch, not after now; milliseconds?")
+        raise InputError(f"--as_of {as_of:.17g}: expected seconds since the epoch, until now; are these milliseconds?")
     check_folder(folder, hashes=True)
     paths = sorted(folder.glob("part-*.parquet"))
     if not paths:
@@ -217,7 +217,7 @@ def _pack(frame: pl.DataFrame, item_ids: pl.Series, *, what: str, scored: bool =
     if scored:
         scores = frame["scores"]
         for row in (scores.list.len() != lengths).fill_null(True).arg_true():
-            raise InputError(f"{what}: user {users[row]!r}: not one score an item")
+            raise InputError(f"{what}: user {users[row]!r}: the numbers of items and scores differ")
         records["score"] = scores.filter(lengths > 0).explode().cast(pl.Float32).to_numpy()
         if not np.isfinite(records["score"]).all():
             raise InputError(f"{what}: a score is missing or not a finite number")
@@ -241,6 +241,6 @@ def _join(parts: list[PackedLists], *, what: str) -> PackedLists:
     order = keys.arg_sort()
     keys = keys.gather(order)
     for row in (keys == keys.shift(1)).fill_null(False).arg_true():
-        raise InputError(f"{what}: user {keys[row].decode(errors='replace')!r} stands twice")
+        raise InputError(f"{what}: user {keys[row].decode(errors='replace')!r} is duplicated")
     chosen = order.to_numpy()
     return PackedLists(keys, np.concatenate([part.records for part in parts]), starts[chosen], stops[chosen])

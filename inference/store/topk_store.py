@@ -1,7 +1,7 @@
-"""The top-K store: loads a batch job's lists, answers by user id, and replaces them atomically under readers.
+"""What a top-K store is: it loads a batch job's lists, answers by user id, and replaces them atomically under readers.
 
-A store is a folder (LMDB, the default: no server, memory-mapped, shared by processes) or `redis://HOST:PORT/DB`;
-`genrec.inference.store_tool` loads one from the command line.
+The types and the protocol alone: `genrec.inference.store.opening` opens a store, `genrec store` loads one from the
+command line.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import polars as pl
-
-from genrec.semtok.errors import InputError
 
 LONGEST_HISTORY = 200  # items of a user that a store keeps, the latest
 
@@ -113,26 +111,3 @@ class StoreFull(RuntimeError):
 
 class StoreUnavailable(RuntimeError):
     """The store's server does not answer, or lost what it held."""
-
-
-def open_store(place: str | Path, *, verify: bool = False) -> TopKStore:
-    """Open the store at a folder (made where it is missing) or a Redis URL.
-
-    Args:
-        verify: also hash the files of a folder's current version, and roll back where they are damaged.
-
-    Raises:
-        InputError: it cannot be opened, or is the address of something that is no store.
-    """
-    if str(place).startswith(("redis://", "rediss://", "unix://")):
-        from genrec.inference.store.redis_store import RedisStore
-
-        return RedisStore(str(place))
-    if "://" in str(place):
-        raise InputError(f"{place}: a store is a folder, or redis://, rediss:// or unix://")
-    from genrec.inference.store.lmdb_store import LmdbStore
-
-    store = LmdbStore(Path(place))
-    if verify:
-        store.verify()
-    return store

@@ -1,7 +1,7 @@
 """A recommender for the server's tests whose answers can be worked out by hand.
 
-Items stand in a ring in catalogue order; after item i come i + 1, i + 2, ... with scores -1, -2, ...; a stranger starts
-before item 0. Filters, denied items and errors go through the real `WhereFilters` over a real catalogue and trie.
+Items stand in a ring in catalogue order; after item i come i + 1, i + 2, ... with scores -1, -2, ...; an anonymous user
+starts before item 0. Filters, denied items and errors go through the real `WhereFilters` over a real catalogue.
 """
 
 from __future__ import annotations
