@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -54,3 +55,17 @@ def test_the_others_run_on_a_fitted_run(example: Path, tiny_run: Path, tmp_path:
         port = str(free.getsockname()[1])
     said = ran(example, str(run), *([port] if example.stem == "5_serve" else []), folder=tmp_path)
     assert SAYS[example.stem] in said
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_and_is_stored_without_output(tiny_run: Path) -> None:
+    """Its cells one after another; what a last expression would show is not looked at."""
+    (notebook,) = (ROOT / "examples").glob("*.ipynb")
+    cells = [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert len(cells) > 4
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
+    source = "\n".join("".join(cell["source"]) for cell in cells)
+    assert source.count('"runs/example"') == 1
+    scope: dict[str, object] = {}
+    exec(compile(source.replace('"runs/example"', repr(str(tiny_run))), notebook.name, "exec"), scope)
+    assert "are allowed" in str(scope["every"].reasons[0])  # type: ignore[attr-defined]
