@@ -32,7 +32,11 @@ class Sequences:
 
     @classmethod
     def from_lists(cls, rows: Iterable[ArrayLike]) -> Sequences:
-        """Build from an iterable of integer sequences."""
+        """Build from an iterable of integer sequences.
+
+        >>> [row.tolist() for row in Sequences.from_lists([[3, 1], [], [2]])]
+        [[3, 1], [], [2]]
+        """
         arrays = [np.asarray(row, dtype=np.int32) for row in rows]
         offsets = np.zeros(len(arrays) + 1, dtype=np.int64)
         np.cumsum([len(a) for a in arrays], out=offsets[1:])
@@ -58,7 +62,11 @@ class Sequences:
         return gather(self.values, self.offsets[chosen], self.lengths[chosen])
 
     def last(self, n: int) -> Sequences:
-        """Every sequence cut to its last `n` events."""
+        """Every sequence cut to its last `n` events.
+
+        >>> [row.tolist() for row in Sequences.from_lists([[3, 1, 4], [2]]).last(2)]
+        [[1, 4], [2]]
+        """
         kept = np.minimum(self.lengths, n)
         return gather(self.values, self.offsets[1:] - kept, kept)
 

@@ -88,6 +88,10 @@ class CodeTrie:
 
     Raises:
         InputError: the codes are ragged, empty, no integers, out of range, or two rows share one sequence.
+
+    >>> trie = CodeTrie(np.array([[1, 0], [0, 1], [0, 0]]), (2, 2))
+    >>> trie.order.tolist()  # by codes: items below a node lie side by side
+    [2, 1, 0]
     """
 
     def __init__(self, codes: NDArray[np.int32], sizes: tuple[int, ...]) -> None:

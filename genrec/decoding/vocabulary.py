@@ -29,7 +29,11 @@ FILE = "sid_vocabulary.json"
 
 
 def spell(level: int, code: int) -> str:
-    """The token of a code: `spell(0, 12) == "<a_12>"`."""
+    """The token of a code.
+
+    >>> spell(0, 12) + spell(1, 3)
+    '<a_12><b_3>'
+    """
     return f"<{chr(ord('a') + level)}_{code}>"
 
 

@@ -73,18 +73,30 @@ def top_k(
 
 
 def rank_of_target(rows: NDArray[np.int32], targets: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Rank of the target in each list [B, K], from 1; 0 where the list does not have it. int64 [B]."""
+    """Rank of the target in each list [B, K], from 1; 0 where the list does not have it. int64 [B].
+
+    >>> rank_of_target(np.array([[7, 5, 2], [1, 3, 4]]), np.array([5, 6])).tolist()
+    [2, 0]
+    """
     hit = rows == targets[:, None]
     return np.where(hit.any(axis=1), hit.argmax(axis=1) + 1, 0)
 
 
 def recall(ranks: NDArray[np.int64], k: int) -> Values:
-    """1 where the target is among the first k, else 0; float64 [B]."""
+    """1 where the target is among the first k, else 0; float64 [B].
+
+    >>> recall(np.array([2, 0, 11]), 10).tolist()
+    [1.0, 0.0, 0.0]
+    """
     return _inside(ranks, k).astype(np.float64)
 
 
 def ndcg(ranks: NDArray[np.int64], k: int) -> Values:
-    """1 / log2(1 + rank) where the target is among the first k, else 0; float64 [B]."""
+    """1 / log2(1 + rank) where the target is among the first k, else 0; float64 [B].
+
+    >>> ndcg(np.array([1, 3, 11]), 10).tolist()
+    [1.0, 0.5, 0.0]
+    """
     return np.where(_inside(ranks, k), 1 / np.log2(1 + np.maximum(ranks, 1)), 0.0)
 
 

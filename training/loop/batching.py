@@ -13,6 +13,9 @@ def windows(length: int, size: int) -> list[tuple[int, int, int]]:
     """Cover `length` items by windows of at most `size`: (start, first target, end), each item a target exactly once.
 
     From the end backwards in steps of half a window, so that the newest items have the longest context.
+
+    >>> windows(5, 4)
+    [(0, 0, 3), (1, 3, 5)]
     """
     result = []
     end = length
