@@ -11,10 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from test_finetune import TINY
-from test_preference import CODES, N, world
-from test_teacher import SHARE, recommender
 from torch import Tensor
+from worlds.walk import CODES, TINY, N, recommender, world
 
 from genrec.decoding import node_scores
 from genrec.decoding.beam import beam_search, score_all
@@ -31,6 +29,7 @@ from genrec.training.lm.save import load_lm, save_lm
 from genrec.training.lm.teacher import Teacher
 
 H, D, W = 6, 5, 4
+SHARE = 0.6
 SMALL = replace(TINY, dropout=0.0, node_vectors=True)
 WORLDS = [(7,), (3, 4), (5, 1, 6), (2, 3, 2, 3)]
 

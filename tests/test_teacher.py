@@ -12,17 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch.nn import functional as F
-from worlds.walk import CODES, TINY, N, world
+from worlds.walk import CODES, TINY, N, recommender, world
 
 from genrec.data.sequences import Sequences
 from genrec.decoding.item_input import SpelledItems
 from genrec.decoding.trie import CodeTrie
 from genrec.decoding.vocabulary import SidVocabulary
 from genrec.ranking.ranker import RankingConfig
-from genrec.semtok.aligners.base import FrozenTable
 from genrec.semtok.errors import InputError
-from genrec.sequential import SequentialModel
-from genrec.sequential.sasrec import SasRecBackbone, SasRecConfig
 from genrec.training.lm.build import LmInputs, build_lm
 from genrec.training.lm.config import LmConfig
 from genrec.training.lm.data import Batch, collate, history_examples, response_example
@@ -34,12 +31,6 @@ from genrec.training.loop.epochs import FitContext
 from genrec.training.loop.losses import Soft, linear_cross_entropy
 
 SHARE = 0.6
-
-
-def recommender(n_items: int, seed: int = 0, max_items: int = 4) -> SequentialModel:
-    torch.manual_seed(seed)
-    backbone = SasRecBackbone(SasRecConfig(width=8, layers=1, heads=2, max_items=max_items))
-    return SequentialModel(FrozenTable(torch.randn(n_items, 8), 0.7 * torch.randn(n_items, 8)), backbone).eval()
 
 
 def taught(

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import polars as pl
+import torch
 
 from genrec.data.cases import Cases, Split
 from genrec.data.sequences import Sequences
+from genrec.semtok.aligners.base import FrozenTable
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.semantic_ids import SemanticIds
 from genrec.semtok.vectors import ItemVectors
+from genrec.sequential import SequentialModel
+from genrec.sequential.sasrec import SasRecBackbone, SasRecConfig
 from genrec.training.lm.build import LmInputs
 from genrec.training.lm.config import LmConfig
 
@@ -39,3 +43,10 @@ def world(seed: int = 0) -> LmInputs:
     books = [rng.standard_normal((4, 6)).astype(np.float32) for _ in range(2)]
     vectors = ItemVectors(rng.standard_normal((N, 6)).astype(np.float32), "random")
     return LmInputs(catalog, SemanticIds(catalog.item_ids, CODES, (4, 4)), books, vectors, split, None, False)
+
+
+def recommender(n_items: int, seed: int = 0, max_items: int = 4) -> SequentialModel:
+    """A random one, by the seed, that knows nothing of the walk."""
+    torch.manual_seed(seed)
+    backbone = SasRecBackbone(SasRecConfig(width=8, layers=1, heads=2, max_items=max_items))
+    return SequentialModel(FrozenTable(torch.randn(n_items, 8), 0.7 * torch.randn(n_items, 8)), backbone).eval()
