@@ -78,7 +78,7 @@ lock:
 # The wheel and the sdist that it is built from
 dist: install
 	rm -rf dist
-	$(BIN)/python -m build
+	$(BIN)/python -m build --no-isolation
 
 bench: install
 	$(BIN)/python scripts/bench_data.py --quick

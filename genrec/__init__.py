@@ -26,6 +26,7 @@ _PUBLIC = {
 __all__ = sorted(_PUBLIC)
 
 if TYPE_CHECKING:
+    __version__: str
     from genrec.data.interactions import Interactions as Interactions
     from genrec.decoding.filters import ItemFilter as ItemFilter
     from genrec.decoding.trie import CodeTrie as CodeTrie
@@ -40,4 +41,6 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("genrec")
     raise AttributeError(f"module 'genrec' has no attribute {name!r}")

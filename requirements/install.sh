@@ -12,10 +12,11 @@ shift
 [ -x "$folder/bin/python" ] || "${PYTHON:-python3}" -m venv "$folder"
 
 install() {
-    "$folder/bin/python" -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes "$@"
+    "$folder/bin/python" -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --require-hashes "$@"
 }
 
 install -r pip.txt
+install -r build.txt # the tools of the few packages that come as source, which thus build against this torch
 if ! grep -q '^torch==' "$@"; then
     torch=${TORCH:-$(nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)}
     if [ "$torch" != cpu ]; then

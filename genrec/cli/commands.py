@@ -171,10 +171,8 @@ def chat(arguments: Sequence[str]) -> None:
 
     config = _parsed(ChatConfig, "chat", arguments, {"run": "RUN"})
     if config.web:
-        try:
-            from genrec.inference.chat.page import serve_page
-        except ModuleNotFoundError as error:
-            raise InputError(f"--web needs {error.name}: pip install 'genrec[chat]'") from None
+        from genrec.inference.chat.page import serve_page
+
         serve_page(config)
         return
     from genrec.inference.chat.terminal import chat as talk

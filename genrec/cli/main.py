@@ -22,17 +22,21 @@ COMMANDS = {
     "chat": "talk to it: genrec chat RUN [--web] [--prose http://localhost:8001]",
     "import": "raw Amazon or MovieLens files to the two tables: genrec import FORMAT ...",
 }
+_HEAVY = ("fit", "compare", "recommend", "evaluate", "add-items", "serve", "chat")  # what torch and others run
 _WITHOUT_OPTIONS = ("evaluate", "inspect", "add-items")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and given[0] == "--version":
+        sys.stdout.write(f"genrec {importlib.import_module('genrec').__version__}\n")
+        return 0
     if not given or given[0] in ("-h", "--help"):
         width = max(map(len, COMMANDS))
         sys.stdout.write("usage: genrec COMMAND ...\n\n")
         sys.stdout.writelines(f"  {name:<{width}}  {what}\n" for name, what in COMMANDS.items())
-        sys.stdout.write("\ngenrec COMMAND --help prints a command's options.\n")
+        sys.stdout.write("\ngenrec COMMAND --help prints a command's options, genrec --version the version.\n")
         return 0 if given else 2
     name, rest = given[0], given[1:]
     if name not in COMMANDS:
@@ -48,11 +52,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault(
         "HF_HUB_DISABLE_PROGRESS_BARS", "1"
     )  # bars of other libraries also run where there is no terminal
+    from genrec.semtok.installed import extra_of, lacks_extra, outside_tested_ranges  # not for --help and --version
+
+    if name in _HEAVY and not set(rest) & {"-h", "--help"}:
+        for line in outside_tested_ranges():
+            logging.getLogger("genrec").warning(line)
     try:
         command = importlib.import_module("genrec.cli.commands")
         getattr(command, name.replace("-", "_").replace("import", "import_"))(rest)
     except InputError as error:
         sys.stderr.write(f"genrec {name}: {error}\n")
+        return 2
+    except ModuleNotFoundError as error:
+        if (extra := extra_of(error.name or "")) is None:
+            raise
+        sys.stderr.write(f"genrec {name}: {lacks_extra(str(error.name), extra)}\n")
         return 2
     except RuntimeError as error:
         if type(error).__name__ != "ShardError":  # by name: the batch job's module is heavy to import

