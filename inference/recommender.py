@@ -29,9 +29,10 @@ from genrec.decoding.torch_scorer import TorchScorer
 from genrec.decoding.trie import CodeTrie
 from genrec.decoding.vocabulary import SidVocabulary
 from genrec.inference.text_search import TextSearch, whole_characters
+from genrec.ranking.config import Ranking, RankingConfig
 from genrec.ranking.cooccurrence import Cooccurrence
 from genrec.ranking.dense_head import DenseHead
-from genrec.ranking.ranker import Ranker, Ranking, RankingConfig
+from genrec.ranking.ranker import Ranker
 from genrec.recommendations import Recommendations
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.errors import InputError
@@ -40,7 +41,7 @@ from genrec.semtok.pretrained import open_folder
 from genrec.semtok.semantic_ids import SemanticIds
 from genrec.semtok.vectors import ItemVectors, unit_rows
 from genrec.sequential.frozen import load_frozen
-from genrec.tasks import search_prompt
+from genrec.tasks.writer import search_prompt
 
 Engine = Literal["torch", "vllm"]
 TEMPERATURE = 0.01  # of cosines in `search`: a difference of 0.01 weighs as much as one of 1 in log-probability

@@ -21,14 +21,14 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from genrec.cli.config import load_config
+from genrec.cli.parsing import load_config
 from genrec.cli.pipeline import Pipeline
 from genrec.cli.seeds import markdown, stage_costs
 from genrec.evaluation.metrics import Values, paired_interval, recall
 from genrec.evaluation.tables import DEFAULT, RANKS
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import read_json
-from genrec.tasks import TaskWeights
+from genrec.tasks.weights import TaskWeights
 
 LINES: dict[str, list[str]] = {
     "no_text_tasks": ["--lm.text_share=0"],

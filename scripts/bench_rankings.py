@@ -33,7 +33,7 @@ from genrec.data.sequences import Sequences
 from genrec.evaluation.metrics import interval, ndcg, paired_interval, rank_of_target, recall
 from genrec.evaluation.tables import padded
 from genrec.inference.recommender import Recommender
-from genrec.ranking.ranker import Ranking, RankingConfig
+from genrec.ranking.config import Ranking, RankingConfig
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import to_json, write_atomic
 

@@ -27,16 +27,15 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from genrec.cli.config import load_config
+from genrec.cli.parsing import load_config
 from genrec.cli.pipeline import Pipeline
 from genrec.data.sample_shop import make_sample_shop
 from genrec.semtok.folders import to_json, write_atomic
 from genrec.training.lm.base import scratch_model, scratch_tokenizer
 from genrec.training.lm.build import LanguageModel, LmInputs
-from genrec.training.lm.config import LmConfig
+from genrec.training.lm.config import LmConfig, SidInit
 from genrec.training.lm.data import PAD, collate, response_example
 from genrec.training.lm.fit import fit_lm
-from genrec.training.lm.sid_embeddings import SidInit
 from genrec.training.lm.stage import load_inputs
 from genrec.training.loop.epochs import FitContext
 

@@ -39,11 +39,12 @@ from genrec.decoding.filters import ItemFilter
 from genrec.decoding.trie import CodeTrie
 from genrec.decoding.vocabulary import SidVocabulary
 from genrec.evaluation.metrics import paired_interval, rank_of_target, recall
-from genrec.ranking.ranker import Ranker, RankingConfig
+from genrec.ranking.config import RankingConfig
+from genrec.ranking.ranker import Ranker
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.encoders import make_encoder
 from genrec.semtok.folders import to_json, write_atomic
-from genrec.semtok.quantizers.residual_kmeans import ResidualKMeansConfig
+from genrec.semtok.quantizers.config import ResidualKMeansConfig
 from genrec.semtok.semantic_ids import assign_ids
 from genrec.semtok.vectors import ItemVectors
 from genrec.training.lm.build import LanguageModel, LmInputs, build_lm
@@ -64,7 +65,7 @@ def read(folder: Path) -> LmInputs:
     encoder, texts = make_encoder("tfidf"), catalog.texts()
     encoder.fit(texts)
     vectors = ItemVectors(encoder.encode(texts), encoder.name)
-    quantizer = fit_quantizer(vectors.values, ResidualKMeansConfig(iterations=10), 0)
+    quantizer = fit_quantizer("residual_kmeans", vectors.values, (), ResidualKMeansConfig(iterations=10), 0)
     ids = assign_ids(quantizer, catalog.item_ids, vectors.values)
     return LmInputs(catalog, ids, list(quantizer.codebooks), vectors, split, None)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
-from genrec.cli.config import load_config
+from genrec.cli.parsing import load_config
 from genrec.cli.pipeline import Pipeline
 from genrec.data.cases import Split
 from genrec.data.sample_shop import make_sample_shop

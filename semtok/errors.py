@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Self
 
 _COMPARED = 10_000  # names that a misspelled one is compared with: a tenth of a second
@@ -59,3 +60,15 @@ def did_you_mean(wanted: str, names: Iterable[str]) -> str:
     """The end of a message about an unknown name: `; did you mean 'Clover Court Co'?`, or nothing."""
     near = near_names(wanted, names)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def did_you_mean_file(path: str | Path) -> str:
+    """The end of a message about a file or folder that does not exist: the like-named ones beside it, or nothing."""
+    wanted = Path(path)
+    folder = wanted.parent
+    if folder.is_dir():
+        near = near_names(wanted.name, (found.name for found in folder.iterdir()))
+        return f"; did you mean {' or '.join(str(folder / name) for name in near)}?" if near else ""
+    while not folder.is_dir():
+        wanted, folder = folder, folder.parent
+    return f" (there is no folder {wanted})"

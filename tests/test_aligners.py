@@ -15,23 +15,13 @@ from scipy.sparse import csr_array
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from genrec.semtok.aligners import (
-    ABLATIONS,
-    ALIGNERS,
-    AlignerInputs,
-    FaeRecConfig,
-    FaeRecTable,
-    IdTable,
-    ItemTable,
-    LlmEmbConfig,
-    LlmEmbTable,
-    aligner_config,
-    load_table,
-    make_table,
-    save_table,
-)
-from genrec.semtok.aligners.faerec import pca_rows
+from genrec.semtok.aligners import ABLATIONS, ALIGNERS, aligner_config
+from genrec.semtok.aligners.base import AlignerInputs, IdTable, ItemTable
+from genrec.semtok.aligners.config import FaeRecConfig, LlmEmbConfig
+from genrec.semtok.aligners.faerec import FaeRecTable, pca_rows
+from genrec.semtok.aligners.llmemb import LlmEmbTable
 from genrec.semtok.aligners.losses import feature_correlation_by_popularity, item_contrast, soft_target_contrast
+from genrec.semtok.aligners.saved import load_table, make_table, save_table
 from genrec.semtok.errors import InputError
 
 N, USERS, WIDTH = 40, 12, 8

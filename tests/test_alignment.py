@@ -10,17 +10,19 @@ import pytest
 import torch
 
 from genrec.cli.add_items import add
-from genrec.cli.config import load_config
+from genrec.cli.parsing import load_config
 from genrec.cli.pipeline import Pipeline
 from genrec.data.sample_shop import make_sample_shop
 from genrec.data.sequences import Sequences
-from genrec.semtok.aligners import load_table, make_table
+from genrec.semtok.aligners.saved import load_table, make_table
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import check_folder, read_json
 from genrec.semtok.semantic_ids import SemanticIds
 from genrec.semtok.vectors import ItemVectors, unit_rows
-from genrec.sequential import SasRecBackbone, SasRecConfig, SequentialModel
+from genrec.sequential.base import SequentialModel
+from genrec.sequential.config import SasRecConfig
 from genrec.sequential.frozen import extended, frozen, load_frozen, log_probability
+from genrec.sequential.sasrec import SasRecBackbone
 from genrec.training.aligner.fit import aligned_vectors, aligner_inputs, cold_items, load_inputs, vectors_from_text
 
 SMALL = ["--sasrec.width=16", "--collaborative.epochs=2", "--aligner.training.epochs=2", "--data.cold_share=0.1"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from genrec.cli.config import load_config
+from genrec.cli.parsing import load_config
 from genrec.semtok.errors import InputError
 
 
@@ -24,23 +24,23 @@ def config(tmp_path: Path) -> Path:
     [
         (
             ["--aligner.name=recgoat", "--sasrec.width=50"],
-            "--aligner.recgoat.heads 8 does not divide --sasrec.width 50",
+            "aligner.recgoat.heads 8 does not divide the backbone's width 50",
         ),
-        (["--semtok.sizes=[4,0]"], "--semtok.sizes must be at least 1 each"),
+        (["--semtok.sizes=[4,0]"], "--semtok.sizes [4, 0] must be at least 1 each"),
         (["--semtok.sizes=[65536,65536,65536,65536]"], "more than 2^63 code paths"),
         (["--seed=-1"], "--seed -1 must not be negative"),
         (["--seed=4294967296"], "--seed 4294967296 must not be negative or above 4000000000"),
         (["--lm.seed=-1"], "--lm.seed -1 must not be negative"),
-        (["--semtok.sizes=[0]"], "--semtok.sizes must be at least 1 each"),
-        (["--refit={run}"], "is --run itself"),
-        (["--refit={run}/../run"], "is --run itself"),
+        (["--semtok.sizes=[0]"], "--semtok.sizes [0] must be at least 1 each"),
+        (["--refit={run}"], "is run itself"),
+        (["--refit={run}/../run"], "is run itself"),
         (["--lm.learning_rate=-1"], "--lm.learning_rate -1.0 must be positive"),
-        (["--collaborative.learning_rate=.nan"], "learning_rate nan of a recommender's training must be positive"),
-        (["--collaborative.learning_rate=.inf"], "learning_rate inf of a recommender's training must be positive"),
-        (["--collaborative.weight_decay=.inf"], "weight_decay inf of a recommender's training must not be negative"),
-        (["--collaborative.weight_decay=-1"], "weight_decay -1.0 of a recommender's training must not be negative"),
-        (["--collaborative.valid_cases=0"], "valid_cases 0 of a recommender's training must be at least 1"),
-        (["--aligner.training.seed=-1"], "seed -1 of a recommender's training must not be negative"),
+        (["--collaborative.learning_rate=.nan"], "--collaborative.learning_rate nan must be positive"),
+        (["--collaborative.learning_rate=.inf"], "--collaborative.learning_rate inf must be positive"),
+        (["--collaborative.weight_decay=.inf"], "--collaborative.weight_decay inf must not be negative"),
+        (["--collaborative.weight_decay=-1"], "--collaborative.weight_decay -1.0 must not be negative"),
+        (["--collaborative.valid_cases=0"], "--collaborative.valid_cases 0 must be at least 1"),
+        (["--aligner.training.seed=-1"], "--aligner.training.seed -1 must not be negative"),
     ],
 )
 def test_bad_values_are_refused_before_any_work(config: Path, flags: list[str], message: str) -> None:
@@ -53,7 +53,7 @@ def test_bad_values_are_refused_before_any_work(config: Path, flags: list[str], 
     ("flags", "message"),
     [
         (["--data.split=given", "--data.splits=.", "--data.cold_share=0.5"], "--data.cold_share 0.5: a given split"),
-        (["--ranking.max_items=7"], "--ranking.max_items 7: as much is read as in training; set --lm.max_items"),
+        (["--ranking.max_items=7"], "--ranking.max_items 7: as much is read as in training; set lm.max_items"),
         (["--ranking.max_items=7", "--lm.max_items=8"], "--ranking.max_items 7"),
     ],
 )
@@ -63,7 +63,7 @@ def test_flags_without_effect_are_refused(config: Path, flags: list[str], messag
     assert message in str(refused.value)
 
 
-@pytest.mark.parametrize(("section", "named"), [("lm: {epochs: null}", "--lm.epochs"), ("seed: null", "--seed")])
+@pytest.mark.parametrize(("section", "named"), [("lm: {epochs: null}", "lm.epochs"), ("seed: null", "seed")])
 def test_a_setting_without_a_value_is_refused(config: Path, section: str, named: str) -> None:
     config.write_text(f"{config.read_text().removesuffix('}')}, {section}}}")
     with pytest.raises(InputError, match=f"{named} has no value"):

@@ -21,8 +21,10 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from genrec.semtok.encoders import HFEncoder, SentenceTransformerEncoder, TfidfEncoder, hf, load_encoder, make_encoder
-from genrec.semtok.encoders.hf import _batches
+from genrec.semtok.encoders import hf, load_encoder, make_encoder
+from genrec.semtok.encoders.hf import HFEncoder, _batches
+from genrec.semtok.encoders.sentence_transformer import SentenceTransformerEncoder
+from genrec.semtok.encoders.tfidf import TfidfEncoder
 from genrec.semtok.errors import InputError
 
 TEXTS = [
@@ -93,7 +95,7 @@ def test_broken_encoder_folders_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["word2vec", "hf:", "st", ""])
 def test_unknown_encoders_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match="choose tfidf, minilm"):
+    with pytest.raises(InputError, match="choose one of tfidf, minilm"):
         make_encoder(name)
 
 

@@ -18,18 +18,19 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 from worlds.walk import TINY
 
-from genrec.cli.config import load_config
+from genrec.cli.parsing import load_config
 from genrec.data.cases import Cases
 from genrec.data.interactions import Interactions
 from genrec.data.sample_shop import make_sample_shop
 from genrec.data.splits import leave_last_out
 from genrec.decoding.filters import ItemFilter
-from genrec.ranking.ranker import FusionWeights, Ranker, RankingConfig
+from genrec.ranking.config import FusionWeights, RankingConfig
+from genrec.ranking.ranker import Ranker
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.errors import InputError
 from genrec.semtok.semantic_ids import SemanticIds
 from genrec.semtok.vectors import ItemVectors
-from genrec.tasks import TaskWeights
+from genrec.tasks.weights import TaskWeights
 from genrec.training.lm.base import scratch_tokenizer
 from genrec.training.lm.build import LanguageModel, LmInputs, build_lm
 from genrec.training.lm.config import LmConfig

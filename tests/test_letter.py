@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from genrec.semtok.aligners.losses import code_diversity, collaborative_contrast
 from genrec.semtok.errors import InputError
 from genrec.semtok.quantizers.code_clusters import CodeMates, even_clusters
+from genrec.semtok.quantizers.config import RqVaeConfig
 from genrec.semtok.quantizers.residual import sum_codes
-from genrec.semtok.quantizers.rqvae import RqVae, RqVaeConfig
+from genrec.semtok.quantizers.rqvae import RqVae
 from genrec.training.quantizer.fit import fit_quantizer, fit_rqvae
 from genrec.training.quantizer.letter import Behaviour, Letter
 
-SMALL = RqVaeConfig(
-    sizes=(4, 4), latent_width=8, hidden_widths=(32,), warmup_steps=50, steps=150, batch_size=64, revive_every=20
-)
+SIZES = (4, 4)
+SMALL = RqVaeConfig(latent_width=8, hidden_widths=(32,), warmup_steps=50, steps=150, batch_size=64, revive_every=20)
 
 
 def vectors(rows: int = 320) -> np.ndarray:
@@ -69,7 +69,7 @@ def test_the_terms_are_the_weighted_losses_of_known_items() -> None:
     known = np.arange(64) % 3 > 0
     behaviour = Behaviour(np.random.default_rng(1).normal(size=(64, 5)).astype(np.float32), known)
     config = replace(SMALL, collaborative_weight=0.5, diversity_weight=0.25, diversity_clusters=2)
-    model = RqVae(12, config)
+    model = RqVae(12, SIZES, config)
     for book in model.books:
         torch.nn.init.normal_(book)
     letter, rows = Letter(config, 64, behaviour, 0, torch.device("cpu")), torch.arange(0, 64, 2)
@@ -99,7 +99,7 @@ def test_codes_come_to_know_behaviour() -> None:
     behaviour = Behaviour(taken, np.ones(320, dtype=bool))
 
     def agreement(weight: float) -> float:
-        model = fit_rqvae(data, replace(SMALL, sizes=(8, 8), collaborative_weight=weight), 0, behaviour)
+        model = fit_rqvae(data, (8, 8), replace(SMALL, collaborative_weight=weight), 0, behaviour)
         quantised = sum_codes(model.codebooks, model.encode(data))
         design = np.hstack([quantised, np.ones((320, 1), dtype=np.float32)])
         fitted = design @ np.linalg.lstsq(design, side, rcond=None)[0]
@@ -113,19 +113,19 @@ def test_off_is_off_and_the_seed_decides() -> None:
     data = vectors()
     behaviour = Behaviour(np.random.default_rng(1).normal(size=(320, 5)).astype(np.float32), np.ones(320, dtype=bool))
     short = replace(SMALL, warmup_steps=5, steps=20)
-    plain, with_behaviour = fit_rqvae(data, short, 0), fit_rqvae(data, short, 0, behaviour)
+    plain, with_behaviour = fit_rqvae(data, SIZES, short, 0), fit_rqvae(data, SIZES, short, 0, behaviour)
     assert all(torch.equal(a, b) for a, b in zip(plain.books, with_behaviour.books, strict=True))
     both = replace(short, collaborative_weight=0.01, diversity_weight=0.01)
-    first, second = fit_rqvae(data, both, 0, behaviour), fit_rqvae(data, both, 0, behaviour)
+    first, second = fit_rqvae(data, SIZES, both, 0, behaviour), fit_rqvae(data, SIZES, both, 0, behaviour)
     assert all(torch.equal(a, b) for a, b in zip(first.books, second.books, strict=True))
     assert not torch.equal(first.books[0], plain.books[0])
 
 
 def test_a_level_of_one_code_has_no_mates() -> None:
-    model = fit_rqvae(vectors(), replace(SMALL, sizes=(1, 4), steps=5, diversity_weight=0.1), 0)
+    model = fit_rqvae(vectors(), (1, 4), replace(SMALL, steps=5, diversity_weight=0.1), 0)
     assert np.isfinite(model.codebooks[0]).all()
 
 
 def test_behaviour_must_be_given_where_it_is_asked_for() -> None:
     with pytest.raises(InputError, match=r"--semtok.rqvae.collaborative_weight"):
-        fit_quantizer(vectors(), replace(SMALL, collaborative_weight=0.1))
+        fit_quantizer("rqvae", vectors(), SIZES, replace(SMALL, collaborative_weight=0.1))

@@ -13,10 +13,10 @@ from genrec.data.cases import Cases, Split
 from genrec.data.sequences import Sequences
 from genrec.semtok.aligners.base import IdTable
 from genrec.semtok.errors import InputError
-from genrec.sequential import LightGcn, LightGcnConfig
-from genrec.sequential.lightgcn import normalised, user_item_matrix
+from genrec.sequential.config import LightGcnConfig
+from genrec.sequential.lightgcn import LightGcn, normalised, user_item_matrix
 from genrec.training.loop.epochs import FitContext
-from genrec.training.sequential.fit import SequentialTrainingConfig
+from genrec.training.sequential.config import SequentialTrainingConfig
 from genrec.training.sequential.lightgcn_fit import fit_lightgcn
 
 TAKEN = np.array([[1, 1, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 1, 1, 0]], dtype=np.float32)  # nobody took item 4
@@ -110,9 +110,9 @@ def test_files_bring_the_same_scores_back(tmp_path: Path) -> None:
 
 
 def test_bad_parts_are_refused() -> None:
-    with pytest.raises(InputError, match=r"--lightgcn.layers 0"):
+    with pytest.raises(InputError, match=r"layers 0"):
         LightGcnConfig(layers=0)
-    with pytest.raises(InputError, match=r"--lightgcn.width 8: the item table has 4"):
+    with pytest.raises(InputError, match=r"width 8: the item table has 4"):
         LightGcn(IdTable(5, 4), csr_array(TAKEN), LightGcnConfig(width=8))
     with pytest.raises(InputError, match="6 items in the table, 5 in the graph"):
         LightGcn(IdTable(6, 4), csr_array(TAKEN), LightGcnConfig(width=4))

@@ -17,21 +17,13 @@ from worlds.walk import CODES, N, world
 from genrec.data.sequences import Sequences
 from genrec.decoding.beam import score_all
 from genrec.decoding.trie import CodeTrie
-from genrec.ranking.ranker import RankingConfig
+from genrec.ranking.config import RankingConfig
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import read_json
 from genrec.training.lm import preference_stage
 from genrec.training.lm.build import LanguageModel, LmInputs, build_lm
-from genrec.training.lm.config import LmConfig
-from genrec.training.lm.preference_loss import (
-    PreferenceStageConfig,
-    advantages,
-    code_log_probs,
-    divergence,
-    grpo,
-    list_rewards,
-    softmax_dpo,
-)
+from genrec.training.lm.config import LmConfig, PreferenceStageConfig
+from genrec.training.lm.preference_loss import advantages, code_log_probs, divergence, grpo, list_rewards, softmax_dpo
 from genrec.training.lm.preference_stage import preference_finetune
 from genrec.training.loop.epochs import FitContext
 
@@ -227,7 +219,7 @@ def test_lists_hold_items_of_the_prompt_only_where_rankings_do(inputs: LmInputs,
 
 
 def test_a_stage_that_diverged_is_refused(inputs: LmInputs, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"diverged.*--lm\.preference\.learning_rate"):
+    with pytest.raises(InputError, match=r"diverged.*learning_rate"):
         run(inputs, settings(method="dpo", steps=4, validate_every=2, learning_rate=1e30), tmp_path / "work")
 
 
@@ -259,13 +251,13 @@ def test_an_interrupted_stage_ends_with_the_weights_of_an_undisturbed_one(inputs
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"method": "ppo"}, r"--lm\.preference\.method 'ppo'"),
-        ({"items": 1}, r"--lm\.preference\.items 1"),
-        ({"steps": 0}, r"--lm\.preference\.steps 0"),
-        ({"beta": 0.0}, r"--lm\.preference\.beta 0"),
-        ({"beta": float("inf")}, r"--lm\.preference\.beta inf"),
-        ({"kl_weight": -1.0}, r"--lm\.preference\.kl_weight -1"),
-        ({"kl_weight": float("inf")}, r"--lm\.preference\.kl_weight inf"),
+        ({"method": "ppo"}, r"method 'ppo'"),
+        ({"items": 1}, r"items 1"),
+        ({"steps": 0}, r"steps 0"),
+        ({"beta": 0.0}, r"beta 0"),
+        ({"beta": float("inf")}, r"beta inf"),
+        ({"kl_weight": -1.0}, r"kl_weight -1"),
+        ({"kl_weight": float("inf")}, r"kl_weight inf"),
     ],
 )
 def test_bad_settings_name_their_flag(changed: dict[str, Any], message: str) -> None:

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from genrec.data.sequences import Sequences
 from genrec.semtok.catalog import Catalog
-from genrec.semtok.encoders import TfidfEncoder
+from genrec.semtok.encoders.tfidf import TfidfEncoder
 from genrec.semtok.errors import InputError
 from genrec.tasks.preference_texts import LanguageModelWriter, PreferenceConfig, PreferenceTemplate, preference_vectors
 
@@ -150,5 +150,5 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["most", "titles", "max_characters"])
 def test_bad_options_are_named(name: str) -> None:
-    with pytest.raises(InputError, match=f"--preferences.{name} 0: must be at least 1"):
+    with pytest.raises(InputError, match=f"{name} 0 must be at least 1"):
         PreferenceConfig(**{name: 0})

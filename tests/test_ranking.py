@@ -16,13 +16,16 @@ from genrec.decoding.filters import ItemFilter
 from genrec.decoding.torch_scorer import TorchScorer
 from genrec.decoding.trie import CodeTrie
 from genrec.decoding.vocabulary import SidVocabulary
+from genrec.ranking.config import FusionWeights, Ranking, RankingConfig
 from genrec.ranking.cooccurrence import Cooccurrence
 from genrec.ranking.dense_head import DenseHead
-from genrec.ranking.ranker import FusionWeights, Ranker, Ranking, RankingConfig
+from genrec.ranking.ranker import Ranker
 from genrec.semtok.aligners.base import FrozenTable
 from genrec.semtok.errors import InputError
-from genrec.sequential import SasRecBackbone, SasRecConfig, SequentialModel
+from genrec.sequential.base import SequentialModel
+from genrec.sequential.config import SasRecConfig
 from genrec.sequential.frozen import log_probability
+from genrec.sequential.sasrec import SasRecBackbone
 
 SIZES, N = (4, 4, 4), 30
 HISTORIES = Sequences.from_lists([[3, 5, 9], [], [1], [28, 2, 2, 7]])
@@ -165,5 +168,5 @@ def test_what_is_missing_is_named(ranker: Ranker) -> None:
     ("name", "value"), [("dense_weight", 1.5), ("cooccurrence_weight", -0.1), ("sequential_weight", 2), ("beams", 0)]
 )
 def test_bad_configuration(name: str, value: float) -> None:
-    with pytest.raises(InputError, match=f"--{name}"):
+    with pytest.raises(InputError, match=f"^{name}"):
         RankingConfig(**{name: value})  # type: ignore[arg-type]

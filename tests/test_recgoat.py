@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genrec.semtok.aligners.base import AlignerInputs
+from genrec.semtok.aligners.config import RecGoatConfig
 from genrec.semtok.aligners.graph_attention import Edges, GraphAttention
 from genrec.semtok.aligners.losses import symmetric_contrast
-from genrec.semtok.aligners.recgoat import RecGoatConfig, RecGoatTable
+from genrec.semtok.aligners.recgoat import RecGoatTable
 from genrec.semtok.aligners.transport import sinkhorn_divergence
 from genrec.semtok.errors import InputError
 
@@ -301,24 +302,24 @@ def test_users_without_words() -> None:
 def test_heads_without_attention_need_not_divide() -> None:
     RecGoatConfig(heads=3, item_graph="none", user_graph="none").check_width(16, "sasrec")
     for options in ({"item_graph": "none"}, {"user_graph": "none"}):
-        with pytest.raises(InputError, match=r"heads 3 does not divide --sasrec\.width 16"):
+        with pytest.raises(InputError, match=r"heads 3 does not divide width 16"):
             RecGoatConfig(heads=3, **options).check_width(16, "sasrec")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"item_graph": "mine"}, "--aligner.recgoat.item_graph 'mine': choose one of own, shuffled, none"),
-        ({"transport": "truck"}, "--aligner.recgoat.transport 'truck'"),
-        ({"id_start": "zeros"}, "--aligner.recgoat.id_start"),
-        ({"user_start": "zeros"}, "--aligner.recgoat.user_start"),
-        ({"layers": 0}, "--aligner.recgoat.layers 0: must be at least 1"),
-        ({"item_neighbours": 0}, "--aligner.recgoat.item_neighbours 0"),
-        ({"temperature": 0.0}, "--aligner.recgoat.temperature 0.0: must be finite and above 0"),
-        ({"contrast": -1.0}, "--aligner.recgoat.contrast -1.0: must be finite and not negative"),
-        ({"epsilon": math.nan}, "--aligner.recgoat.epsilon nan"),
-        ({"transport_weight": math.inf}, "--aligner.recgoat.transport_weight inf"),
-        ({"dropout": 1.0}, r"--aligner.recgoat.dropout 1.0: must lie in \[0, 1\)"),
+        ({"item_graph": "mine"}, "item_graph 'mine': choose one of own, shuffled, none"),
+        ({"transport": "truck"}, "transport 'truck'"),
+        ({"id_start": "zeros"}, "id_start"),
+        ({"user_start": "zeros"}, "user_start"),
+        ({"layers": 0}, "layers 0 must be at least 1"),
+        ({"item_neighbours": 0}, "item_neighbours 0"),
+        ({"temperature": 0.0}, "temperature 0.0 must be positive and finite"),
+        ({"contrast": -1.0}, "contrast -1.0 must not be negative, and must be finite"),
+        ({"epsilon": math.nan}, "epsilon nan"),
+        ({"transport_weight": math.inf}, "transport_weight inf"),
+        ({"dropout": 1.0}, r"dropout 1.0 is not in \[0, 1\)"),
     ],
 )
 def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:

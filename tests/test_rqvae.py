@@ -13,13 +13,13 @@ from scipy.optimize import linear_sum_assignment
 
 from genrec.semtok.errors import InputError
 from genrec.semtok.quantizers import load_quantizer
-from genrec.semtok.quantizers.rqvae import RqVae, RqVaeConfig, pass_gradient
+from genrec.semtok.quantizers.config import RqVaeConfig
+from genrec.semtok.quantizers.rqvae import RqVae, pass_gradient
 from genrec.semtok.quantizers.sinkhorn import sinkhorn
 from genrec.training.quantizer.fit import _revive, fit_quantizer, fit_rqvae
 
-SMALL = RqVaeConfig(
-    sizes=(4, 4), latent_width=8, hidden_widths=(32,), warmup_steps=100, steps=200, batch_size=64, revive_every=20
-)
+SIZES = (4, 4)
+SMALL = RqVaeConfig(latent_width=8, hidden_widths=(32,), warmup_steps=100, steps=200, batch_size=64, revive_every=20)
 
 
 def world() -> np.ndarray:
@@ -39,7 +39,7 @@ def relative_error(model: RqVae, vectors: np.ndarray) -> float:
 def test_a_small_world_is_learned(gradient: str, balanced: bool) -> None:
     vectors = world()
     config = RqVaeConfig(**{**vars(SMALL), "gradient": gradient, "balanced_last_level": balanced})
-    model = fit_rqvae(vectors, config, seed=0)
+    model = fit_rqvae(vectors, SIZES, config, seed=0)
     assert relative_error(model, vectors) < 0.1
     assert len(np.unique(model.encode(vectors)[:, 0])) == 4
 
@@ -47,11 +47,11 @@ def test_a_small_world_is_learned(gradient: str, balanced: bool) -> None:
 def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_one_alone() -> None:
     vectors = world()
     state = torch.random.get_rng_state()
-    first, second = fit_rqvae(vectors, SMALL, seed=1), fit_rqvae(vectors, SMALL, seed=1)
+    first, second = fit_rqvae(vectors, SIZES, SMALL, seed=1), fit_rqvae(vectors, SIZES, SMALL, seed=1)
     assert torch.equal(torch.random.get_rng_state(), state)
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
-    other = fit_rqvae(vectors, SMALL, seed=2)
+    other = fit_rqvae(vectors, SIZES, SMALL, seed=2)
     assert not torch.equal(other.books[0], first.books[0])
 
 
@@ -88,7 +88,7 @@ def test_straight_through_leaves_the_gradient_as_it_is() -> None:
 def test_loss_terms_follow_their_equations_and_reach_the_right_weights() -> None:
     vectors = torch.from_numpy(world()[:32])
     torch.manual_seed(0)
-    model = RqVae(12, SMALL).train()
+    model = RqVae(12, SIZES, SMALL).train()
     for book in model.books:
         torch.nn.init.normal_(book)
     model.set_scale(vectors)
@@ -118,7 +118,7 @@ def test_loss_terms_follow_their_equations_and_reach_the_right_weights() -> None
 
 def test_dead_codes_are_moved_onto_residuals_and_forget_their_momentum() -> None:
     vectors = torch.from_numpy(world())
-    model = RqVae(12, SMALL).train()
+    model = RqVae(12, SIZES, SMALL).train()
     model.set_scale(vectors)
     with torch.no_grad():
         model.books[0].fill_(1e3)
@@ -169,7 +169,7 @@ def test_sinkhorn_stays_finite_where_the_kernel_underflows() -> None:
 
 def test_a_saved_rqvae_is_found_by_its_name(tmp_path: Path) -> None:
     vectors = world()
-    model = fit_quantizer(vectors, SMALL)
+    model = fit_quantizer("rqvae", vectors, SIZES, SMALL)
     model.save(tmp_path)
     loaded = load_quantizer(tmp_path)
     assert isinstance(loaded, RqVae)
@@ -191,28 +191,28 @@ def test_a_saved_rqvae_is_found_by_its_name(tmp_path: Path) -> None:
 def test_a_fit_that_diverged_is_refused(warmup_steps: int) -> None:
     config = replace(SMALL, learning_rate=1e30, warmup_steps=warmup_steps, steps=20)
     with pytest.raises(InputError, match=r"diverged: lower --semtok\.rqvae\.learning_rate"):
-        fit_quantizer(world(), config)
+        fit_quantizer("rqvae", world(), SIZES, config)
 
 
 def test_sizes_follow_the_catalogue_where_none_are_given() -> None:
-    config = RqVaeConfig(**{**vars(SMALL), "sizes": (), "warmup_steps": 1, "steps": 1})
-    assert fit_quantizer(world()[:5], config).sizes == (16, 16, 16)
+    config = RqVaeConfig(**{**vars(SMALL), "warmup_steps": 1, "steps": 1})
+    assert fit_quantizer("rqvae", world()[:5], (), config).sizes == (16, 16, 16)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sizes": (0,)}, r"--semtok\.rqvae\.sizes"),
-        ({"gradient": "gumbel"}, r"--semtok\.rqvae\.gradient 'gumbel'"),
-        ({"latent_width": 0}, r"--semtok\.rqvae\.latent_width"),
-        ({"steps": 0}, r"--semtok\.rqvae\.steps 0"),
-        ({"commitment": -1.0}, r"--semtok\.rqvae\.commitment -1\.0"),
-        ({"collaborative_weight": -0.1}, r"--semtok\.rqvae\.collaborative_weight -0\.1"),
-        ({"diversity_weight": -0.1}, r"--semtok\.rqvae\.diversity_weight -0\.1"),
-        ({"diversity_clusters": 0}, r"--semtok\.rqvae\.diversity_clusters 0"),
-        ({"learning_rate": 0.0}, r"--semtok\.rqvae\.learning_rate 0\.0"),
-        ({"learning_rate": math.nan}, r"--semtok\.rqvae\.learning_rate nan"),
-        ({"commitment": math.inf}, r"--semtok\.rqvae\.commitment inf"),
+        ({"hidden_widths": (8, 0)}, r"hidden_widths \[8, 0\] must be at least 1 each"),
+        ({"gradient": "gumbel"}, r"^gradient 'gumbel'"),
+        ({"latent_width": 0}, r"^latent_width"),
+        ({"steps": 0}, r"^steps 0"),
+        ({"commitment": -1.0}, r"^commitment -1\.0"),
+        ({"collaborative_weight": -0.1}, r"^collaborative_weight -0\.1"),
+        ({"diversity_weight": -0.1}, r"^diversity_weight -0\.1"),
+        ({"diversity_clusters": 0}, r"^diversity_clusters 0"),
+        ({"learning_rate": 0.0}, r"^learning_rate 0\.0"),
+        ({"learning_rate": math.nan}, r"^learning_rate nan"),
+        ({"commitment": math.inf}, r"^commitment inf"),
     ],
 )
 def test_a_bad_configuration_names_its_flag(options: dict[str, object], message: str) -> None:

@@ -66,7 +66,7 @@ def test_inclusion_sums_to_the_sample_and_is_never_above_one(negatives: int, pow
 
 
 def test_items_that_come_later_are_no_classes() -> None:
-    from genrec.sequential import ColdItems
+    from genrec.sequential.base import ColdItems
 
     hidden, vectors, targets = batch(6)
     hidden, vectors, targets = hidden.float(), vectors.float(), torch.tensor([0, 2, 3, 5, 0, 2, 3])

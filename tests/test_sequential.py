@@ -16,13 +16,16 @@ from worlds.ring import N_ITEMS, ring_split
 from genrec.data.sequences import Sequences
 from genrec.semtok.aligners.base import IdTable, ItemTable
 from genrec.semtok.errors import InputError
-from genrec.sequential import BACKBONES, ColdItems, SasRec, SasRecConfig, SequentialModel
-from genrec.sequential.base import MASK, PADDING
-from genrec.sequential.bert4rec import Bert4RecBackbone, Bert4RecConfig
-from genrec.sequential.gru4rec import Gru4RecBackbone, Gru4RecConfig
-from genrec.sequential.lrurec import LinearRecurrence, LruRecConfig, scan
+from genrec.sequential import BACKBONES
+from genrec.sequential.base import MASK, PADDING, ColdItems, SequentialModel
+from genrec.sequential.bert4rec import Bert4RecBackbone
+from genrec.sequential.config import Bert4RecConfig, Gru4RecConfig, LruRecConfig, SasRecConfig
+from genrec.sequential.gru4rec import Gru4RecBackbone
+from genrec.sequential.lrurec import LinearRecurrence, scan
+from genrec.sequential.sasrec import SasRec
 from genrec.training.loop.epochs import FitContext
-from genrec.training.sequential.fit import SequentialTrainingConfig, fit_sequential, validation_recall
+from genrec.training.sequential.config import SequentialTrainingConfig
+from genrec.training.sequential.fit import fit_sequential, validation_recall
 
 CONFIGS: Mapping[str, Any] = {
     "sasrec": SasRecConfig,
@@ -36,7 +39,7 @@ CAUSAL = ["sasrec", "gru4rec", "lrurec"]
 def small(name: str, n_items: int = N_ITEMS, **settings: Any) -> SequentialModel:
     torch.manual_seed(0)
     config = CONFIGS[name](**{"width": 16, "max_items": 10, "dropout": 0.0} | settings)
-    model = SequentialModel(IdTable(n_items, 16), BACKBONES[name](config))
+    model = SequentialModel(IdTable(n_items, 16), BACKBONES[name].build(config))
     with torch.no_grad():  # vectors of a size at which a wrong one would be seen
         model.items.items.weight.normal_()
     return model.eval()
@@ -61,7 +64,7 @@ class WordTable(ItemTable):
 
 def test_the_registry_has_what_is_configured() -> None:
     assert BACKBONES.keys() == CONFIGS.keys()
-    assert all(BACKBONES[name](CONFIGS[name]()).name == name for name in BACKBONES)
+    assert all(BACKBONES[name].build(CONFIGS[name]()).name == name for name in BACKBONES)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +84,7 @@ def test_a_ring_is_learned(
     split, shape = ring_split(directions), {"width": 16, "layers": 1, "max_items": 10, "dropout": 0.0, **settings}
     config = SequentialTrainingConfig(epochs=12, patience=2, batch_positions=96, learning_rate=2e-2)
     model = fit_sequential(
-        lambda: SequentialModel(IdTable(N_ITEMS, 16), BACKBONES[name](CONFIGS[name](**shape))),
+        lambda: SequentialModel(IdTable(N_ITEMS, 16), BACKBONES[name].build(CONFIGS[name](**shape))),
         split,
         config,
         FitContext(tmp_path),
@@ -248,7 +251,7 @@ def test_cold_items_are_read_and_ranked_by_their_words() -> None:
     text[2] = 0.0  # what the table knows of item 2 is wrong; its words come later
     words = np.array([[1, -1, 2, 0, 1]], dtype=np.float32)
     cold = ColdItems(np.array([2]), words)
-    model = SequentialModel(WordTable(text, 16), BACKBONES["sasrec"](SasRecConfig(width=16)))
+    model = SequentialModel(WordTable(text, 16), BACKBONES["sasrec"].build(SasRecConfig(width=16)))
     right = text.clone()
     right[2] = torch.from_numpy(words[0])
     reference = SequentialModel(WordTable(right, 16), model.backbone)
@@ -283,15 +286,15 @@ def test_the_table_is_passed_through_once_unless_it_compares_otherwise() -> None
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("sasrec", {"heads": 3}, "--sasrec.heads 3 does not divide"),
-        ("sasrec", {"layers": 0}, "--sasrec.layers 0"),
-        ("gru4rec", {"dropout": 1.0}, r"--gru4rec.dropout 1.0"),
-        ("gru4rec", {"hidden": 0}, "--gru4rec.hidden 0"),
-        ("bert4rec", {"mask_share": 0.0}, r"--bert4rec.mask_share 0.0"),
-        ("bert4rec", {"last_share": 1.5}, r"--bert4rec.last_share 1.5"),
-        ("bert4rec", {"heads": 3}, "--bert4rec.heads 3"),
-        ("lrurec", {"width": 0}, "--lrurec.width 0"),
-        ("lrurec", {"max_items": 0}, "--lrurec.max_items 0"),
+        ("sasrec", {"heads": 3}, "heads 3 does not divide"),
+        ("sasrec", {"layers": 0}, "layers 0"),
+        ("gru4rec", {"dropout": 1.0}, r"dropout 1.0"),
+        ("gru4rec", {"hidden": 0}, "hidden 0"),
+        ("bert4rec", {"mask_share": 0.0}, r"mask_share 0.0"),
+        ("bert4rec", {"last_share": 1.5}, r"last_share 1.5"),
+        ("bert4rec", {"heads": 3}, "heads 3"),
+        ("lrurec", {"width": 0}, "width 0"),
+        ("lrurec", {"max_items": 0}, "max_items 0"),
     ],
 )
 def test_bad_shapes_name_the_flag(name: str, settings: dict[str, Any], message: str) -> None:
@@ -300,5 +303,5 @@ def test_bad_shapes_name_the_flag(name: str, settings: dict[str, Any], message: 
 
 
 def test_a_table_of_another_width_is_refused() -> None:
-    with pytest.raises(InputError, match=r"--sasrec.width 16: the item table has 8"):
-        SequentialModel(IdTable(5, 8), BACKBONES["sasrec"](SasRecConfig(width=16)))
+    with pytest.raises(InputError, match=r"width 16: the item table has 8"):
+        SequentialModel(IdTable(5, 8), BACKBONES["sasrec"].build(SasRecConfig(width=16)))

@@ -16,23 +16,18 @@ from worlds.ring import N_ITEMS, ring_split
 from genrec.data.cases import Cases
 from genrec.data.sequences import Sequences
 from genrec.data.splits import Split
-from genrec.semtok.aligners import AlignerInputs
-from genrec.semtok.aligners.base import IdTable
-from genrec.semtok.aligners.simple import ConcatenationConfig, ConcatenationTable, TextTable, TextTableConfig
+from genrec.semtok.aligners.base import AlignerInputs, IdTable
+from genrec.semtok.aligners.config import ConcatenationConfig, TextTableConfig
+from genrec.semtok.aligners.simple import ConcatenationTable, TextTable
 from genrec.semtok.errors import InputError
-from genrec.sequential import (
-    BACKBONES,
-    Bert4RecConfig,
-    ColdItems,
-    LightGcn,
-    LightGcnConfig,
-    SasRec,
-    SasRecConfig,
-    SequentialModel,
-)
-from genrec.sequential.lightgcn import user_item_matrix
+from genrec.sequential import BACKBONES
+from genrec.sequential.base import ColdItems, SequentialModel
+from genrec.sequential.config import Bert4RecConfig, LightGcnConfig, SasRecConfig
+from genrec.sequential.lightgcn import LightGcn, user_item_matrix
+from genrec.sequential.sasrec import SasRec
 from genrec.training.loop.epochs import FitContext
-from genrec.training.sequential.fit import SequentialTrainingConfig, fit_sequential, training_windows, validation_recall
+from genrec.training.sequential.config import SequentialTrainingConfig
+from genrec.training.sequential.fit import fit_sequential, training_windows, validation_recall
 from genrec.training.sequential.lightgcn_fit import fit_lightgcn
 
 SPLIT = ring_split(train=40, asked=20)
@@ -47,7 +42,7 @@ def fit_sasrec(workdir: Path, log: Callable[[Mapping[str, Any]], None], **option
 
 def fit_bert4rec(workdir: Path, log: Callable[[Mapping[str, Any]], None], **options: Any) -> torch.nn.Module:
     def make() -> SequentialModel:
-        return SequentialModel(IdTable(N_ITEMS, 8), BACKBONES["bert4rec"](Bert4RecConfig(width=8)))
+        return SequentialModel(IdTable(N_ITEMS, 8), BACKBONES["bert4rec"].build(Bert4RecConfig(width=8)))
 
     return fit_sequential(make, SPLIT, SHORT, FitContext(workdir, log), **options)
 
@@ -177,7 +172,7 @@ def test_what_the_table_adds_is_added(backbone: str, tmp_path: Path) -> None:
         model = fit_lightgcn(lambda: LightGcn(table, graph, LightGcnConfig(width=8)), SPLIT, config, context)
     else:
         model = fit_sequential(
-            lambda: SequentialModel(table, BACKBONES["sasrec"](SasRecConfig(width=8))), SPLIT, config, context
+            lambda: SequentialModel(table, BACKBONES["sasrec"].build(SasRecConfig(width=8))), SPLIT, config, context
         )
     assert all(rows == sorted(set(rows)) and min(rows) >= 0 for rows, _ in asked)
     epochs = [epoch for _, epoch in asked]

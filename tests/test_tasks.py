@@ -15,13 +15,14 @@ from genrec.data.sequences import Sequences
 from genrec.decoding.vocabulary import SidVocabulary
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.errors import InputError
-from genrec.tasks import Tasks, TaskWeights, search_prompt
 from genrec.tasks.alignment import QueryToCodes
 from genrec.tasks.facets import CHEAP, DEAR, MIDDLE, Facets
+from genrec.tasks.mixture import Tasks
 from genrec.tasks.negatives import Negatives
 from genrec.tasks.preference_texts import PreferenceConfig, PreferenceTemplate
 from genrec.tasks.templates import NO, YES
-from genrec.tasks.writer import PromptWriter
+from genrec.tasks.weights import TaskWeights
+from genrec.tasks.writer import PromptWriter, search_prompt
 from genrec.training.lm.base import scratch_tokenizer
 from genrec.training.lm.data import IGNORE, response_example
 
@@ -263,10 +264,10 @@ def test_catalogue_text_never_becomes_control_tokens(
 def test_bad_weights_name_their_flag(
     histories: Sequences, tokenizer: PreTrainedTokenizerBase, vocabulary: SidVocabulary
 ) -> None:
-    with pytest.raises(InputError, match=r"--lm\.tasks\.preference -1"):
+    with pytest.raises(InputError, match=r"preference -1"):
         TaskWeights(preference=-1.0)
-    with pytest.raises(InputError, match=r"--lm\.text_share 0"):
+    with pytest.raises(InputError, match=r"set lm\.text_share to 0"):
         replace(NONE, would_take=0.0)
     bare = Catalog(tuple(map(str, range(N))), ("",) * N, pl.DataFrame(), np.zeros(N, dtype=bool))
-    with pytest.raises(InputError, match=r"--lm\.tasks\.preference: the data hold nothing"):
+    with pytest.raises(InputError, match=r"preference: the data hold nothing"):
         Tasks(bare, CODES, vocabulary, tokenizer, histories, replace(NONE, preference=1.0))

@@ -18,7 +18,7 @@ from genrec.data.sequences import Sequences
 from genrec.decoding.item_input import SpelledItems
 from genrec.decoding.trie import CodeTrie
 from genrec.decoding.vocabulary import SidVocabulary
-from genrec.ranking.ranker import RankingConfig
+from genrec.ranking.config import RankingConfig
 from genrec.semtok.errors import InputError
 from genrec.training.lm.build import LmInputs, build_lm
 from genrec.training.lm.config import LmConfig

@@ -12,7 +12,7 @@ from genrec.decoding.beam import score_all
 from genrec.inference import recommender as module
 from genrec.inference.text_search import TextSearch
 from genrec.semtok.errors import InputError
-from genrec.tasks import search_prompt
+from genrec.tasks.writer import search_prompt
 
 QUERIES = ["stone mug", "tea for the morning, green", "", "zzzz", "<a_1> <b_2>"]
 

@@ -26,7 +26,7 @@ from genrec.decoding.trie import CodeTrie
 from genrec.decoding.vocabulary import SidVocabulary
 from genrec.inference.engines import vllm_engine
 from genrec.inference.engines.vllm_engine import VllmLimits, VllmScorer, prepare_environment
-from genrec.ranking.ranker import Ranking
+from genrec.ranking.config import Ranking
 from genrec.recommendations import Recommendations
 from genrec.semtok.errors import InputError
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from genrec.ranking.ranker import FusionWeights, RankingConfig
+from genrec.ranking.config import FusionWeights, RankingConfig
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import read_json
 from genrec.training.run_folder import read_settings

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from genrec.semtok.aligners import load_table
 from genrec.semtok.aligners.fusion import Fusion
+from genrec.semtok.aligners.saved import load_table
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.encoders import load_encoder
 from genrec.semtok.errors import InputError

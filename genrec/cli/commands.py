@@ -13,24 +13,25 @@ from typing import Any, Literal, TypeVar, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from genrec.ranking.ranker import Ranking
-from genrec.semtok.errors import InputError
+from genrec.ranking.config import Ranking
+from genrec.semtok import options as check
+from genrec.semtok.errors import InputError, OptionError
 
 Config = TypeVar("Config")
 
 
 def fit(arguments: Sequence[str]) -> None:
     """`genrec fit CONFIG [overrides] [--before_lm]`."""
-    from genrec.cli.config import fit_parser, load_config
+    from genrec.cli.parsing import fit_parser, load_config
 
     if not arguments or arguments[0].startswith("-"):
         if set(arguments) & {"-h", "--help"}:
             fit_parser().print_help()
             return
         raise InputError("CONFIG is missing: genrec fit my.yaml")
+    config = load_config(Path(arguments[0]), [one for one in arguments[1:] if one != "--before_lm"])
     from genrec.cli.pipeline import Pipeline
 
-    config = load_config(Path(arguments[0]), [one for one in arguments[1:] if one != "--before_lm"])
     before_lm = "--before_lm" in arguments
     Pipeline(config).fit(before_lm=before_lm)
     if before_lm:
@@ -50,9 +51,9 @@ def compare(arguments: Sequence[str]) -> None:
             compare_parser().print_help()
             return
         raise InputError("CONFIG is missing: genrec compare my.yaml")
+    config = load_compare_config(Path(arguments[0]), arguments[1:])
     from genrec.cli.compare import Comparison
 
-    config = load_compare_config(Path(arguments[0]), arguments[1:])
     Comparison(config).compare()
     run = Path(config.run)
     sys.stdout.write((run / "table.md").read_text(encoding="utf-8"))
@@ -118,11 +119,9 @@ class RecommendConfig:
     restart: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("k", "beams", "workers", "shard_size"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise InputError(f"--{name} {getattr(self, name)} must be at least 1")
+        check.at_least_one(self, "k", "beams", "workers", "shard_size")
         if self.executor == "local" and (self.workers > 1 or {self.cpus, self.gpus, self.address} != {None}):
-            raise InputError("--workers, --cpus, --gpus and --address go with --executor ray")
+            raise OptionError("executor", "local: workers, cpus, gpus and address go with ray")
         self.conditions()
 
     def conditions(self) -> dict[str, Any] | None:
@@ -132,9 +131,9 @@ class RecommendConfig:
         try:
             value = json.loads(self.where)
         except json.JSONDecodeError as error:
-            raise InputError(f"--where: not JSON ({error})") from None
+            raise OptionError("where", f"{self.where}: not JSON ({error})") from None
         if not isinstance(value, dict):
-            raise InputError("--where: a JSON object of attribute and condition")
+            raise OptionError("where", f"{self.where}: not a JSON object of attribute and condition")
         return value
 
 
@@ -150,10 +149,12 @@ def recommend(arguments: Sequence[str]) -> None:
 
 def serve(arguments: Sequence[str]) -> None:
     """`genrec serve RUN …`."""
-    from genrec.inference.serve.server import ServeConfig
+    from genrec.inference.serve.config import ServeConfig
+
+    config = _parsed(ServeConfig, "serve", arguments, {"run": "RUN"})
     from genrec.inference.serve.server import serve as serve_run
 
-    serve_run(_parsed(ServeConfig, "serve", arguments, {"run": "RUN"}))
+    serve_run(config)
 
 
 def store(arguments: Sequence[str]) -> None:
@@ -222,7 +223,7 @@ def _run(arguments: Sequence[str], command: str) -> Path:
 def _parsed(kind: type[Config], command: str, arguments: Sequence[str], positional: dict[str, str]) -> Config:
     """Build a configuration from its flags; the first arguments fill the `positional` fields, in order."""
     metavar = next(iter(positional.values()))
-    parser = ArgumentParser(prog=f"genrec {command}", exit_on_error=False, description=kind.__doc__)
+    parser = ArgumentParser(prog=f"genrec {command}", exit_on_error=False, description=kind.__doc__, allow_abbrev=False)
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         if field.name in positional:
             options: dict[str, Any] = {} if field.default is dataclasses.MISSING else {"nargs": "?"}
@@ -242,7 +243,10 @@ def _parsed(kind: type[Config], command: str, arguments: Sequence[str], position
     except ArgumentError as error:
         raise InputError(" ".join(str(error).split())) from None
     names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    return kind(**{one: parsed[one] for one in names})
+    try:
+        return kind(**{one: parsed[one] for one in names})
+    except OptionError as error:
+        raise error.as_flag() from None
 
 
 def _print_report(run: Path) -> None:

@@ -28,13 +28,15 @@ from genrec.cli.pipeline import Pipeline
 from genrec.cli.stages import Stage, log_rows, progress_bar
 from genrec.data.cases import Split
 from genrec.evaluation.tables import rank
-from genrec.semtok.aligners import ALIGNERS, AlignerInputs, IdTable, ItemTable
+from genrec.semtok.aligners import ALIGNERS
+from genrec.semtok.aligners.base import AlignerInputs, IdTable, ItemTable
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.encoders import load_encoder
 from genrec.semtok.folders import read_json, write_atomic
 from genrec.semtok.vectors import ItemVectors
-from genrec.sequential import BACKBONES, ColdItems, LightGcn, SequentialModel
-from genrec.sequential.lightgcn import user_item_matrix
+from genrec.sequential import BACKBONES
+from genrec.sequential.base import ColdItems, SequentialModel
+from genrec.sequential.lightgcn import LightGcn, user_item_matrix
 from genrec.tasks.preference_texts import preference_vectors
 from genrec.training.aligner.fit import aligner_inputs
 from genrec.training.loop.checkpoint import remove_work
@@ -182,7 +184,7 @@ class Comparison(Pipeline):
         if cell.backbone == LIGHTGCN:
             taken = user_item_matrix(split.train, len(text))
             return lambda: LightGcn(items(), taken, shape)
-        return lambda: SequentialModel(items(), BACKBONES[cell.backbone](shape))
+        return lambda: SequentialModel(items(), BACKBONES[cell.backbone].build(shape))
 
     def _inputs(self, cell: Cell, split: Split, text: ItemVectors) -> AlignerInputs:
         plain = ItemVectors.load(self.run / self._collaborative_cell(cell.seed).folder / "item.safetensors")

@@ -23,21 +23,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
+from jsonargparse import ArgumentParser
 
-from genrec.cli.config import DataConfig, TextConfig, plain, values_of
-from genrec.semtok.aligners import RecGoatConfig, aligner_config
-from genrec.semtok.errors import InputError
-from genrec.sequential import (
-    BACKBONES,
-    Bert4RecConfig,
-    Gru4RecConfig,
-    LightGcnConfig,
-    LruRecConfig,
-    SasRecConfig,
-)
-from genrec.training.loop.options import MOST_SEED, typed_options
-from genrec.training.sequential.fit import SequentialTrainingConfig
+from genrec.cli.config import TextConfig, plain, with_sections
+from genrec.cli.parsing import config_parser, read_config
+from genrec.data.config import DataConfig
+from genrec.semtok import options as check
+from genrec.semtok.aligners import aligner_config
+from genrec.semtok.aligners.config import RecGoatConfig
+from genrec.semtok.errors import OptionError, did_you_mean
+from genrec.semtok.options import MOST_SEED
+from genrec.sequential import BACKBONES
+from genrec.sequential.config import LightGcnConfig
+from genrec.training.loop.options import typed_options
+from genrec.training.sequential.config import SequentialTrainingConfig
 
 PLAIN = "plain"  # one free vector an item: what every other line is measured against unless `reference` says otherwise
 LIGHTGCN = "lightgcn"
@@ -45,7 +44,7 @@ LIGHTGCN = "lightgcn"
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """A comparison.
+    """A comparison; beside it a section for the shape of each backbone.
 
     Attributes:
         run: the folder that everything is written to.
@@ -57,10 +56,6 @@ class CompareConfig:
         collaborative: the plain model whose vectors aligners may look at: sasrec, or lightgcn.
         training: of every cell whose line does not say otherwise; its own seed is not read.
         negatives: classes that the softmax samples for a batch; null: the whole catalogue.
-        sasrec: shape of the backbone.
-        gru4rec: shape of the backbone.
-        bert4rec: shape of the backbone.
-        lrurec: shape of the backbone.
         lightgcn: shape of the model.
         split_seed: draws the cold items.
         reference: the line that every other is measured against, by paired intervals.
@@ -75,39 +70,44 @@ class CompareConfig:
     collaborative: Literal["sasrec", "lightgcn"] = "sasrec"
     training: SequentialTrainingConfig = field(default_factory=SequentialTrainingConfig)
     negatives: int | None = None
-    sasrec: SasRecConfig = field(default_factory=SasRecConfig)
-    gru4rec: Gru4RecConfig = field(default_factory=Gru4RecConfig)
-    bert4rec: Bert4RecConfig = field(default_factory=Bert4RecConfig)
-    lrurec: LruRecConfig = field(default_factory=LruRecConfig)
     lightgcn: LightGcnConfig = field(default_factory=LightGcnConfig)
     split_seed: int = 0
     reference: str = PLAIN
 
     def __post_init__(self) -> None:
         if not self.run:
-            raise InputError("--run is missing: the folder to write the comparison to")
+            raise OptionError("run", "is missing: the folder to write the comparison to")
+        backbones = [*BACKBONES, LIGHTGCN]
         for name in self.backbones:
-            if name not in (*BACKBONES, LIGHTGCN):
-                raise InputError(f"--backbones {name!r}: choose of {', '.join([*BACKBONES, LIGHTGCN])}")
-        for flag, values in (("backbones", self.backbones), ("seeds", self.seeds)):
+            if name not in backbones:
+                near = did_you_mean(name, backbones)
+                raise OptionError("backbones", f"{name!r}: choose of {', '.join(backbones)}{near}")
+        for option, values in (("backbones", self.backbones), ("seeds", self.seeds)):
             if not values or len(set(values)) < len(values):
-                raise InputError(f"--{flag} {list(values)}: at least one, and none twice")
-        for flag, seeds in (("seeds", self.seeds), ("split_seed", (self.split_seed,))):
-            for seed in seeds:
-                if not 0 <= seed <= MOST_SEED:
-                    raise InputError(f"--{flag} {seed} must not be negative or above {MOST_SEED}")
-        if self.negatives is not None and self.negatives < 1:
-            raise InputError(f"--negatives {self.negatives} must be at least 1")
+                raise OptionError(option, f"{list(values)}: at least one, and none twice")
+        for seed in self.seeds:
+            if not 0 <= seed <= MOST_SEED:
+                raise OptionError("seeds", f"{seed} must not be negative or above {MOST_SEED}")
+        check.seed(self, "split_seed")
+        check.at_least_one(self, "negatives")
         for name in self.aligners:
             if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_.]+", name):
-                raise InputError(f"--aligners {name!r}: a name is of letters, digits, _ and .")
+                raise OptionError("aligners", f"{name!r}: a name is of letters, digits, _ and .")
+            self._check_line(name)
+        if self.reference not in self.lines:
+            near = did_you_mean(self.reference, self.lines)
+            raise OptionError("reference", f"{self.reference!r}: choose of {', '.join(self.lines)}{near}")
+
+    def _check_line(self, name: str) -> None:
+        """Refuse a line with a bad option, naming its place among the lines."""
+        try:
             _, options = self.aligner(name)
             if isinstance(options, RecGoatConfig):
                 for backbone in self.backbones:
-                    options.check_width(self.backbone(backbone).width, backbone)
+                    options.check_width(self.backbone(backbone).width)
             self.training_of(name)
-        if self.reference not in self.lines:
-            raise InputError(f"--reference {self.reference!r}: choose one of the lines, {', '.join(self.lines)}")
+        except OptionError as error:
+            raise error.within(f"aligners.{name}") from None
 
     @property
     def lines(self) -> list[str]:
@@ -118,45 +118,49 @@ class CompareConfig:
         """What is built for a line: `plain` and None, or a name of `ALIGNERS` and its configuration.
 
         Raises:
-            InputError: no such aligner or option, or a value that is bad or of another type.
+            OptionError: no such aligner or option, or a value that is bad or of another type.
         """
         options = self._options(name)
         kind = options.pop("aligner", name)
         options.pop("training", None)
         if kind == PLAIN:
             if options:
-                raise InputError(f"--aligners.{name}: plain has no options but training")
+                raise OptionError(next(iter(options)), "is none: plain has no options but training")
             return PLAIN, None
         if name == PLAIN:
-            raise InputError(f"--aligners.{name}: this line is the plain model, which others look at")
+            raise OptionError("aligner", f"{kind!r}: this line is the plain model, which others look at")
         if not isinstance(kind, str):
-            raise InputError(f"--aligners.{name}.aligner {kind!r}: the name of an aligner")
+            raise OptionError("aligner", f"{kind!r}: the name of an aligner")
         _, defaults = aligner_config(kind)
-        typed = typed_options(type(defaults), options, f"--aligners.{name}")
+        typed = typed_options(type(defaults), options)
         # A 1 that was given for 1.0 stays one: the cells of finished comparisons are found again by a hash of it.
-        return aligner_config(kind, **{key: options[key] if options[key] == one else one for key, one in typed.items()})
+        typed = {key: options[key] if options[key] == value else value for key, value in typed.items()}
+        return aligner_config(kind, **typed)
 
     def training_of(self, name: str) -> SequentialTrainingConfig:
         """How a line's cells are trained.
 
         Raises:
-            InputError: no such setting, or a bad value.
+            OptionError: no such setting, or a bad value.
         """
         own = self._options(name).get("training", {})
         if not isinstance(own, dict):
-            raise InputError(f"--aligners.{name}.training {own}: settings by name, such as {{epochs: 48}}")
+            raise OptionError("training", f"{own}: settings by name, such as {{epochs: 48}}")
         known = [one.name for one in fields(SequentialTrainingConfig) if one.name != "seed"]
-        for setting in own:
-            if setting not in known:
-                raise InputError(f"--aligners.{name}.training.{setting}: choose of {', '.join(known)}")
-        return replace(self.training, **typed_options(SequentialTrainingConfig, own, f"--aligners.{name}.training"))
+        try:
+            for setting in own:
+                if setting not in known:
+                    raise OptionError(setting, f"is none: choose of {', '.join(known)}{did_you_mean(setting, known)}")
+            return replace(self.training, **typed_options(SequentialTrainingConfig, own))
+        except OptionError as error:
+            raise error.within("training") from None
 
     def _options(self, name: str) -> dict[str, Any]:
         return dict(self.aligners.get(name) or {})
 
     def backbone(self, name: str) -> Any:
-        """The configuration of a backbone."""
-        return getattr(self, name)
+        """The shape of a backbone: its section, or the defaults where this configuration was made without one."""
+        return getattr(self, name, None) or BACKBONES[name].config()
 
     def to_yaml(self) -> str:
         """The whole configuration as YAML."""
@@ -164,14 +168,14 @@ class CompareConfig:
         return text
 
 
+def compare_class() -> type[CompareConfig]:
+    """`CompareConfig` with a section for the shape of each backbone in the registry."""
+    return with_sections(CompareConfig, {name: entry.config for name, entry in BACKBONES.items()})
+
+
 def compare_parser() -> ArgumentParser:
     """The parser of `genrec compare`."""
-    parser = ArgumentParser(
-        prog="genrec compare", exit_on_error=False, description="Aligners x backbones x seeds, one table."
-    )
-    parser.add_argument("--config", action=ActionConfigFile, help="the YAML file (given first, without the flag)")
-    parser.add_class_arguments(CompareConfig)
-    return parser
+    return config_parser("genrec compare", compare_class(), "Aligners x backbones x seeds, one table.")
 
 
 def load_compare_config(path: Path, overrides: Sequence[str] = ()) -> CompareConfig:
@@ -180,4 +184,4 @@ def load_compare_config(path: Path, overrides: Sequence[str] = ()) -> CompareCon
     Raises:
         InputError: one line that names the file or the flag.
     """
-    return CompareConfig(**values_of(compare_parser(), path, overrides))
+    return read_config(compare_parser(), compare_class(), path, overrides)

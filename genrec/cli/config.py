@@ -1,78 +1,36 @@
 """The configuration of a run: a YAML file and dotted overrides, checked once, before any work.
 
-The smallest file names the two tables and the run folder; `genrec fit --help` prints every other setting.
+The smallest file names the two tables and the run folder; `genrec fit --help` prints the settings that people change,
+`--help all` every other one. The sections of parts that can be chosen (aligners, quantisers, backbones) come from their
+registries. Nothing here is heavy to import, so that a mistyped path or flag is answered at once.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, make_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeVar, cast
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace  # type: ignore[attr-defined]
 
-from genrec.data.timestamps import TimeUnit
-from genrec.ranking.ranker import RankingConfig
-from genrec.semtok.aligners import (
-    ALIGNERS,
-    ConcatenationConfig,
-    FaeRecConfig,
-    LlmEmbConfig,
-    RecGoatConfig,
-    TextTableConfig,
-)
-from genrec.semtok.aligners.fusion import FusionConfig
-from genrec.semtok.errors import InputError
-from genrec.semtok.quantizers.residual_kmeans import ResidualKMeansConfig
-from genrec.semtok.quantizers.rqvae import RqVaeConfig
-from genrec.sequential import Gru4RecConfig, LruRecConfig, SasRecConfig
+from genrec.data.config import DataConfig
+from genrec.ranking.config import RankingConfig
+from genrec.semtok import options as check
+from genrec.semtok.aligners import ALIGNERS
+from genrec.semtok.aligners.config import FusionConfig, RecGoatConfig
+from genrec.semtok.encoders import best_encoder, encoder_entry
+from genrec.semtok.errors import OptionError, did_you_mean, did_you_mean_file
+from genrec.semtok.quantizers import QUANTIZERS
+from genrec.sequential import BACKBONES
+from genrec.sequential.config import SasRecConfig
 from genrec.training.lm.config import LmConfig
-from genrec.training.loop.options import MOST_SEED
-from genrec.training.quantizer.fit import QuantizerConfig
-from genrec.training.sequential.fit import SequentialTrainingConfig
+from genrec.training.sequential.config import SequentialTrainingConfig
 
-
-@dataclass(frozen=True)
-class DataConfig:
-    """What is read, and how it is split.
-
-    Attributes:
-        items: item table (JSONL, CSV or Parquet) with item_id and title.
-        interactions: log with user_id, item_id, timestamp.
-        split: leave_last_out, by_time, or given (train.csv, valid.csv and test.csv in `splits`).
-        splits: folder of a given split.
-        time_unit: unit of the timestamps; null recognises it or asks.
-        valid_share: by_time: share of events for validation.
-        test_share: by_time: share of events for the test.
-        cold_share: share of items stripped from every training history, to measure cold items.
-        exclude_seen: leave items that a user has had out of their lists; null: where nobody had an item twice.
-    """
-
-    items: str = ""
-    interactions: str = ""
-    split: Literal["leave_last_out", "by_time", "given"] = "leave_last_out"
-    splits: str | None = None
-    time_unit: TimeUnit | None = None
-    valid_share: float = 0.1
-    test_share: float = 0.1
-    cold_share: float = 0.0
-    exclude_seen: bool | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("items", "interactions"):
-            if not getattr(self, name):
-                raise InputError(f"--data.{name} is missing: the path of the {name} table")
-            if not Path(getattr(self, name)).is_file():
-                raise InputError(f"--data.{name} {getattr(self, name)}: no such file")
-        if (self.split == "given") != (self.splits is not None):
-            raise InputError("--data.split given and --data.splits FOLDER go together")
-        if self.split == "given" and self.cold_share:
-            raise InputError(
-                f"--data.cold_share {self.cold_share}: a given split is taken as it is; none is drawn cold"
-            )
+FUSION = "fusion"  # the aligner that needs no training
+Section = TypeVar("Section")
 
 
 @dataclass(frozen=True)
@@ -80,40 +38,34 @@ class TextConfig:
     """Text vectors.
 
     Attributes:
-        encoder: tfidf, minilm, hf:MODEL, hf-last:MODEL or st:MODEL (a folder or id).
+        encoder: tfidf, minilm, hf:MODEL, hf-last:MODEL or st:MODEL (a folder or id); the best that is installed where
+            nothing is said: minilm where its package is there, else tfidf.
     """
 
-    encoder: str = "tfidf"
+    encoder: str = field(default_factory=best_encoder)
+
+    def __post_init__(self) -> None:
+        encoder_entry(self.encoder)
 
 
 @dataclass(frozen=True)
 class AlignerConfig:
-    """How words and behaviour become one vector.
+    """How the text and the collaborative modality become one vector; beside it a section of options for each aligner.
 
     Attributes:
         name: fusion (nothing is trained; see `fusion`), or an aligner that is trained together with a recommender,
             which then is a component of the fused ranking: text, concatenation, faerec, llmemb or recgoat.
-        backbone: of that recommender: sasrec, gru4rec or lrurec, of the shape of its section.
+        backbone: of that recommender: sasrec, gru4rec, bert4rec or lrurec, of the shape of its section.
         training: how the two are trained.
-        text: options of words alone.
-        concatenation: options of words beside an ID vector.
-        faerec: options of FAERec.
-        llmemb: options of LLMEmb's adaptation.
-        recgoat: options of RecGOAT.
     """
 
     name: str = "faerec"
-    backbone: Literal["sasrec", "gru4rec", "lrurec"] = "sasrec"
+    backbone: str = "sasrec"
     training: SequentialTrainingConfig = field(default_factory=SequentialTrainingConfig)
-    text: TextTableConfig = field(default_factory=TextTableConfig)
-    concatenation: ConcatenationConfig = field(default_factory=ConcatenationConfig)
-    faerec: FaeRecConfig = field(default_factory=FaeRecConfig)
-    llmemb: LlmEmbConfig = field(default_factory=LlmEmbConfig)
-    recgoat: RecGoatConfig = field(default_factory=RecGoatConfig)
 
     def __post_init__(self) -> None:
-        if self.name not in ("fusion", *ALIGNERS):
-            raise InputError(f"--aligner.name {self.name!r}: choose one of fusion, {', '.join(ALIGNERS)}")
+        _check_name(self, "name", [FUSION, *ALIGNERS])
+        _check_name(self, "backbone", BACKBONES)
 
     @property
     def options(self) -> Any:
@@ -123,33 +75,29 @@ class AlignerConfig:
 
 @dataclass(frozen=True)
 class SemtokConfig:
-    """Semantic IDs.
+    """Semantic IDs; beside it a section of options for each quantiser.
 
     Attributes:
         quantizer: residual_kmeans or rqvae.
         sizes: codes on each level; empty: by the size of the catalogue.
         extra_level: size of one more level that only keeps items apart; 0: none unless capacity forces it.
-        rqvae: how an RQ-VAE is built and fitted; its `sizes` are the ones above.
     """
 
-    quantizer: Literal["residual_kmeans", "rqvae"] = "residual_kmeans"
+    quantizer: str = "residual_kmeans"
     sizes: tuple[int, ...] = ()
     extra_level: int = 0
-    rqvae: RqVaeConfig = field(default_factory=RqVaeConfig)
 
     def __post_init__(self) -> None:
-        if self.extra_level < 0 or any(size < 1 for size in self.sizes):
-            raise InputError("--semtok.sizes must be at least 1 each, and --semtok.extra_level must not be negative")
+        _check_name(self, "quantizer", QUANTIZERS)
+        check.sizes(self, "sizes")
+        check.not_negative(self, "extra_level")
         if math.prod((*self.sizes, max(1, self.extra_level))) >= 2**63:
-            raise InputError(f"--semtok.sizes {list(self.sizes)}: more than 2^63 code paths")
-        if self.rqvae.sizes:
-            raise InputError("--semtok.rqvae.sizes: give --semtok.sizes, which any quantizer takes")
+            raise OptionError("sizes", f"{list(self.sizes)}: more than 2^63 code paths")
 
-    def fitting(self) -> QuantizerConfig:
-        """Configuration of the quantiser's fit."""
-        if self.quantizer == "rqvae":
-            return replace(self.rqvae, sizes=self.sizes)
-        return ResidualKMeansConfig(sizes=self.sizes)
+    @property
+    def options(self) -> Any:
+        """Configuration of the chosen quantiser."""
+        return getattr(self, self.quantizer)
 
 
 @dataclass(frozen=True)
@@ -165,31 +113,29 @@ class TopKConfig:
     shard_size: int = 4096
 
     def __post_init__(self) -> None:
-        if self.k < 0 or self.shard_size < 1:
-            raise InputError("--topk.k must not be negative and --topk.shard_size must be at least 1")
+        check.not_negative(self, "k")
+        check.at_least_one(self, "shard_size")
 
 
 @dataclass(frozen=True)
 class FitConfig:
-    """A run.
+    """A run; beside it a section for the shape of each backbone.
 
     Attributes:
         run: the folder that everything is written to.
         data: see `DataConfig`.
         text: see `TextConfig`.
-        sasrec: shape of the collaborative model, and of the aligner's where that is its backbone.
-        gru4rec: shape of the aligner's recommender where that is its backbone.
-        lrurec: shape of the aligner's recommender where that is its backbone.
+        sasrec: shape of the collaborative model, and of the aligner's recommender where that is its backbone.
         collaborative: its training.
-        aligner: how text and behaviour become one vector.
+        aligner: how the text and the collaborative modality become one vector.
         fusion: the aligner that needs no training.
         semtok: semantic IDs.
         lm: the language model and its training.
         ranking: how lists are made; `dense_weight` null takes what wins on validation.
         topk: the lists that are written at the end.
         seed: of everything random.
-        refit: a finished run of the same settings, whose epochs and shares are taken; the validation items are then
-            learned from too, as before going to production.
+        refit: a finished run of the same settings, whose epochs and fusion weights are taken; the validation items are
+            then learned from too, as before going to production.
         reuse: another run; of its stages those that read the same, with the same settings, are linked into this one
             instead of being made again.
     """
@@ -198,12 +144,10 @@ class FitConfig:
     data: DataConfig
     text: TextConfig = field(default_factory=TextConfig)
     sasrec: SasRecConfig = field(default_factory=SasRecConfig)
-    gru4rec: Gru4RecConfig = field(default_factory=Gru4RecConfig)
-    lrurec: LruRecConfig = field(default_factory=LruRecConfig)
     collaborative: SequentialTrainingConfig = field(default_factory=SequentialTrainingConfig)
-    aligner: AlignerConfig = field(default_factory=AlignerConfig)
+    aligner: AlignerConfig = field(default_factory=lambda: aligner_section()())
     fusion: FusionConfig = field(default_factory=FusionConfig)
-    semtok: SemtokConfig = field(default_factory=SemtokConfig)
+    semtok: SemtokConfig = field(default_factory=lambda: semtok_section()())
     lm: LmConfig = field(default_factory=LmConfig)
     ranking: RankingConfig = field(default_factory=RankingConfig)
     topk: TopKConfig = field(default_factory=TopKConfig)
@@ -213,72 +157,31 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         if not self.run:
-            raise InputError("--run is missing: the folder to write the run to")
-        if self.reuse is not None and not (Path(self.reuse) / "config.yaml").is_file():
-            raise InputError(f"--reuse {self.reuse}: not a run of genrec fit")
+            raise OptionError("run", "is missing: the folder to write the run to")
         if self.refit is not None and Path(self.refit).resolve() == Path(self.run).resolve():
-            raise InputError(f"--refit {self.refit}: is --run itself and would lose what it chose; name another")
-        if not 0 <= self.seed <= MOST_SEED:
-            raise InputError(f"--seed {self.seed} must not be negative or above {MOST_SEED}")
-        if self.aligner.name == "recgoat":
-            self.aligner.recgoat.check_width(getattr(self, self.aligner.backbone).width, self.aligner.backbone)
+            raise OptionError("refit", f"{self.refit}: is run itself and would lose what it chose; name another")
+        for name in ("reuse", "refit"):
+            other = getattr(self, name)
+            if other is not None and not (Path(other) / "config.yaml").is_file():
+                raise OptionError(name, f"{other}: not a run of genrec fit{did_you_mean_file(other)}")
+        check.seed(self, "seed")
+        if isinstance(self.aligner.options if self.aligner.name != FUSION else None, RecGoatConfig):
+            try:
+                self.aligner.options.check_width(self.shape(self.aligner.backbone).width)
+            except OptionError as error:
+                raise error.within(f"aligner.{self.aligner.name}") from None
         if self.ranking.max_items not in (RankingConfig.max_items, self.lm.max_items):
-            asked = f"--ranking.max_items {self.ranking.max_items}"
-            raise InputError(f"{asked}: as much is read as in training; set --lm.max_items {self.lm.max_items} instead")
+            asked = f"{self.ranking.max_items}: as much is read as in training"
+            raise OptionError("ranking.max_items", f"{asked}; set lm.max_items {self.lm.max_items} instead")
+
+    def shape(self, backbone: str) -> Any:
+        """The shape of a backbone: its section, or the defaults where this configuration was made without one."""
+        return getattr(self, backbone, None) or BACKBONES[backbone].config()
 
     def to_yaml(self) -> str:
         """The whole configuration as YAML."""
         text: str = yaml.safe_dump(plain(asdict(self)), sort_keys=False, allow_unicode=True)
         return text
-
-
-def fit_parser() -> ArgumentParser:
-    """The parser of `genrec fit`."""
-    about = "Every stage that is out of date; with --before_lm, those before the language model (docs/how-to/gpu.md)."
-    parser = ArgumentParser(prog="genrec fit", exit_on_error=False, description=about)
-    parser.add_argument("--config", action=ActionConfigFile, help="the YAML file (given first, without the flag)")
-    parser.add_class_arguments(FitConfig)
-    return parser
-
-
-def load_config(path: Path, overrides: Sequence[str] = ()) -> FitConfig:
-    """Read a YAML file and apply overrides such as `--lm.epochs 10`.
-
-    Raises:
-        InputError: one line that names the file or the flag.
-    """
-    return FitConfig(**values_of(fit_parser(), path, overrides))
-
-
-def values_of(parser: ArgumentParser, path: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """The sections that a YAML file and overrides give, built by the parser's classes.
-
-    Raises:
-        InputError: one line that names the file or the flag.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: no such configuration file")
-    try:
-        parsed = parser.parse_args(["--config", str(path), *overrides])
-        _check_sections(path, parsed, parser.get_defaults())
-        values = parser.instantiate(parsed)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except ArgumentError as error:
-        raise InputError(f"{path}: {' '.join(str(error).split())}") from None
-    return {name: value for name, value in values.items() if name != "config"}
-
-
-def _check_sections(path: Path, values: Namespace, defaults: Namespace, above: str = "--") -> None:
-    """Refuse one value where a section of settings belongs, and none where there must be one: the parser does not."""
-    for name, default in vars(defaults).items():
-        value = getattr(values, name)
-        if value is None and default is not None:
-            raise InputError(f"{path}: {above}{name} has no value")
-        if isinstance(default, Namespace):
-            if not isinstance(value, Namespace):
-                raise InputError(f"{path}: {above}{name} {value!r}: a section of settings belongs here")
-            _check_sections(path, value, default, f"{above}{name}.")
 
 
 def plain(value: Any) -> Any:
@@ -288,3 +191,40 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(one) for one in value]
     return value
+
+
+def aligner_section() -> type[AlignerConfig]:
+    """`AlignerConfig` with the options of every aligner in the registry."""
+    return with_sections(AlignerConfig, {name: entry.config for name, entry in ALIGNERS.items()})
+
+
+def semtok_section() -> type[SemtokConfig]:
+    """`SemtokConfig` with the options of every quantiser in the registry."""
+    return with_sections(SemtokConfig, {name: entry.config for name, entry in QUANTIZERS.items()})
+
+
+def fit_class() -> type[FitConfig]:
+    """`FitConfig` with the sections of everything in the registries."""
+    parts = {"aligner": aligner_section(), "semtok": semtok_section()}
+    return with_sections(FitConfig, {name: entry.config for name, entry in BACKBONES.items()} | parts)
+
+
+def with_sections(kind: type[Section], sections: Mapping[str, type[Any]]) -> type[Section]:
+    """The same dataclass with further fields, each a section of the given class at its defaults."""
+    made: type[Section] = _with_sections(cast(Any, kind), tuple(sections.items()))
+    return made
+
+
+@cache  # the same parts give the same class, or two readings of one file would differ
+def _with_sections(kind: Any, sections: tuple[tuple[str, type[Any]], ...]) -> Any:
+    told = (kind.__doc__ or "").rstrip()
+    told += "".join(f"\n        {name}: its options." for name, _ in sections if f"        {name}: " not in told)
+    named = {"__module__": kind.__module__, "__doc__": f"{told}\n    "}
+    added = [(name, part, field(default_factory=part)) for name, part in sections]
+    return make_dataclass(kind.__name__, added, bases=(kind,), frozen=True, namespace=named)
+
+
+def _check_name(config: Any, name: str, known: Mapping[str, Any] | list[str]) -> None:
+    value = getattr(config, name)
+    if value not in known:
+        raise OptionError(name, f"{value!r}: choose one of {', '.join(known)}{did_you_mean(value, known)}")

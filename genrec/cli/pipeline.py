@@ -31,8 +31,9 @@ from genrec.data.splits import by_time, from_given, leave_last_out
 from genrec.inference.batch.job import JOB, run_batch
 from genrec.inference.batch.users import FileUsers
 from genrec.inference.recommender import Recommender
-from genrec.semtok.aligners import ALIGNERS, save_table
+from genrec.semtok.aligners import ALIGNERS
 from genrec.semtok.aligners.fusion import Fusion
+from genrec.semtok.aligners.saved import save_table
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.encoders import load_encoder, make_encoder
 from genrec.semtok.errors import InputError
@@ -47,8 +48,9 @@ from genrec.semtok.quality import measure_quality
 from genrec.semtok.quality_plots import plot_quality
 from genrec.semtok.semantic_ids import assign_ids
 from genrec.semtok.vectors import ItemVectors
-from genrec.sequential import BACKBONES, SasRec
+from genrec.sequential import BACKBONES
 from genrec.sequential.frozen import frozen
+from genrec.sequential.sasrec import SasRec
 from genrec.tasks.preference_texts import preference_vectors
 from genrec.training.aligner.fit import aligned_vectors, cold_items, fit_aligner, load_inputs
 from genrec.training.lm.stage import LmStage, from_config, run_lm_stage
@@ -151,7 +153,7 @@ class Pipeline:
 
     def _shape(self) -> Any:
         """Of the aligner's recommender."""
-        return getattr(self.config, self.config.aligner.backbone)
+        return self.config.shape(self.config.aligner.backbone)
 
     def _stop_after(self, folder: str) -> int | None:
         """Epochs that a refit trains a stage for."""
@@ -258,7 +260,7 @@ class Pipeline:
                 aligner.options,
                 inputs,
                 split,
-                lambda: BACKBONES[aligner.backbone](self._shape()),
+                lambda: BACKBONES[aligner.backbone].build(self._shape()),
                 replace(aligner.training, seed=aligner.training.seed + self.config.seed),
                 FitContext(work, self._note, progress, self._stop_after("vectors/item")),
                 exclude_seen=read_json(self.run / "split/data.json")["exclude_seen"],
@@ -277,8 +279,11 @@ class Pipeline:
         )
         text, collaborative, counts = self._sides()
         behaviour = Behaviour(collaborative.values, counts > 0)
-        quantizer = fit_quantizer(vectors.values, self.config.semtok.fitting(), self.config.seed, behaviour)
-        ids = assign_ids(quantizer, catalog.item_ids, vectors.values, extra_level=self.config.semtok.extra_level)
+        config = self.config.semtok
+        quantizer = fit_quantizer(
+            config.quantizer, vectors.values, config.sizes, config.options, self.config.seed, behaviour
+        )
+        ids = assign_ids(quantizer, catalog.item_ids, vectors.values, extra_level=config.extra_level)
         quantizer.save(folder)
         ids.save(folder)
         quality = measure_quality(ids, quantizer, vectors.values, text.values, collaborative.values, counts > 0)

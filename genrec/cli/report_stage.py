@@ -21,13 +21,13 @@ from genrec.evaluation.metrics import rank_of_target
 from genrec.evaluation.report import write_report
 from genrec.evaluation.tables import DEFAULT, KS, RANKS, Lists, Row, compare, evaluate, rank
 from genrec.inference.recommender import Recommender
+from genrec.ranking.config import FusionWeights
 from genrec.ranking.cooccurrence import Cooccurrence, Score, best_weight, mixture
-from genrec.ranking.ranker import FusionWeights
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import check_folder, read_json, write_atomic
 from genrec.semtok.vectors import ItemVectors, unit_rows
-from genrec.sequential import SasRec
 from genrec.sequential.frozen import load_frozen
+from genrec.sequential.sasrec import SasRec
 from genrec.training.run_folder import check_stage_folder, files_hash, is_current, locked, read_settings
 
 _NEEDS = ("catalog", "split", "vectors/text", "vectors/collaborative", "vectors/item", "semtok", "lm")

@@ -12,8 +12,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from genrec.data.config import TimeUnit
 from genrec.data.sequences import Sequences
-from genrec.data.timestamps import Instants, TimeUnit, parse_timestamps, settle_unit
+from genrec.data.timestamps import Instants, parse_timestamps, settle_unit
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.tables import id_column, read_table, refuse_rows, require_columns
 

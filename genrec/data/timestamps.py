@@ -14,16 +14,16 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from genrec.data.config import TimeUnit
 from genrec.semtok.errors import InputError
 from genrec.semtok.tables import refuse_rows
 
-TimeUnit = Literal["seconds", "days", "position"]
 DAY = 86_400
 _MICRO = 1_000_000
 _YEAR_1990, _YEAR_2100 = 631_152_000, 4_102_444_800

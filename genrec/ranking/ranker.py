@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -32,63 +32,15 @@ from genrec.decoding.filters import ItemFilter
 from genrec.decoding.scorer import NextCodeScorer
 from genrec.decoding.trie import CodeTrie
 from genrec.decoding.vocabulary import SidVocabulary
+from genrec.ranking.config import FusionWeights, Ranking, RankingConfig
 from genrec.ranking.cooccurrence import Cooccurrence
 from genrec.ranking.dense_head import DenseHead
 from genrec.recommendations import Recommendations
 from genrec.semtok.errors import InputError
-from genrec.sequential import SequentialModel
+from genrec.sequential.base import SequentialModel
 from genrec.sequential.frozen import log_probability
 
-Ranking = Literal["beam", "rerank", "dense", "fused"]
 _DENSE_CELLS = 1 << 24  # items scored at once for all users of a batch: 64 MiB a scorer
-
-
-@dataclass(frozen=True)
-class RankingConfig:
-    """How lists are made where a request does not say.
-
-    Attributes:
-        ranking: see the module.
-        beams: prefixes kept on each level.
-        dense_weight: w of the fused ranking, in [0, 1]; None: `genrec fit` takes what wins on validation, others 0.5.
-        cooccurrence_weight: u of the fused ranking, in [0, 1]; None: what wins on validation, others 0.
-        sequential_weight: s of the fused ranking, in [0, 1]; None: what wins on validation, others 0.
-        max_items: the last items of a history that are read.
-        batch_tokens: padded prompt tokens of one batch.
-    """
-
-    ranking: Ranking = "fused"
-    beams: int = 20
-    dense_weight: float | None = None
-    cooccurrence_weight: float | None = None
-    sequential_weight: float | None = None
-    max_items: int = 20
-    batch_tokens: int = 8192
-
-    def __post_init__(self) -> None:
-        if self.ranking not in get_args(Ranking):
-            raise InputError(f"--ranking {self.ranking}: choose one of {', '.join(get_args(Ranking))}")
-        for name in ("dense_weight", "cooccurrence_weight", "sequential_weight"):
-            weight = getattr(self, name)
-            if weight is not None and not 0 <= weight <= 1:
-                raise InputError(f"--{name} {weight} is not in [0, 1]")
-        for name in ("beams", "max_items", "batch_tokens"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name} {getattr(self, name)} must be at least 1")
-
-    @property
-    def fusion_weights(self) -> FusionWeights:
-        """Of the fused ranking, with what stands for those that nobody chose."""
-        dense = 0.5 if self.dense_weight is None else self.dense_weight
-        return FusionWeights(dense, self.cooccurrence_weight or 0.0, self.sequential_weight or 0.0)
-
-
-class FusionWeights(NamedTuple):
-    """Of the fused ranking: w, u and s."""
-
-    dense: float
-    cooccurrence: float = 0.0
-    sequential: float = 0.0
 
 
 @dataclass(frozen=True)

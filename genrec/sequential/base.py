@@ -59,12 +59,10 @@ class Backbone(nn.Module):
 
     Attributes:
         name: its key in BACKBONES, its section in a configuration and the stem of its files.
-        shape: the class of its configuration.
         config: a frozen dataclass with `width` (D) and `max_items` (the last items of a history that are read).
     """
 
     name: ClassVar[str]
-    shape: ClassVar[type[Any]]
     config: Any
 
     def forward(self, x: Tensor, rows: Tensor) -> Tensor:
@@ -103,7 +101,7 @@ class SequentialModel(nn.Module):
     def __init__(self, items: ItemTable, backbone: Backbone) -> None:
         super().__init__()
         if items.width != backbone.config.width:
-            raise InputError(f"--{backbone.name}.width {backbone.config.width}: the item table has {items.width}")
+            raise InputError(f"{backbone.name} width {backbone.config.width}: the item table has {items.width}")
         self.items, self.backbone = items, backbone
 
     @property
@@ -233,15 +231,6 @@ def padded_rows(sequences: Sequences) -> Tensor:
     rows = np.full((len(sequences), max(1, int(lengths.max(initial=0)))), PADDING, dtype=np.int64)
     rows[np.arange(rows.shape[1]) < lengths[:, None]] = sequences.values
     return torch.from_numpy(rows)
-
-
-def check_shape(flag: str, config: Any) -> None:
-    """Refuse a width, a number of layers or items below 1, and a dropout outside [0, 1)."""
-    for name in ("width", "layers", "max_items"):
-        if getattr(config, name) < 1:
-            raise InputError(f"--{flag}.{name} {getattr(config, name)} must be at least 1")
-    if not 0 <= config.dropout < 1:
-        raise InputError(f"--{flag}.dropout {config.dropout} is not in [0, 1)")
 
 
 @contextmanager

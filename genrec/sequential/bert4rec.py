@@ -9,55 +9,20 @@ Shapes: B sequences, T positions, D width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec.semtok.dropout import dropout
-from genrec.semtok.errors import InputError
-from genrec.sequential.base import MASK, PADDING, Backbone, check_shape
+from genrec.sequential.base import MASK, PADDING, Backbone
+from genrec.sequential.config import Bert4RecConfig
 from genrec.sequential.transformer import TransformerBlock
-
-
-@dataclass(frozen=True)
-class Bert4RecConfig:
-    """Shape of the network and of its gaps.
-
-    Attributes:
-        width: D, also the width of the item vectors.
-        layers: transformer blocks.
-        heads: attention heads.
-        dropout: on embeddings, attention outputs and feed-forward outputs.
-        max_items: the last items of a history that are read.
-        mask_share: rho; the paper took 0.6 for short histories (Beauty) and 0.2 for long ones (MovieLens).
-        last_share: share of the histories that hide their last item alone.
-    """
-
-    width: int = 128
-    layers: int = 2
-    heads: int = 2
-    dropout: float = 0.3
-    max_items: int = 50
-    mask_share: float = 0.6
-    last_share: float = 0.1
-
-    def __post_init__(self) -> None:
-        check_shape("bert4rec", self)
-        if self.heads < 1 or self.width % self.heads:
-            raise InputError(f"--bert4rec.heads {self.heads} does not divide --bert4rec.width {self.width}")
-        if not 0 < self.mask_share < 1:
-            raise InputError(f"--bert4rec.mask_share {self.mask_share} must lie between 0 and 1")
-        if not 0 <= self.last_share <= 1:
-            raise InputError(f"--bert4rec.last_share {self.last_share} must lie in [0, 1]")
 
 
 class Bert4RecBackbone(Backbone):
     """Learned positions and a learned vector for gaps; a GELU layer before items are compared (equation 7)."""
 
     name = "bert4rec"
-    shape = Bert4RecConfig
 
     def __init__(self, config: Bert4RecConfig) -> None:
         super().__init__()

@@ -46,14 +46,14 @@ def load_frozen(folder: Path) -> SequentialModel | None:
     name = next((name for name in BACKBONES if (folder / f"{name}.json").is_file()), None)
     if name is None:
         return None
-    kind, facts = BACKBONES[name], read_json(folder / f"{name}.json")
+    entry, facts = BACKBONES[name], read_json(folder / f"{name}.json")
     try:
         n_items = facts.pop("n_items")
-        config = kind.shape(**facts)
+        config = entry.config(**facts)
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{folder / name}.json: not the shape of {name} ({error})") from None
     empty = torch.zeros(n_items, config.width)
-    model = SequentialModel(FrozenTable(empty, empty.clone()), kind(config))
+    model = SequentialModel(FrozenTable(empty, empty.clone()), entry.build(config))
     model.load_tensors(read_tensors(folder / f"{name}.safetensors"), folder)
     return model
 

@@ -16,7 +16,7 @@ Shapes: N items, U users, D width, B histories, L layers of propagation, M cold 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,24 +32,7 @@ from genrec.semtok.aligners.base import ItemTable
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import to_json, write_atomic
 from genrec.sequential.base import ColdItems, Scorer, Scores, evaluating, read_tensors
-
-
-@dataclass(frozen=True)
-class LightGcnConfig:
-    """Shape of the model.
-
-    Attributes:
-        width: D, also the width of the item vectors.
-        layers: L; 3 in the paper.
-    """
-
-    width: int = 128
-    layers: int = 3
-
-    def __post_init__(self) -> None:
-        for name in ("width", "layers"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--lightgcn.{name} {getattr(self, name)} must be at least 1")
+from genrec.sequential.config import LightGcnConfig
 
 
 class LightGcn(nn.Module):
@@ -67,7 +50,7 @@ class LightGcn(nn.Module):
     def __init__(self, items: ItemTable, taken: csr_array, config: LightGcnConfig) -> None:
         super().__init__()
         if items.width != config.width:
-            raise InputError(f"--lightgcn.width {config.width}: the item table has {items.width}")
+            raise InputError(f"lightgcn width {config.width}: the item table has {items.width}")
         if items.n_items != taken.shape[1]:
             raise InputError(f"lightgcn: {items.n_items} items in the table, {taken.shape[1]} in the graph")
         self.items, self.config, self.n_items = items, config, items.n_items

@@ -15,36 +15,16 @@ Shapes: B sequences, T positions, D width, H = 2 D complex states.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec.semtok.dropout import dropout
-from genrec.sequential.base import Backbone, check_shape
+from genrec.sequential.base import Backbone
+from genrec.sequential.config import LruRecConfig
 
 _SLOWEST, _FASTEST = 0.99, 0.8  # |lambda| at the start lies on the ring between (the authors' r_max and r_min)
-
-
-@dataclass(frozen=True)
-class LruRecConfig:
-    """Shape of the network.
-
-    Attributes:
-        width: D, also the width of the item vectors.
-        layers: blocks of a recurrent and a feed-forward layer.
-        dropout: on item vectors, recurrent and feed-forward outputs.
-        max_items: the last items of a history that are read.
-    """
-
-    width: int = 128
-    layers: int = 2
-    dropout: float = 0.4
-    max_items: int = 50
-
-    def __post_init__(self) -> None:
-        check_shape("lrurec", self)
 
 
 class LinearRecurrence(nn.Module):
@@ -94,7 +74,6 @@ class LruRecBackbone(Backbone):
     """Norm and dropout of the item vectors, then the blocks."""
 
     name = "lrurec"
-    shape = LruRecConfig
 
     def __init__(self, config: LruRecConfig) -> None:
         super().__init__()

@@ -9,48 +9,22 @@ Shapes: B sequences, T positions, D width, N items.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from genrec.semtok.aligners.base import IdTable
 from genrec.semtok.dropout import dropout
-from genrec.semtok.errors import InputError
 from genrec.semtok.folders import read_json
-from genrec.sequential.base import Backbone, SequentialModel, check_shape, read_tensors
+from genrec.sequential.base import Backbone, SequentialModel, read_tensors
+from genrec.sequential.config import SasRecConfig
 from genrec.sequential.transformer import TransformerBlock
-
-
-@dataclass(frozen=True)
-class SasRecConfig:
-    """Shape of the network.
-
-    Attributes:
-        width: D, also the width of the item vectors.
-        layers: transformer blocks.
-        heads: attention heads.
-        dropout: on embeddings, attention outputs and feed-forward outputs.
-        max_items: the last items of a history that are read.
-    """
-
-    width: int = 128
-    layers: int = 2
-    heads: int = 2
-    dropout: float = 0.5
-    max_items: int = 50
-
-    def __post_init__(self) -> None:
-        check_shape("sasrec", self)
-        if self.heads < 1 or self.width % self.heads:
-            raise InputError(f"--sasrec.heads {self.heads} does not divide --sasrec.width {self.width}")
 
 
 class SasRecBackbone(Backbone):
     """Learned positions, causal blocks, a last LayerNorm."""
 
     name = "sasrec"
-    shape = SasRecConfig
 
     def __init__(self, config: SasRecConfig) -> None:
         super().__init__()

@@ -4,9 +4,3 @@
 A task gives a prompt and the response that the loss falls on. The next item itself is no task here: it is every
 position of every history (`genrec.training.lm.data.history_examples`).
 """
-
-from genrec.tasks.mixture import Tasks, TaskWeights
-from genrec.tasks.templates import SEARCH_PROMPT
-from genrec.tasks.writer import TaskRow, search_prompt
-
-__all__ = ["SEARCH_PROMPT", "TaskRow", "TaskWeights", "Tasks", "search_prompt"]

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from genrec.data.sequences import Sequences
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.encoders import TextEncoder
-from genrec.semtok.errors import InputError
+from genrec.semtok.errors import OptionError
 from genrec.semtok.pretrained import open_folder
 
 _COMMON = 0.5  # a category that more than this share of all items has says nothing about a user
@@ -61,7 +61,7 @@ class PreferenceConfig:
     def __post_init__(self) -> None:
         for name in ("most", "titles", "max_characters"):
             if getattr(self, name) < 1:
-                raise InputError(f"--preferences.{name} {getattr(self, name)}: must be at least 1")
+                raise OptionError(name, f"{getattr(self, name)} must be at least 1")
 
 
 _DEFAULTS = PreferenceConfig()

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from genrec.semtok.errors import InputError
+from genrec.semtok import options as check
+from genrec.semtok.errors import OptionError
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,11 @@ class ChatConfig:
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= 50:
-            raise InputError(f"--k: 1 to 50, not {self.k}")
-        if not 0 <= self.port <= 65535:
-            raise InputError(f"--port: 0 to 65535, not {self.port}")
+            raise OptionError("k", f"{self.k} is not in 1 to 50")
+        check.port(self, "port")
         if self.prose is not None:
             address = urlsplit(self.prose)
             if address.scheme not in ("http", "https") or not address.hostname:
-                raise InputError(f"--prose: an address such as http://localhost:8001, not {self.prose!r}")
+                raise OptionError("prose", f"{self.prose!r}: an address such as http://localhost:8001")
         if self.compare is not None and not self.web:
-            raise InputError("--compare: two runs are compared on the web page; add --web")
+            raise OptionError("compare", "needs --web: two runs are compared on the web page")

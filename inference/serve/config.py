@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from genrec.semtok.errors import InputError
+from genrec.semtok import options as check
+from genrec.semtok.errors import OptionError
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,9 @@ class ServeConfig:
     drain: int = 30
 
     def __post_init__(self) -> None:
-        for name in ("workers", "max_k", "max_history", "max_body_bytes", "batch", "queue"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name}: at least 1, not {getattr(self, name)}")
-        for name in ("rate", "wait_ms", "drain"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise InputError(f"--{name}: 0 or more, not {getattr(self, name)}")
-        if not 0 < self.timeout < float("inf"):
-            raise InputError(f"--timeout: more than 0 seconds, not {self.timeout}")
-        if not 0 <= self.port <= 65535:
-            raise InputError(f"--port: 0 to 65535, not {self.port}")
+        check.at_least_one(self, "workers", "max_k", "max_history", "max_body_bytes", "batch", "queue")
+        check.not_negative(self, "rate", "wait_ms", "drain")
+        check.positive(self, "timeout")
+        check.port(self, "port")
         if self.port == 0 and self.workers > 1:
-            raise InputError("--port: several workers need a number")
+            raise OptionError("port", "0: several workers need a number")

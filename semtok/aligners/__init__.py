@@ -1,61 +1,37 @@
-"""Aligners: item vectors from words and behaviour, trained with a recommender.
+"""Aligners: item vectors from the text and the collaborative modality, trained with a recommender.
 
-A new aligner is one file here and one line in `ALIGNERS`.
+A new aligner is one file here and one entry in `ALIGNERS`: its options are then a section of `genrec fit`'s
+configuration, and it is built, saved and loaded like the others (`genrec.semtok.aligners.saved`). Importing this module
+is light: an entry imports its aligner where it builds a table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any, NamedTuple
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from genrec.semtok.aligners.config import (
+    ConcatenationConfig,
+    FaeRecConfig,
+    LlmEmbConfig,
+    RecGoatConfig,
+    TextTableConfig,
+)
+from genrec.semtok.errors import InputError, OptionError, did_you_mean
 
-from genrec.semtok.aligners.base import AlignerInputs, IdTable, ItemTable
-from genrec.semtok.aligners.faerec import FaeRecConfig, FaeRecTable, faerec_table
-from genrec.semtok.aligners.llmemb import LlmEmbConfig, LlmEmbTable
-from genrec.semtok.aligners.recgoat import RecGoatConfig, RecGoatTable
-from genrec.semtok.aligners.simple import ConcatenationConfig, ConcatenationTable, TextTable, TextTableConfig
-from genrec.semtok.errors import InputError
-from genrec.semtok.folders import read_json, to_json, write_atomic
-
-__all__ = [
-    "ABLATIONS",
-    "ALIGNERS",
-    "Aligner",
-    "AlignerInputs",
-    "ConcatenationConfig",
-    "ConcatenationTable",
-    "FaeRecConfig",
-    "FaeRecTable",
-    "IdTable",
-    "ItemTable",
-    "LlmEmbConfig",
-    "LlmEmbTable",
-    "RecGoatConfig",
-    "RecGoatTable",
-    "TextTable",
-    "TextTableConfig",
-    "aligner_config",
-    "load_table",
-    "make_table",
-    "save_table",
-]
-
-_TENSORS = "aligner.safetensors"
-_FACTS = "aligner.json"
+if TYPE_CHECKING:
+    from genrec.semtok.aligners.base import AlignerInputs, ItemTable
 
 
-class Aligner(NamedTuple):
+@dataclass(frozen=True)
+class Aligner:
     """An entry of the registry.
 
     Attributes:
         config: frozen dataclass of its options; `config()` are the defaults.
-        table: builds the table: (inputs, width, config).
-        reads_users: it looks at the vectors of the users' preference texts.
+        table: builds the table: (inputs, width, config). A saved one is built anew and given its weights.
+        reads_users: it reads the vectors of the users' preference texts.
     """
 
     config: type[Any]
@@ -63,12 +39,42 @@ class Aligner(NamedTuple):
     reads_users: bool = False
 
 
+def _text(inputs: AlignerInputs, width: int, config: TextTableConfig) -> ItemTable:
+    from genrec.semtok.aligners.simple import TextTable
+
+    return TextTable(inputs, width, config)
+
+
+def _concatenation(inputs: AlignerInputs, width: int, config: ConcatenationConfig) -> ItemTable:
+    from genrec.semtok.aligners.simple import ConcatenationTable
+
+    return ConcatenationTable(inputs, width, config)
+
+
+def _faerec(inputs: AlignerInputs, width: int, config: FaeRecConfig) -> ItemTable:
+    from genrec.semtok.aligners.faerec import faerec_table
+
+    return faerec_table(inputs, width, config)
+
+
+def _llmemb(inputs: AlignerInputs, width: int, config: LlmEmbConfig) -> ItemTable:
+    from genrec.semtok.aligners.llmemb import LlmEmbTable
+
+    return LlmEmbTable(inputs, width, config)
+
+
+def _recgoat(inputs: AlignerInputs, width: int, config: RecGoatConfig) -> ItemTable:
+    from genrec.semtok.aligners.recgoat import RecGoatTable
+
+    return RecGoatTable(inputs, width, config)
+
+
 ALIGNERS: dict[str, Aligner] = {
-    "text": Aligner(TextTableConfig, TextTable),
-    "concatenation": Aligner(ConcatenationConfig, ConcatenationTable),
-    "faerec": Aligner(FaeRecConfig, faerec_table),
-    "llmemb": Aligner(LlmEmbConfig, LlmEmbTable),
-    "recgoat": Aligner(RecGoatConfig, RecGoatTable, reads_users=True),
+    "text": Aligner(TextTableConfig, _text),
+    "concatenation": Aligner(ConcatenationConfig, _concatenation),
+    "faerec": Aligner(FaeRecConfig, _faerec),
+    "llmemb": Aligner(LlmEmbConfig, _llmemb),
+    "recgoat": Aligner(RecGoatConfig, _recgoat, reads_users=True),
 }
 
 # What each part is worth: an aligner without it, by a name of its own.
@@ -98,6 +104,13 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+def aligner_entry(name: str) -> Aligner:
+    """An entry of `ALIGNERS`; raises InputError where there is none of that name."""
+    if name not in ALIGNERS:
+        raise InputError(f"aligner {name!r}: choose one of {', '.join([*ALIGNERS, *ABLATIONS])}")
+    return ALIGNERS[name]
+
+
 def aligner_config(name: str, **options: Any) -> tuple[str, Any]:
     """The aligner and its configuration for a name of `ALIGNERS` or `ABLATIONS`, with further options set.
 
@@ -105,68 +118,9 @@ def aligner_config(name: str, **options: Any) -> tuple[str, Any]:
         InputError: the name or an option is unknown, or an option's value is bad.
     """
     aligner, changes = ABLATIONS.get(name, (name, {}))
-    if aligner not in ALIGNERS:
-        raise InputError(f"aligner {name!r}: choose one of {', '.join([*ALIGNERS, *ABLATIONS])}")
-    try:
-        return aligner, ALIGNERS[aligner].config(**(changes | options))
-    except TypeError as error:
-        raise InputError(f"aligner {name}: {error}") from None
-
-
-def make_table(name: str, inputs: AlignerInputs, width: int, config: Any = None) -> ItemTable:
-    """An untrained table; its weights come from torch's global generator.
-
-    Args:
-        name: of `ALIGNERS`, or of `ABLATIONS` where no config is given.
-        width: D.
-        config: of the aligner's own class; None: the defaults.
-    """
-    if config is None:
-        name, config = aligner_config(name)
-    table = ALIGNERS[name].table(inputs, width, config)
-    table.aligner = (name, config)
-    return table
-
-
-def save_table(table: ItemTable, folder: Path) -> None:
-    """Write `aligner.safetensors` (what training made) and `aligner.json` into an existing folder.
-
-    Args:
-        table: one of `make_table`.
-    """
-    name, config = table.aligner
-    facts = {"name": name, "config": asdict(config), "width": table.width, "n_items": table.n_items}
-    tensors = {key: value.detach().cpu().contiguous() for key, value in table.state_dict().items()}
-    write_atomic(folder / _TENSORS, save(tensors))
-    write_atomic(folder / _FACTS, to_json(facts))
-
-
-def load_table(folder: Path, inputs: AlignerInputs) -> ItemTable:
-    """Read what `save_table` wrote, in evaluation mode.
-
-    Args:
-        inputs: those that the table was trained on.
-
-    Raises:
-        InputError: a file is missing, truncated or foreign, or the inputs are of other items.
-    """
-    facts = read_json(folder / _FACTS)
-    try:
-        name, aligner = facts["name"], ALIGNERS[facts["name"]]
-        config, width, n_items = aligner.config(**facts["config"]), facts["width"], facts["n_items"]
-        tensors = load_file(folder / _TENSORS)
-    except FileNotFoundError:
-        raise InputError(f"{folder / _TENSORS}: no such file") from None
-    except (InputError, SafetensorError, KeyError, TypeError) as error:
-        raise InputError(f"{folder}: not a saved aligner ({error})") from None
-    if not isinstance(width, int) or width < 1:
-        raise InputError(f"{folder}: not a saved aligner (width {width!r})")
-    if n_items != len(inputs.text):
-        raise InputError(f"{folder}: an aligner of {n_items} items, not of {len(inputs.text)}")
-    try:
-        with torch.random.fork_rng(devices=()):
-            table = make_table(name, inputs, width, config)
-        table.load_state_dict(tensors)
-    except (RuntimeError, TypeError) as error:
-        raise InputError(f"{folder}: not the aligner of these vectors ({' '.join(str(error).split())})") from None
-    return table.eval()
+    entry = aligner_entry(aligner)
+    known = [one.name for one in fields(entry.config)]
+    for option in options:
+        if option not in known:
+            raise OptionError(option, f"is no option of the aligner {name}{did_you_mean(option, known)}")
+    return aligner, entry.config(**(changes | options))

@@ -12,80 +12,18 @@ Shapes: N items, D_t width of the text, D width of the table, M rows of a batch.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Literal, get_args
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from genrec.semtok.aligners.base import AlignerInputs, ItemTable
+from genrec.semtok.aligners.config import FaeRecConfig
 from genrec.semtok.aligners.curriculum import CosineCurriculum
 from genrec.semtok.aligners.gates import DimensionGate
 from genrec.semtok.aligners.losses import feature_correlation_by_popularity, item_contrast
 from genrec.semtok.aligners.principal_axes import Floats, principal_axes
 from genrec.semtok.dropout import Dropout
 from genrec.semtok.errors import InputError
-
-Init = Literal["pca", "normal"]
-
-
-@dataclass(frozen=True)
-class FaeRecConfig:
-    """FAERec, with a switch for each part.
-
-    Attributes:
-        init: ID vectors start as the main components of the text, or at random.
-        init_scale: root mean square of the ID vectors' entries at the start.
-        gate: learn g; without it g is one half.
-        item_loss: align each item's two vectors (`item_contrast`).
-        feature_loss: align the dimensions (`feature_correlation_by_popularity`).
-        curriculum: shift weight between the two losses; without it they have their means over a period.
-        weight: lambda.
-        minimum: least weight of the item-level loss (w_min; 0.3 to 0.9 in the authors' runs).
-        period: epochs of the curriculum (T; 15 to 30 in the authors' runs).
-        temperature: of the item-level loss.
-        off_diagonal: weight of different dimensions' correlation.
-        drawn_items: items drawn uniformly that are aligned beside those of the batch, for each of those: stands for the
-            authors' sampled negatives, by which rare items are aligned as often as popular ones.
-        mapper_dropout: on the mapper's hidden layer.
-        gate_dropout: on the gate's.
-        id_targets: train against the raw ID vectors (released code).
-        ungated_scores: rank with LayerNorm(E_id + m(x)) (released code).
-    """
-
-    init: Init = "pca"
-    init_scale: float = 0.05
-    gate: bool = True
-    item_loss: bool = True
-    feature_loss: bool = True
-    curriculum: bool = True
-    weight: float = 0.2
-    minimum: float = 0.7
-    period: float = 20.0
-    temperature: float = 0.05
-    off_diagonal: float = 0.005
-    drawn_items: float = 1.0
-    mapper_dropout: float = 0.3
-    gate_dropout: float = 0.1
-    id_targets: bool = False
-    ungated_scores: bool = False
-
-    def __post_init__(self) -> None:
-        if self.init not in get_args(Init):
-            raise InputError(f"--aligner.faerec.init {self.init!r}: choose one of {', '.join(get_args(Init))}")
-        for name in ("init_scale", "temperature", "period"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"--aligner.faerec.{name} {getattr(self, name)}: must be finite and above 0")
-        for name in ("weight", "off_diagonal", "drawn_items"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"--aligner.faerec.{name} {getattr(self, name)}: must be finite and not negative")
-        for name in ("mapper_dropout", "gate_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"--aligner.faerec.{name} {getattr(self, name)}: must lie in [0, 1)")
-        if not 0 <= self.minimum <= 1:
-            raise InputError(f"--aligner.faerec.minimum {self.minimum}: must lie between 0 and 1")
 
 
 class FaeRecTable(ItemTable):

@@ -21,10 +21,9 @@ Shapes: N items, D_t and D_c widths of the two inputs, W common width.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,42 +31,15 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from sklearn.linear_model import RidgeCV
 
+from genrec.semtok.aligners.config import FusionConfig
 from genrec.semtok.aligners.principal_axes import principal_axes
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import read_json, to_json, write_atomic
 from genrec.semtok.vectors import ItemVectors, unit_rows
 
-FusionMethod = Literal["concatenation", "gate", "text", "collaborative"]
 Floats = NDArray[np.float32]
 _PARTS = ("text_mean", "text_axes", "collaborative_mean", "collaborative_axes", "ridge_weights", "ridge_bias")
 _RIDGE_PENALTIES = tuple(10.0**power for power in range(-2, 4))
-
-
-@dataclass(frozen=True)
-class FusionConfig:
-    """How to fuse.
-
-    Attributes:
-        method: see the module.
-        width: W; less where a side has fewer dimensions.
-        text_weight: w, between 0 and 1.
-        gate_count: c0, how often an item must be taken for its behaviour to be believed half.
-    """
-
-    method: FusionMethod = "concatenation"
-    width: int = 128
-    text_weight: float = 0.5
-    gate_count: float = 5.0
-
-    def __post_init__(self) -> None:
-        if self.method not in get_args(FusionMethod):
-            raise InputError(f"fusion.method {self.method!r}: choose one of {', '.join(get_args(FusionMethod))}")
-        if self.width < 1:
-            raise InputError(f"fusion.width {self.width}: must be at least 1")
-        if not 0 < self.text_weight < 1:
-            raise InputError(f"fusion.text_weight {self.text_weight}: must lie between 0 and 1")
-        if not 0 < self.gate_count < math.inf:
-            raise InputError(f"fusion.gate_count {self.gate_count}: must be finite and above 0")
 
 
 @dataclass(frozen=True)

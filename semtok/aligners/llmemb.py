@@ -15,51 +15,17 @@ Shapes: N items, D_t width of the text, D_p width of p, D width of the table, M 
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from genrec.semtok.aligners.base import AlignerInputs, ItemTable
+from genrec.semtok.aligners.config import LlmEmbConfig
 from genrec.semtok.aligners.losses import soft_target_contrast
 from genrec.semtok.aligners.principal_axes import principal_axes
 from genrec.semtok.aligners.simple import start_small
 from genrec.semtok.errors import InputError
-
-
-@dataclass(frozen=True)
-class LlmEmbConfig:
-    """Recommendation adaptation training.
-
-    Attributes:
-        text_width: D_p, main components of the text that the adapter reads (1,536 of 4,096 in the paper); all where the
-            text has no more.
-        hidden_width: width between the two layers of the adapter; null: half of D_p.
-        adapter: train the adapter; without it the main components are the vectors (an ablation of the paper).
-        weight: alpha; 0 leaves the alignment out.
-        unit_length: compare vectors of unit length.
-        temperature: of the alignment; null: 0.1 for unit length, 2 (the paper's) otherwise.
-    """
-
-    text_width: int = 1536
-    hidden_width: int | None = None
-    adapter: bool = True
-    weight: float = 0.01
-    unit_length: bool = True
-    temperature: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.text_width < 1:
-            raise InputError(f"--aligner.llmemb.text_width {self.text_width}: must be at least 1")
-        if self.hidden_width is not None and self.hidden_width < 1:
-            raise InputError(f"--aligner.llmemb.hidden_width {self.hidden_width}: must be at least 1")
-        if not 0 <= self.weight < math.inf:
-            raise InputError(f"--aligner.llmemb.weight {self.weight}: must be finite and not negative")
-        if self.temperature is not None and not 0 < self.temperature < math.inf:
-            raise InputError(f"--aligner.llmemb.temperature {self.temperature}: must be finite and above 0")
 
 
 class LlmEmbTable(ItemTable):

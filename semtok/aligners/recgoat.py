@@ -20,9 +20,7 @@ Shapes: N items, U users, D_t width of the text, D width of the table, M rows of
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, Self, get_args
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -31,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from genrec.semtok.aligners.base import AlignerInputs, ItemTable
+from genrec.semtok.aligners.config import RecGoatConfig
 from genrec.semtok.aligners.graph_attention import Edges, GraphAttention, propagate, propagate_back
 from genrec.semtok.aligners.graphs import bipartite, nearest, neighbour_graph, shuffled
 from genrec.semtok.aligners.losses import symmetric_contrast
@@ -38,91 +37,6 @@ from genrec.semtok.aligners.principal_axes import Floats, principal_axes
 from genrec.semtok.aligners.transport import FeatureMap, relative_epsilon, sinkhorn_divergence
 from genrec.semtok.dropout import dropout
 from genrec.semtok.errors import InputError
-
-Graph = Literal["own", "shuffled", "none"]
-Transport = Literal["map", "divergence", "none"]
-IdStart = Literal["collaborative", "normal"]
-UserStart = Literal["text", "free"]
-
-
-@dataclass(frozen=True)
-class RecGoatConfig:
-    """RecGOAT, with a switch for each part.
-
-    Attributes:
-        item_graph: the graph of items with like words: its own, shuffled (an ablation), or none.
-        user_item_graph: the graph of who took what; without it users play no part.
-        user_graph: the graph of users with like preferences.
-        graph_seed: of the shuffling.
-        item_neighbours: items that each item chooses as its neighbours (20 or 30 in the paper).
-        user_neighbours: users that each user chooses.
-        cold_neighbours: items of like words whose mean behaviour stands for that of an item nobody has taken; 0: none.
-        heads: of both attentions, dividing the width.
-        layers: L, of LightGCN (3 in the paper).
-        id_start: ID vectors start as the main components of the collaborative vectors, or at random.
-        id_scale: root mean square of the ID vectors' entries at the start.
-        user_start: users start from the words of their preferences, or as free vectors.
-        contrast: w_c; 0 leaves the contrast out.
-        temperature: of the contrast.
-        drawn_items: items drawn uniformly that are aligned beside those of the batch, for each of those: stands for the
-            authors' sampled negatives.
-        transport: a map of features, a distance between samples in the loss, or none.
-        transport_weight: w_t, of the distance.
-        transport_rows: the distance is between at most so many items of a batch.
-        epsilon: of the transport: of the costs' spread for the map, of their median for the distance.
-        iterations: Sinkhorn updates.
-        text_share: b at the start; it is learned.
-        dropout: in both attentions and on the result.
-    """
-
-    item_graph: Graph = "own"
-    user_item_graph: Graph = "own"
-    user_graph: Graph = "own"
-    graph_seed: int = 0
-    item_neighbours: int = 20
-    user_neighbours: int = 10
-    cold_neighbours: int = 5
-    heads: int = 8
-    layers: int = 2
-    id_start: IdStart = "collaborative"
-    id_scale: float = 0.1
-    user_start: UserStart = "text"
-    contrast: float = 0.1
-    temperature: float = 0.2
-    drawn_items: float = 1.0
-    transport: Transport = "map"
-    transport_weight: float = 0.1
-    transport_rows: int = 512
-    epsilon: float = 0.1
-    iterations: int = 30
-    text_share: float = 0.5
-    dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        choices = {name: get_args(Graph) for name in ("item_graph", "user_item_graph", "user_graph")}
-        choices |= {"transport": get_args(Transport), "id_start": get_args(IdStart), "user_start": get_args(UserStart)}
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                chosen = getattr(self, name)
-                raise InputError(f"--aligner.recgoat.{name} {chosen!r}: choose one of {', '.join(allowed)}")
-        for name in ("item_neighbours", "user_neighbours", "heads", "layers", "transport_rows", "iterations"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--aligner.recgoat.{name} {getattr(self, name)}: must be at least 1")
-        for name in ("id_scale", "temperature", "epsilon"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"--aligner.recgoat.{name} {getattr(self, name)}: must be finite and above 0")
-        for name in ("contrast", "drawn_items", "transport_weight", "cold_neighbours"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"--aligner.recgoat.{name} {getattr(self, name)}: must be finite and not negative")
-        for name in ("text_share", "dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"--aligner.recgoat.{name} {getattr(self, name)}: must lie in [0, 1)")
-
-    def check_width(self, width: int, flag: str) -> None:
-        """Raise InputError, before any work, where there is attention whose heads do not divide the table's width."""
-        users = self.user_item_graph != "none" and self.user_graph != "none"
-        if (users or self.item_graph != "none") and width % self.heads:
-            raise InputError(f"--aligner.recgoat.heads {self.heads} does not divide --{flag}.width {width}")
 
 
 class Sides(NamedTuple):

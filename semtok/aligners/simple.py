@@ -11,49 +11,16 @@ Shapes: N items, M other items, D_t width of the text, H hidden width of the ada
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from genrec.semtok.aligners.base import AlignerInputs, ItemTable
+from genrec.semtok.aligners.config import ConcatenationConfig, TextTableConfig
 from genrec.semtok.dropout import Dropout
 from genrec.semtok.errors import InputError
 
 _START = 0.02  # standard deviation of a plain model's ID vectors at the start
-
-
-@dataclass(frozen=True)
-class TextTableConfig:
-    """Words alone.
-
-    Attributes:
-        hidden: H; 0: one linear map.
-        dropout: on the adapter's hidden layer.
-    """
-
-    hidden: int = 256
-    dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        _check_adapter("text", self.hidden, self.dropout)
-
-
-@dataclass(frozen=True)
-class ConcatenationConfig:
-    """Words beside an ID vector.
-
-    Attributes:
-        hidden: H; 0: one linear map.
-        dropout: on the adapter's hidden layer.
-    """
-
-    hidden: int = 256
-    dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        _check_adapter("concatenation", self.hidden, self.dropout)
 
 
 class TextTable(ItemTable):

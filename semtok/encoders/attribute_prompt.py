@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from genrec.semtok.catalog import Catalog
-from genrec.semtok.errors import InputError
+from genrec.semtok.errors import OptionError
 
 INSTRUCTION = "The item has following attributes:"
 MAX_VALUE = 100  # characters, as published: a long description must not drown the rest
@@ -50,10 +50,10 @@ def random_view(attributes: Sequence[Attribute], drop_rate: float, rng: np.rando
     """The prompt with int(n * drop_rate) of the n attributes dropped and the others in random order.
 
     Raises:
-        InputError: the rate is not in [0, 1).
+        OptionError: the rate is not in [0, 1).
     """
     if not 0 <= drop_rate < 1:
-        raise InputError(f"--scft.drop_rate {drop_rate}: must lie in [0, 1)")
+        raise OptionError("drop_rate", f"{drop_rate} is not in [0, 1)")
     kept = len(attributes) - int(len(attributes) * drop_rate)
     return attribute_prompt([attributes[i] for i in rng.permutation(len(attributes))[:kept]])
 

@@ -1,4 +1,8 @@
-"""Quantisers: from an item's vector to its codes, level by level. A new one is one more file and one more line here.
+"""Quantisers: from an item's vector to its codes, level by level.
+
+A new quantiser is one file here and one entry in `QUANTIZERS`: its options are then a section of `genrec fit`'s
+configuration, and it is fitted, saved and loaded like the others. Importing this module is light: an entry imports its
+quantiser where it fits or loads one.
 
 Shapes: N vectors, D input width, W latent width, L levels, V_l codes on level l, p levels of a prefix.
 """
@@ -6,14 +10,15 @@ Shapes: N vectors, D input width, W latent width, L levels, V_l codes on level l
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from genrec.semtok.errors import InputError
-from genrec.semtok.quantizers.residual import Codes, Floats
-from genrec.semtok.quantizers.residual_kmeans import ResidualKMeans
-from genrec.semtok.quantizers.rqvae import RqVae
-from genrec.semtok.quantizers.state import CONFIG, read_part
+from genrec.semtok.quantizers.config import ResidualKMeansConfig, RqVaeConfig
+
+if TYPE_CHECKING:
+    from genrec.semtok.quantizers.residual import Codes, Floats
 
 
 class Quantizer(Protocol):
@@ -43,9 +48,43 @@ class Quantizer(Protocol):
         """Write `quantizer.safetensors` and the part `quantizer` of `config.json` into an existing folder."""
 
 
-QUANTIZERS: dict[str, Callable[[Path], Quantizer]] = {
-    "residual_kmeans": ResidualKMeans.load,
-    "rqvae": RqVae.load,
+@dataclass(frozen=True)
+class QuantizerEntry:
+    """An entry of the registry.
+
+    Attributes:
+        config: frozen dataclass of its options; `config()` are the defaults.
+        load: makes it from the folder that it was saved in.
+        fit: fits it: (vectors [N, D], codes on each level, config, seed). None: it is trained by gradients, which is
+            the business of `genrec.training.quantizer`.
+    """
+
+    config: type[Any]
+    load: Callable[[Path], Quantizer]
+    fit: Callable[[Floats, tuple[int, ...], Any, int], Quantizer] | None = None
+
+
+def _fit_kmeans(vectors: Floats, sizes: tuple[int, ...], config: ResidualKMeansConfig, seed: int) -> Quantizer:
+    from genrec.semtok.quantizers.residual_kmeans import ResidualKMeans, fit_codebooks
+
+    return ResidualKMeans(fit_codebooks(vectors, sizes, seed, config.iterations))
+
+
+def _load_kmeans(folder: Path) -> Quantizer:
+    from genrec.semtok.quantizers.residual_kmeans import ResidualKMeans
+
+    return ResidualKMeans.load(folder)
+
+
+def _load_rqvae(folder: Path) -> Quantizer:
+    from genrec.semtok.quantizers.rqvae import RqVae
+
+    return RqVae.load(folder)
+
+
+QUANTIZERS: dict[str, QuantizerEntry] = {
+    "residual_kmeans": QuantizerEntry(ResidualKMeansConfig, _load_kmeans, _fit_kmeans),
+    "rqvae": QuantizerEntry(RqVaeConfig, _load_rqvae),
 }
 
 
@@ -55,8 +94,10 @@ def load_quantizer(folder: Path) -> Quantizer:
     Raises:
         InputError: there is none, or its name is unknown.
     """
+    from genrec.semtok.quantizers.state import CONFIG, read_part
+
     config = read_part(folder, "quantizer")
     name = config.get("name") if isinstance(config, dict) else None
     if not isinstance(name, str) or name not in QUANTIZERS:
         raise InputError(f"{folder / CONFIG}: quantizer {name!r}, known are {', '.join(QUANTIZERS)}")
-    return QUANTIZERS[name](folder)
+    return QUANTIZERS[name].load(folder)

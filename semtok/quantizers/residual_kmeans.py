@@ -8,7 +8,6 @@ Shapes: N vectors, D input width (the latent width W is D), L levels, V_l codes 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,25 +20,6 @@ from genrec.semtok.quantizers.residual import Codes, Floats, code_costs, nearest
 from genrec.semtok.quantizers.state import load_state, save_state
 
 _FULL_BATCH_ROWS = 100_000
-
-
-@dataclass(frozen=True)
-class ResidualKMeansConfig:
-    """How to fit residual k-means.
-
-    Attributes:
-        sizes: codes on each level; empty: by the size of the catalogue (`quantizers.residual.default_sizes`).
-        iterations: k-means steps at most.
-    """
-
-    sizes: tuple[int, ...] = ()
-    iterations: int = 100
-
-    def __post_init__(self) -> None:
-        if any(size < 1 for size in self.sizes):
-            raise InputError(f"--semtok.sizes {list(self.sizes)}: every level needs at least 1 code")
-        if self.iterations < 1:
-            raise InputError(f"quantizer.iterations {self.iterations}: must be at least 1")
 
 
 class ResidualKMeans:

@@ -8,12 +8,11 @@ Shapes: B vectors, D input width, W latent width, L levels, V_l codes on level l
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,73 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from genrec.semtok.errors import InputError
+from genrec.semtok.quantizers.config import Gradient, RqVaeConfig
 from genrec.semtok.quantizers.residual import Codes, Floats, code_costs, nearest_codes, sum_codes
 from genrec.semtok.quantizers.sinkhorn import sinkhorn
 from genrec.semtok.quantizers.state import load_state, save_state
-
-Gradient = Literal["straight_through", "rotation"]
-
-
-@dataclass(frozen=True)
-class RqVaeConfig:
-    """How to build and fit an RQ-VAE.
-
-    Attributes:
-        sizes: codes on each level; empty: by the size of the catalogue (`quantizers.residual.default_sizes`).
-        latent_width: W.
-        hidden_widths: widths of the encoder's hidden layers; the decoder has them in reverse.
-        gradient: how the gradient passes the quantiser (`pass_gradient`).
-        commitment: weight of the pull of latents towards their codes.
-        balanced_last_level: spread a batch evenly over the last level's codes while fitting (`sinkhorn`), as LC-Rec
-            (arXiv 2311.09049) does.
-        sinkhorn_epsilon: entropy of the balanced assignment, in units of the batch's mean squared distance.
-        sinkhorn_iterations: updates of the balanced assignment.
-        collaborative_weight: alpha of LETTER (arXiv 2405.07314): quantised vectors are contrasted with the items'
-            collaborative ones (`collaborative_contrast`; 0.01 in the paper). 0: off.
-        diversity_weight: beta of LETTER: codes form even groups (`code_diversity`; 1e-4 in the paper). 0: off.
-        diversity_clusters: even clusters that the codes of a level form for it.
-        warmup_steps: optimiser steps of the bare autoencoder, before k-means on its latents gives the first codes.
-        steps: optimiser steps with the quantiser after that.
-        batch_size: vectors a step, at most.
-        learning_rate: of AdamW, falling to 0 on a cosine.
-        revive_every: steps after which a code that no vector took moves onto a vector of the batch; 0: never.
-    """
-
-    sizes: tuple[int, ...] = ()
-    latent_width: int = 64
-    hidden_widths: tuple[int, ...] = (512,)
-    gradient: Gradient = "straight_through"
-    commitment: float = 0.25
-    balanced_last_level: bool = False
-    sinkhorn_epsilon: float = 0.01
-    sinkhorn_iterations: int = 50
-    collaborative_weight: float = 0.0
-    diversity_weight: float = 0.0
-    diversity_clusters: int = 10
-    warmup_steps: int = 500
-    steps: int = 1500
-    batch_size: int = 512
-    learning_rate: float = 1e-3
-    revive_every: int = 100
-
-    def __post_init__(self) -> None:
-        if any(size < 1 for size in self.sizes):
-            raise InputError(f"--semtok.rqvae.sizes {self.sizes}: every level needs at least 1 code")
-        if self.gradient not in get_args(Gradient):
-            raise InputError(
-                f"--semtok.rqvae.gradient {self.gradient!r}: choose one of {', '.join(get_args(Gradient))}"
-            )
-        if any(width < 1 for width in (self.latent_width, *self.hidden_widths)):
-            raise InputError("--semtok.rqvae.latent_width and --semtok.rqvae.hidden_widths must be at least 1")
-        for name in ("sinkhorn_iterations", "diversity_clusters", "steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--semtok.rqvae.{name} {getattr(self, name)}: must be at least 1")
-        for name in ("commitment", "collaborative_weight", "diversity_weight", "warmup_steps", "revive_every"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"--semtok.rqvae.{name} {getattr(self, name)}: must be finite and not negative")
-        for name in ("sinkhorn_epsilon", "learning_rate"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"--semtok.rqvae.{name} {getattr(self, name)}: must be finite and above 0")
 
 
 class RqVaeOutput(NamedTuple):
@@ -110,22 +46,23 @@ class RqVae(nn.Module):
 
     Args:
         width: D.
-        config: `sizes` filled in.
+        sizes: codes on each level.
+        config: everything else.
     """
 
     name = "rqvae"
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, width: int, config: RqVaeConfig) -> None:
+    def __init__(self, width: int, sizes: tuple[int, ...], config: RqVaeConfig) -> None:
         super().__init__()
-        if not config.sizes:
+        if not sizes:
             raise ValueError("an RQ-VAE needs sizes")
-        self.width, self.config = width, config
+        self.width, self.sizes, self.config = width, sizes, config
         widths = [width, *config.hidden_widths, config.latent_width]
         self.encoder = _mlp(widths)
         self.decoder = _mlp(widths[::-1])
-        self.books = nn.ParameterList(nn.Parameter(torch.zeros(size, config.latent_width)) for size in config.sizes)
+        self.books = nn.ParameterList(nn.Parameter(torch.zeros(size, config.latent_width)) for size in sizes)
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("scale", torch.ones(()))
 
@@ -170,11 +107,6 @@ class RqVae(nn.Module):
         """The code vectors of each level, float32 [V_l, W]."""
         return [book.detach().cpu().numpy() for book in self.books]
 
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Codes on each level."""
-        return self.config.sizes
-
     @torch.no_grad()
     def latents(self, vectors: Floats) -> Floats:
         """The encoder's output, float32 [N, W]."""
@@ -202,16 +134,17 @@ class RqVae(nn.Module):
     def save(self, folder: Path) -> None:
         """Write `quantizer.safetensors` and the part `quantizer` of `config.json`."""
         tensors = {key: value.cpu().numpy() for key, value in self.state_dict().items()}
-        save_state(folder, {"name": self.name, "width": self.width, **asdict(self.config)}, tensors)
+        facts = {"name": self.name, "width": self.width, "sizes": self.sizes}
+        save_state(folder, facts | asdict(self.config), tensors)
 
     @classmethod
     def load(cls, folder: Path) -> RqVae:
         """Read what `save` wrote; raises InputError where it is missing or foreign."""
         config, tensors = load_state(folder, cls.name)
         try:
-            options = {key: value for key, value in config.items() if key not in ("name", "width")}
-            options |= {key: tuple(options[key]) for key in ("sizes", "hidden_widths")}
-            model = cls(config["width"], RqVaeConfig(**options))
+            options = {key: value for key, value in config.items() if key not in ("name", "width", "sizes")}
+            options["hidden_widths"] = tuple(options["hidden_widths"])
+            model = cls(config["width"], tuple(config["sizes"]), RqVaeConfig(**options))
             model.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in tensors.items()})
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{folder}: not a saved {cls.name} quantiser ({str(error).splitlines()[0]})") from None

@@ -12,8 +12,9 @@ from genrec.semtok.aligners.base import FrozenTable
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.semantic_ids import SemanticIds
 from genrec.semtok.vectors import ItemVectors
-from genrec.sequential import SequentialModel
-from genrec.sequential.sasrec import SasRecBackbone, SasRecConfig
+from genrec.sequential.base import SequentialModel
+from genrec.sequential.config import SasRecConfig
+from genrec.sequential.sasrec import SasRecBackbone
 from genrec.training.lm.build import LmInputs
 from genrec.training.lm.config import LmConfig
 

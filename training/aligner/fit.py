@@ -20,12 +20,14 @@ from torch import Tensor
 
 from genrec.data.sequences import Sequences
 from genrec.data.splits import Split
-from genrec.semtok.aligners import AlignerInputs, ItemTable, make_table
+from genrec.semtok.aligners.base import AlignerInputs, ItemTable
+from genrec.semtok.aligners.saved import make_table
 from genrec.semtok.vectors import ItemVectors, unit_rows
-from genrec.sequential import Backbone, ColdItems, SequentialModel
+from genrec.sequential.base import Backbone, ColdItems, SequentialModel
 from genrec.sequential.lightgcn import user_item_matrix
 from genrec.training.loop.epochs import FitContext
-from genrec.training.sequential.fit import SequentialTrainingConfig, fit_sequential
+from genrec.training.sequential.config import SequentialTrainingConfig
+from genrec.training.sequential.fit import fit_sequential
 
 
 def aligner_inputs(

@@ -9,9 +9,10 @@ from typing import Literal
 
 import yaml
 
-from genrec.semtok.errors import InputError
+from genrec.semtok import options as check
+from genrec.semtok.errors import InputError, OptionError
 from genrec.training.encoder.view_encoder import LEAST_TEMPERATURE
-from genrec.training.loop.options import MOST_SEED, typed_options
+from genrec.training.loop.options import typed_options
 
 
 @dataclass(frozen=True)
@@ -53,20 +54,14 @@ class ScftConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "lora_rank", "max_tokens", "held_items", "save_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--scft.{name} {getattr(self, name)}: must be at least 1")
+        check.at_least_one(self, "steps", "lora_rank", "max_tokens", "held_items", "save_every")
         if self.batch < 2:
-            raise InputError(f"--scft.batch {self.batch}: must be at least 2, or there is nothing to contrast")
-        if not 0 < self.learning_rate < math.inf:
-            raise InputError(f"--scft.learning_rate {self.learning_rate}: must be finite and above 0")
+            raise OptionError("batch", f"{self.batch} must be at least 2, or there is nothing to contrast")
+        check.positive(self, "learning_rate")
         if not LEAST_TEMPERATURE <= self.temperature < math.inf:
-            raise InputError(f"--scft.temperature {self.temperature}: must be finite and at least {LEAST_TEMPERATURE}")
-        for name in ("drop_rate", "lora_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"--scft.{name} {getattr(self, name)}: must lie in [0, 1)")
-        if not 0 <= self.seed <= MOST_SEED:
-            raise InputError(f"--scft.seed {self.seed}: must not be negative or above {MOST_SEED}")
+            raise OptionError("temperature", f"{self.temperature} must be finite and at least {LEAST_TEMPERATURE}")
+        check.below_one(self, "drop_rate", "lora_dropout")
+        check.seed(self, "seed")
 
 
 def read_config(path: Path) -> ScftConfig:
@@ -79,4 +74,7 @@ def read_config(path: Path) -> ScftConfig:
         raise InputError(f"{path}: not a configuration of this stage ({' '.join(str(error).split())})") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: not a configuration of this stage (no fields by name)")
-    return ScftConfig(**typed_options(ScftConfig, value, f"{path}: not a configuration of this stage"))
+    try:
+        return ScftConfig(**typed_options(ScftConfig, value))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from genrec.semtok.aligners.losses import soft_target_contrast
 from genrec.semtok.encoders.hf import Pooling, minilm_folder
-from genrec.semtok.errors import InputError
+from genrec.semtok.errors import OptionError
 from genrec.semtok.pretrained import open_folder
 
 LEAST_TEMPERATURE = 0.01  # CLIP's bound
@@ -121,9 +121,9 @@ def load_tunable(encoder: str, *, rank: int, dropout: float, temperature: float,
     """
     kind, _, name = encoder.partition(":")
     if encoder != "minilm" and not (name and kind in ("hf", "hf-last")):
-        raise InputError(f"--scft.encoder {encoder!r}: choose minilm, hf:MODEL or hf-last:MODEL")
+        raise OptionError("encoder", f"{encoder!r}: choose minilm, hf:MODEL or hf-last:MODEL")
     source = minilm_folder() if encoder == "minilm" else name
-    folder = open_folder(source, f"--scft.encoder {encoder}")
+    folder = open_folder(source, f"encoder {encoder}")
     tokenizer, model = folder.tokenizer(), folder.model("encoder", torch.float32)
     torch.manual_seed(seed)
     lora = LoraConfig(

@@ -26,7 +26,7 @@ from genrec.ranking.dense_head import DenseHead
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.semantic_ids import SemanticIds
 from genrec.semtok.vectors import ItemVectors
-from genrec.sequential import SequentialModel
+from genrec.sequential.base import SequentialModel
 from genrec.training.lm.base import load_base, plain_generation_config, scratch_model, scratch_tokenizer
 from genrec.training.lm.config import SCRATCH, LmConfig
 from genrec.training.lm.joint_model import JointModel

@@ -1,18 +1,55 @@
-"""`LmConfig`: the language model of a run and how it is trained, checked where it is built."""
+"""`LmConfig`: the language model of a run and how it is trained, checked where it is built; light to import."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from genrec.semtok.errors import InputError
-from genrec.tasks import TaskWeights
-from genrec.training.lm.joint_model import ScoreSpace
-from genrec.training.lm.preference_loss import PreferenceStageConfig
-from genrec.training.lm.sid_embeddings import SidInit
+from genrec.semtok import options as check
+from genrec.semtok.errors import OptionError
+from genrec.tasks.weights import TaskWeights
 
 SCRATCH = "scratch"
+Method = Literal["none", "dpo", "grpo"]
+ScoreSpace = Literal["level", "vocabulary"]
+SidInit = Literal["random", "codebook", "aligned"]
+
+
+@dataclass(frozen=True)
+class PreferenceStageConfig:
+    """Preference optimisation after fine-tuning.
+
+    Attributes:
+        method: none; dpo: softmax over the beam's wrong items; grpo: rewards for hit and rank.
+        steps: optimiser steps at most.
+        histories: training prefixes a step.
+        items: items of a list.
+        beta: dpo: weight of the log-ratio to the fine-tuned model.
+        rank_weight: grpo: weight of the rank reward beside the hit's.
+        kl_weight: weight of the KL divergence from the fine-tuned model, for either method.
+        learning_rate: peak, AdamW without weight decay.
+        validate_every: steps between validations.
+        patience: validations without a better one before stopping.
+    """
+
+    method: Method = "none"
+    steps: int = 200
+    histories: int = 32
+    items: int = 10
+    beta: float = 1.0
+    rank_weight: float = 1.0
+    kl_weight: float = 0.05
+    learning_rate: float = 3e-5
+    validate_every: int = 20
+    patience: int = 3
+
+    def __post_init__(self) -> None:
+        check.choice(self, "method", get_args(Method))
+        check.at_least_one(self, "steps", "histories", "validate_every", "patience")
+        if self.items < 2:
+            raise OptionError("items", f"{self.items} must be at least 2: a list of one has no order")
+        check.positive(self, "beta", "learning_rate")
+        check.not_negative(self, "rank_weight", "kl_weight")
 
 
 @dataclass(frozen=True)
@@ -93,41 +130,20 @@ class LmConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in (
-            "width",
-            "layers",
-            "heads",
-            "max_items",
-            "epochs",
-            "patience",
-            "batch_tokens",
-            "gradient_accumulation",
-            "dense_width",
-            "valid_cases",
-        ):
-            if getattr(self, name) < 1:
-                raise InputError(f"--lm.{name} {getattr(self, name)} must be at least 1")
-        for name in ("learning_rate", "head_learning_rate"):
-            rate = getattr(self, name)
-            if rate is not None and not 0 < rate < math.inf:
-                raise InputError(f"--lm.{name} {rate} must be positive and finite")
-        for name in ("lora_rank", "weight_decay", "dense_weight", "text_share", "warmup_steps", "seed"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"--lm.{name} {getattr(self, name)} must not be negative, and must be finite")
-        if self.width % self.heads:
-            raise InputError(f"--lm.heads {self.heads} does not divide --lm.width {self.width}")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"--lm.dropout {self.dropout} is not in [0, 1)")
-        if self.sid_init not in get_args(SidInit):
-            raise InputError(f"--lm.sid_init {self.sid_init!r}: choose one of {', '.join(get_args(SidInit))}")
-        if not 0 <= self.identity_dropout < 1:
-            raise InputError(f"--lm.identity_dropout {self.identity_dropout} is not in [0, 1)")
-        if not 0 <= self.teacher_share <= 1:
-            raise InputError(f"--lm.teacher_share {self.teacher_share} is not in [0, 1]")
+        check.at_least_one(self, "width", "layers", "heads", "max_items", "epochs", "patience", "batch_tokens")
+        check.at_least_one(self, "gradient_accumulation", "dense_width", "valid_cases")
+        check.positive(self, "learning_rate", "head_learning_rate")
+        check.not_negative(self, "lora_rank", "weight_decay", "dense_weight", "text_share", "warmup_steps")
+        check.seed(self, "seed")
+        check.divides(self, "heads", "width")
+        check.below_one(self, "dropout", "identity_dropout")
+        check.choice(self, "sid_init", get_args(SidInit))
+        check.choice(self, "score_space", get_args(ScoreSpace))
+        check.fraction(self, "teacher_share")
         if self.base == SCRATCH and self.lora_rank:
-            raise InputError("--lm.lora_rank needs a base model: a scratch model has nothing to adapt")
+            raise OptionError("lora_rank", f"{self.lora_rank} needs a base model: a scratch model has nothing to adapt")
         if self.text_vocabulary < 257:
-            raise InputError(f"--lm.text_vocabulary {self.text_vocabulary}: byte-level BPE needs 257 entries at least")
+            raise OptionError("text_vocabulary", f"{self.text_vocabulary} is too few: byte-level BPE needs 257 entries")
 
     @property
     def peak_learning_rate(self) -> float:

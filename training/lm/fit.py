@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from genrec.decoding.item_input import SpelledItems
 from genrec.decoding.trie import CodeTrie
-from genrec.tasks import Tasks
+from genrec.tasks.mixture import Tasks
 from genrec.training.lm.build import LanguageModel, LmInputs, build_lm
 from genrec.training.lm.config import SCRATCH, LmConfig
 from genrec.training.lm.data import PAD, Example, collate, history_examples, response_example

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -26,11 +25,11 @@ from genrec.decoding.vocabulary import SidVocabulary
 from genrec.ranking.dense_head import DenseHead
 from genrec.semtok.dropout import dropout
 from genrec.semtok.errors import InputError
+from genrec.training.lm.config import ScoreSpace
 from genrec.training.lm.data import IGNORE, Batch
 from genrec.training.lm.teacher import TeacherTargets
 from genrec.training.loop.losses import Soft, linear_cross_entropy
 
-ScoreSpace = Literal["level", "vocabulary"]
 ID_ONLY_ROWS = 0.1  # share of training rows whose items are all read by codes alone, as transformers reads them
 ID_ONLY_ITEMS = 0.2  # and of the items of the other rows
 

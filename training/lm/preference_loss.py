@@ -8,10 +8,7 @@ Shapes: B histories, M items of a list, L levels, V_l codes on level l, T tokens
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,55 +16,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from genrec.decoding.vocabulary import SidVocabulary
-from genrec.semtok.errors import InputError
 from genrec.training.lm.joint_model import JointModel
-
-Method = Literal["none", "dpo", "grpo"]
-
-
-@dataclass(frozen=True)
-class PreferenceStageConfig:
-    """Preference optimisation after fine-tuning.
-
-    Attributes:
-        method: none; dpo: softmax over the beam's wrong items; grpo: rewards for hit and rank.
-        steps: optimiser steps at most.
-        histories: training prefixes a step.
-        items: items of a list.
-        beta: dpo: weight of the log-ratio to the fine-tuned model.
-        rank_weight: grpo: weight of the rank reward beside the hit's.
-        kl_weight: weight of the KL divergence from the fine-tuned model, for either method.
-        learning_rate: peak, AdamW without weight decay.
-        validate_every: steps between validations.
-        patience: validations without a better one before stopping.
-    """
-
-    method: Method = "none"
-    steps: int = 200
-    histories: int = 32
-    items: int = 10
-    beta: float = 1.0
-    rank_weight: float = 1.0
-    kl_weight: float = 0.05
-    learning_rate: float = 3e-5
-    validate_every: int = 20
-    patience: int = 3
-
-    def __post_init__(self) -> None:
-        if self.method not in get_args(Method):
-            raise InputError(f"--lm.preference.method {self.method!r}: choose one of {', '.join(get_args(Method))}")
-        for name in ("steps", "histories", "validate_every", "patience"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--lm.preference.{name} {getattr(self, name)} must be at least 1")
-        if self.items < 2:
-            raise InputError(f"--lm.preference.items {self.items} must be at least 2: a list of one has no order")
-        for name in ("beta", "learning_rate"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"--lm.preference.{name} {getattr(self, name)} must be positive and finite")
-        for name in ("rank_weight", "kl_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                given = f"--lm.preference.{name} {getattr(self, name)}"
-                raise InputError(f"{given} must not be negative, and must be finite")
 
 
 def softmax_dpo(chosen: Tensor, rejected: Tensor, alive: Tensor, beta: float) -> Tensor:

@@ -25,7 +25,7 @@ from torch import Tensor
 from genrec.decoding.beam import beam_search
 from genrec.decoding.filters import ItemFilter
 from genrec.decoding.trie import CodeTrie
-from genrec.ranking.ranker import RankingConfig
+from genrec.ranking.config import RankingConfig
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import read_json, to_json, write_atomic
 from genrec.tasks.following import Histories

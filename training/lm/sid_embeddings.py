@@ -7,7 +7,6 @@ R = 1 + sum V_l rows: the history token, which starts at the mean of the words, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,8 +14,6 @@ from transformers import PreTrainedTokenizerBase
 
 from genrec.semtok.quantizers.code_alignment import CodeProjection, spread_like
 from genrec.semtok.quantizers.residual import Codes, Floats
-
-SidInit = Literal["random", "codebook", "aligned"]
 
 _TEMPERATURE = 0.07
 _STEPS = 300

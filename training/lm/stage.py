@@ -21,19 +21,18 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
 from genrec.data.cases import Split
-from genrec.ranking.ranker import RankingConfig
+from genrec.ranking.config import RankingConfig
 from genrec.semtok.catalog import Catalog
-from genrec.semtok.errors import InputError
+from genrec.semtok.errors import InputError, OptionError
 from genrec.semtok.folders import new_folder, read_json
 from genrec.semtok.quantizers import load_quantizer
 from genrec.semtok.semantic_ids import SemanticIds
 from genrec.semtok.vectors import ItemVectors
 from genrec.sequential.frozen import load_frozen
-from genrec.tasks import TaskWeights
+from genrec.tasks.weights import TaskWeights
 from genrec.training.lm.build import LmInputs
-from genrec.training.lm.config import LmConfig
+from genrec.training.lm.config import LmConfig, PreferenceStageConfig
 from genrec.training.lm.fit import fit_lm
-from genrec.training.lm.preference_loss import PreferenceStageConfig
 from genrec.training.lm.preference_stage import preference_finetune
 from genrec.training.lm.save import load_lm, save_lm
 from genrec.training.lm.validation import Validation
@@ -206,7 +205,9 @@ def from_config(value: Mapping[str, Any]) -> LmStage:
         if value.get("refit") is None:
             return LmStage(Path(value["run"]), lm, ranking)
         if lm.preference.method != "none":
-            raise InputError("--refit: the preference stage chooses on validation, of which a refit has none")
+            raise OptionError(
+                "refit", "goes without lm.preference, which chooses on validation, of which a refit has none"
+            )
         ranking = with_weights(ranking, chosen_weights(Path(value["refit"])))
         return LmStage(Path(value["run"]), lm, ranking, chosen_epochs(Path(value["refit"]) / "lm"))
     except (KeyError, TypeError) as error:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from genrec.decoding.item_input import SpelledItems
 from genrec.decoding.trie import CodeTrie, TrieLevel
-from genrec.sequential import SequentialModel
+from genrec.sequential.base import SequentialModel
 from genrec.training.lm.data import Batch
 
 LEAST_MASS = 1e-4  # of the items below a prefix; what is left of a running sum of less is rounding

@@ -13,8 +13,9 @@ from genrec.data.cases import Cases
 from genrec.decoding.filters import ItemFilter
 from genrec.decoding.trie import CodeTrie
 from genrec.evaluation.metrics import ndcg, rank_of_target, recall
+from genrec.ranking.config import FusionWeights, RankingConfig
 from genrec.ranking.cooccurrence import COOCCURRENCE_WEIGHTS, Cooccurrence
-from genrec.ranking.ranker import FusionWeights, Ranker, RankingConfig
+from genrec.ranking.ranker import Ranker
 from genrec.training.lm.build import LanguageModel, LmInputs
 from genrec.training.sequential.fit import sample_cases
 

@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from genrec.semtok.errors import InputError
-
-# What is drawn from takes sums and multiples of a seed: of scikit-learn's 32 bits and torch's 64, this leaves room.
-MOST_SEED = 4_000_000_000
+from genrec.semtok.errors import InputError, OptionError, did_you_mean
 
 
-def typed_options(kind: type, options: Mapping[str, Any], where: str) -> dict[str, Any]:
+def typed_options(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options given, each in its field's type (`1e-4`, which YAML reads as text, is a number).
 
     Args:
         kind: a dataclass of configuration.
-        where: file or flag, for the message.
 
     Raises:
-        InputError: no such option, one without a default is missing, or a value of another type.
+        OptionError: no such option, one without a default is missing, or a value of another type.
     """
+    known = [one.name for one in fields(kind)]
+    for name in options:
+        if name not in known:
+            raise OptionError(str(name), f"is no option; there are {', '.join(known)}{did_you_mean(str(name), known)}")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind)
     try:
         values = parser.parse_object({str(name): value for name, value in options.items()})
     except ArgumentError as error:
-        raise InputError(f"{where}: {' '.join(str(error).split())}") from None
+        raise wrong_type(str(error)) or InputError(" ".join(str(error).split())) from None
     for name in options:
         if values[name] is None and parser.get_default(name) is not None:  # which the parser lets pass
-            raise InputError(f"{where}: {name} has no value")
+            raise OptionError(name, "has no value")
     return {name: values[name] for name in options}
+
+
+def wrong_type(told: str) -> OptionError | None:
+    """The parser's complaint about a value of another type, in one line of ours; None for another complaint."""
+    told = " ".join(told.split())
+    if not (found := re.search(r'Parser key "([\w.]+)": (.+)', told)):
+        return None
+    name, reason = found[1], found[2]
+    if plain := re.fullmatch(r"Expected an? (?:<class '(\w+)'>|(.+?))\.? Got value: (.*)", reason):
+        reason = f"{plain[3]!r}: must be of the type {plain[1] or plain[2]}"
+    return OptionError(name, reason)

@@ -1,4 +1,4 @@
-"""Fit a quantiser on item vectors: `fit_quantizer(vectors, RqVaeConfig(), seed=0)`.
+"""Fit a quantiser on item vectors: `fit_quantizer("rqvae", vectors, (), RqVaeConfig(), seed=0)`.
 
 Shapes: N items, D input width, L levels, V_l codes on level l.
 """
@@ -6,7 +6,6 @@ Shapes: N items, D input width, L levels, V_l codes on level l.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,51 +14,59 @@ from torch import Tensor
 from tqdm import trange
 
 from genrec.semtok.errors import InputError
-from genrec.semtok.quantizers import Quantizer
+from genrec.semtok.quantizers import QUANTIZERS, Quantizer
+from genrec.semtok.quantizers.config import RqVaeConfig
 from genrec.semtok.quantizers.residual import Floats, default_sizes
-from genrec.semtok.quantizers.residual_kmeans import ResidualKMeans, ResidualKMeansConfig, fit_codebooks
-from genrec.semtok.quantizers.rqvae import RqVae, RqVaeConfig, RqVaeOutput
+from genrec.semtok.quantizers.residual_kmeans import fit_codebooks
+from genrec.semtok.quantizers.rqvae import RqVae, RqVaeOutput
 from genrec.training.quantizer.letter import Behaviour, Letter
-
-QuantizerConfig = ResidualKMeansConfig | RqVaeConfig
 
 # Codes must keep up with latents that move as the encoder learns: at the encoder's own rate they fall behind.
 _CODE_RATE = 10.0
 
 
 def fit_quantizer(
-    vectors: Floats, config: QuantizerConfig, seed: int = 0, behaviour: Behaviour | None = None
+    name: str,
+    vectors: Floats,
+    sizes: tuple[int, ...],
+    config: Any,
+    seed: int = 0,
+    behaviour: Behaviour | None = None,
 ) -> Quantizer:
-    """Fit the quantiser that a configuration describes; the same seed gives the same quantiser.
+    """Fit a quantiser; the same seed gives the same one.
 
     Args:
+        name: of `genrec.semtok.quantizers.QUANTIZERS`.
         vectors: float32 [N, D].
-        config: with empty `sizes`, levels are sized for the catalogue.
+        sizes: codes on each level; empty: by the size of the catalogue (`quantizers.residual.default_sizes`).
+        config: its options.
         behaviour: of the same items; needed where the configuration has a collaborative weight.
 
     Raises:
         InputError: it has one and no behaviour is given, or the fit diverged.
     """
-    sizes = config.sizes or default_sizes(len(vectors))
-    if isinstance(config, ResidualKMeansConfig):
-        return ResidualKMeans(fit_codebooks(vectors, sizes, seed, config.iterations))
-    return fit_rqvae(vectors, replace(config, sizes=sizes), seed, behaviour)
+    entry, sizes = QUANTIZERS[name], sizes or default_sizes(len(vectors))
+    if entry.fit is not None:
+        return entry.fit(vectors, sizes, config, seed)
+    return fit_rqvae(vectors, sizes, config, seed, behaviour)
 
 
-def fit_rqvae(vectors: Floats, config: RqVaeConfig, seed: int = 0, behaviour: Behaviour | None = None) -> RqVae:
+def fit_rqvae(
+    vectors: Floats, sizes: tuple[int, ...], config: RqVaeConfig, seed: int = 0, behaviour: Behaviour | None = None
+) -> RqVae:
     """Fit an RQ-VAE: the bare autoencoder first, k-means codes on its latents, then everything together."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     letter = Letter(config, len(vectors), behaviour, seed, device)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = RqVae(vectors.shape[1], config).to(device).train()
+        model = RqVae(vectors.shape[1], sizes, config).to(device).train()
     data = torch.from_numpy(vectors).to(device)
     generator = torch.Generator().manual_seed(seed)
     model.set_scale(data)
     _warm_up(model, data, generator)
     latents = model.latents(vectors)
     _refuse_divergence(latents)
-    for book, centres in zip(model.books, fit_codebooks(latents, config.sizes, seed), strict=True):
+    for book, centres in zip(model.books, fit_codebooks(latents, sizes, seed), strict=True):
         book.data.copy_(torch.from_numpy(centres))
     networks = [*model.encoder.parameters(), *model.decoder.parameters()]
     groups: list[dict[str, Any]] = [
@@ -68,7 +75,7 @@ def fit_rqvae(vectors: Floats, config: RqVaeConfig, seed: int = 0, behaviour: Be
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
-    used = [torch.zeros(size, dtype=torch.bool, device=device) for size in config.sizes]
+    used = [torch.zeros(size, dtype=torch.bool, device=device) for size in sizes]
     batches = _batches(data, config.batch_size, generator)
     for step in trange(1, config.steps + 1, desc="fitting the quantiser", unit="step", disable=None):
         rows = next(batches)

@@ -17,8 +17,9 @@ from genrec.semtok.aligners.losses import code_diversity, collaborative_contrast
 from genrec.semtok.aligners.principal_axes import principal_axes
 from genrec.semtok.errors import InputError
 from genrec.semtok.quantizers.code_clusters import CodeMates
+from genrec.semtok.quantizers.config import RqVaeConfig
 from genrec.semtok.quantizers.residual import Floats
-from genrec.semtok.quantizers.rqvae import RqVae, RqVaeConfig, RqVaeOutput
+from genrec.semtok.quantizers.rqvae import RqVae, RqVaeOutput
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,7 @@ Shapes: B sequences of a batch, T positions of the longest, M targets, N items.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,13 +21,13 @@ from torch import Tensor, nn
 from genrec.data.sequences import Sequences
 from genrec.data.splits import Cases, Split
 from genrec.semtok.errors import InputError
-from genrec.sequential import ColdItems, SequentialModel
-from genrec.sequential.base import PADDING
+from genrec.sequential.base import PADDING, ColdItems, SequentialModel
 from genrec.training.loop.batching import batches_by_length, windows
 from genrec.training.loop.epochs import FitContext, Objective, Passes, Plan, Row, fit_epochs
 from genrec.training.loop.losses import linear_cross_entropy
 from genrec.training.loop.schedule import Warmup, adamw
 from genrec.training.loop.weights import OneProcess
+from genrec.training.sequential.config import SequentialTrainingConfig
 from genrec.training.sequential.sampled_softmax import inclusion, sampled_softmax
 
 Model = TypeVar("Model", bound=SequentialModel)
@@ -37,42 +35,6 @@ DIVERGED = (
     "the training of a recommender diverged: its {what} are not numbers; lower its learning_rate (fit:"
     " --collaborative.learning_rate or --aligner.training.learning_rate, compare: --training.learning_rate)"
 )
-
-
-@dataclass(frozen=True)
-class SequentialTrainingConfig:
-    """How a sequential model is trained.
-
-    Attributes:
-        epochs: passes over the histories at most.
-        patience: epochs without a better validation recall before stopping.
-        batch_positions: padded positions of a batch.
-        learning_rate: peak, AdamW with betas (0.9, 0.98).
-        weight_decay: AdamW's.
-        valid_cases: validation cases ranked after each epoch (drawn by seed where there are more).
-        seed: initialisation, dropout and batches.
-    """
-
-    epochs: int = 40
-    patience: int = 6
-    batch_positions: int = 512
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
-    valid_cases: int = 10_000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "patience", "batch_positions", "valid_cases"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} {getattr(self, name)} of a recommender's training must be at least 1")
-        if not 0 < self.learning_rate < math.inf:
-            raise InputError(
-                f"learning_rate {self.learning_rate} of a recommender's training must be positive and finite"
-            )
-        for name in ("weight_decay", "seed"):
-            if not 0 <= getattr(self, name) < math.inf:
-                given = f"{name} {getattr(self, name)} of a recommender's training"
-                raise InputError(f"{given} must not be negative, and must be finite")
 
 
 class Softmax:

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from genrec.data.splits import Split
-from genrec.sequential import ColdItems, LightGcn
+from genrec.sequential.base import ColdItems
+from genrec.sequential.lightgcn import LightGcn
 from genrec.training.loop.epochs import FitContext
+from genrec.training.sequential.config import SequentialTrainingConfig
 from genrec.training.sequential.fit import (
     RecommenderObjective,
-    SequentialTrainingConfig,
     Softmax,
     fit_recommender,
     sample_cases,

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 from genrec.data.importers.amazon import import_amazon
 from genrec.data.importers.movielens import import_movielens
 from genrec.data.importers.writing import Imported
-from genrec.semtok.errors import InputError
+from genrec.semtok.errors import InputError, OptionError
 
 Format = Literal["amazon-2014", "amazon-2018", "amazon-2023", "movielens-100k", "movielens-1m", "movielens-latest"]
 
@@ -52,7 +52,7 @@ class ImportConfig:
                     f"{self.format} needs {' and '.join(f'--{name}' for name in needed)}, and no other input"
                 )
         if self.k_core is not None and self.k_core < 0:
-            raise InputError(f"--k_core {self.k_core}: must be at least 0")
+            raise OptionError("k_core", f"{self.k_core} must not be negative")
 
 
 def run_import(config: ImportConfig) -> Imported:

@@ -1,0 +1,132 @@
+"""From a YAML file and flags to a configuration's dataclasses; one line names what is wrong, as it was typed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace  # type: ignore[attr-defined]
+
+from genrec.cli.config import FitConfig, fit_class
+from genrec.semtok.errors import InputError, OptionError, did_you_mean, did_you_mean_file
+from genrec.training.loop.options import wrong_type
+
+Config = TypeVar("Config")
+
+
+def config_parser(prog: str, kind: type[Any], about: str) -> ArgumentParser:
+    """A parser of a YAML file and of a flag for each option of a configuration, written out in full."""
+    parser = ArgumentParser(prog=prog, exit_on_error=False, description=about, allow_abbrev=False)
+    parser.add_argument("--config", action=ActionConfigFile, help="the YAML file (given first, without the flag)")
+    parser.add_class_arguments(kind)
+    return parser
+
+
+def fit_parser() -> ArgumentParser:
+    """The parser of `genrec fit`."""
+    about = "Every stage that is out of date; with --before_lm, those before the language model (docs/how-to/gpu.md)."
+    return config_parser("genrec fit", fit_class(), about)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> FitConfig:
+    """Read a YAML file and apply overrides such as `--lm.epochs 10`.
+
+    Raises:
+        InputError: one line that names the file or the flag.
+    """
+    return read_config(fit_parser(), fit_class(), path, overrides)
+
+
+def read_config(parser: ArgumentParser, kind: type[Config], path: Path, overrides: Sequence[str]) -> Config:
+    """A configuration from a YAML file and overrides.
+
+    Raises:
+        InputError: one line that names the flag where a flag said it, else the file and the option in it.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such configuration file{did_you_mean_file(path)}")
+    try:
+        parsed = parser.parse_args(["--config", str(path), *overrides])
+        _check_sections(parsed, parser.get_defaults())
+        return build(kind, parsed)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except OptionError as error:
+        raise _as_typed(error, path, overrides) from None
+    except ArgumentError as error:
+        raise _explained(str(error), flags_of(parser), path, overrides) from None
+
+
+def build(kind: type[Config], values: Namespace) -> Config:
+    """A dataclass of parsed values, its sections first.
+
+    Raises:
+        OptionError: an option is wrong; its path begins at `kind`.
+    """
+    hints, options = get_type_hints(kind), {}
+    for one in fields(kind):  # type: ignore[arg-type]
+        value = values[one.name]
+        if is_dataclass(hints[one.name]):
+            try:
+                value = build(hints[one.name], value)
+            except OptionError as error:
+                raise error.within(one.name) from None
+        options[one.name] = value
+    return kind(**options)
+
+
+def flags_of(parser: ArgumentParser) -> list[str]:
+    """Every flag of a parser, such as `--lm.epochs`."""
+    return [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
+
+
+def refuse_unknown_flags(given: Iterable[str], known: Sequence[str]) -> None:
+    """Raise InputError for a flag that is none, an abbreviation too, and name the ones like it."""
+    for flag in (argument.partition("=")[0] for argument in given if argument.startswith("--")):
+        if flag not in known and not any(flag.startswith(f"{one}.") for one in known if one.endswith("aligners")):
+            raise InputError(f"no option {flag}{suggested_flag(flag, known)}")
+
+
+def suggested_flag(flag: str, known: Sequence[str]) -> str:
+    """The end of a message about an unknown flag: those of the same last name or a like one, or nothing."""
+    leaf = flag.removeprefix("--").rpartition(".")[2]
+    same = [one for one in known if one.removeprefix("--").rpartition(".")[2] == leaf]
+    if same and flag.count(".") == 0:
+        return f"; did you mean {' or '.join(same[:3])}?"
+    return did_you_mean(flag, known).replace("'", "")
+
+
+def _as_typed(error: OptionError, path: Path, overrides: Sequence[str]) -> InputError:
+    """An option's error as a flag where a flag said it, else as a place in the file."""
+    typed = {one.partition("=")[0] for one in overrides}
+    if f"--{error.field}" in typed:
+        return error.as_flag()
+    parts = error.field.split(".")
+    above = next((flag for i in range(len(parts)) if (flag := f"--{'.'.join(parts[:i])}") in typed), path)
+    return InputError(f"{above}: {error}")
+
+
+def _explained(told: str, known: Sequence[str], path: Path, overrides: Sequence[str]) -> InputError:
+    """The parser's complaint in our words."""
+    told = " ".join(told.split())
+    if found := re.search(r"unrecognized arguments: (--\S+)", told):
+        flag = found[1].partition("=")[0]
+        return InputError(f"no option {flag}{suggested_flag(flag, known)}")
+    if (wrong := wrong_type(told)) is not None:
+        return _as_typed(wrong, path, overrides)
+    return InputError(f"{path}: {told}")
+
+
+def _check_sections(values: Namespace, defaults: Namespace, above: str = "") -> None:
+    """Refuse one value where a section of settings belongs, and none where there must be one: the parser does not."""
+    for name, default in vars(defaults).items():
+        value = getattr(values, name)
+        if value is None and default is not None:
+            raise OptionError(f"{above}{name}", "has no value")
+        if isinstance(default, Namespace):
+            if not isinstance(value, Namespace):
+                raise OptionError(f"{above}{name}", f"{value!r}: a section of settings belongs here")
+            _check_sections(value, default, f"{above}{name}.")

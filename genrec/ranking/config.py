@@ -1,0 +1,52 @@
+"""`RankingConfig`: how lists are made where a request does not say; light to import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+from genrec.semtok import options as check
+
+Ranking = Literal["beam", "rerank", "dense", "fused"]
+
+
+class FusionWeights(NamedTuple):
+    """Of the fused ranking: w, u and s."""
+
+    dense: float
+    cooccurrence: float = 0.0
+    sequential: float = 0.0
+
+
+@dataclass(frozen=True)
+class RankingConfig:
+    """How lists are made where a request does not say.
+
+    Attributes:
+        ranking: see the module.
+        beams: prefixes kept on each level.
+        dense_weight: w of the fused ranking, in [0, 1]; None: `genrec fit` takes what wins on validation, others 0.5.
+        cooccurrence_weight: u of the fused ranking, in [0, 1]; None: what wins on validation, others 0.
+        sequential_weight: s of the fused ranking, in [0, 1]; None: what wins on validation, others 0.
+        max_items: the last items of a history that are read.
+        batch_tokens: padded prompt tokens of one batch.
+    """
+
+    ranking: Ranking = "fused"
+    beams: int = 20
+    dense_weight: float | None = None
+    cooccurrence_weight: float | None = None
+    sequential_weight: float | None = None
+    max_items: int = 20
+    batch_tokens: int = 8192
+
+    def __post_init__(self) -> None:
+        check.choice(self, "ranking", get_args(Ranking))
+        check.fraction(self, "dense_weight", "cooccurrence_weight", "sequential_weight")
+        check.at_least_one(self, "beams", "max_items", "batch_tokens")
+
+    @property
+    def fusion_weights(self) -> FusionWeights:
+        """Of the fused ranking, with what stands for those that nobody chose."""
+        dense = 0.5 if self.dense_weight is None else self.dense_weight
+        return FusionWeights(dense, self.cooccurrence_weight or 0.0, self.sequential_weight or 0.0)

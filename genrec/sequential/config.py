@@ -1,0 +1,130 @@
+"""The shapes of every sequential model; checked where they are built, and light to import.
+
+Shapes: D width of item vectors and hidden states, H width of a recurrent state, L layers of propagation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from genrec.semtok import options as check
+from genrec.semtok.errors import OptionError
+
+
+@dataclass(frozen=True)
+class SasRecConfig:
+    """Shape of the network.
+
+    Attributes:
+        width: D, also the width of the item vectors.
+        layers: transformer blocks.
+        heads: attention heads.
+        dropout: on embeddings, attention outputs and feed-forward outputs.
+        max_items: the last items of a history that are read.
+    """
+
+    width: int = 128
+    layers: int = 2
+    heads: int = 2
+    dropout: float = 0.5
+    max_items: int = 50
+
+    def __post_init__(self) -> None:
+        check_shape(self)
+        check.divides(self, "heads", "width")
+
+
+@dataclass(frozen=True)
+class Gru4RecConfig:
+    """Shape of the network.
+
+    Attributes:
+        width: D, also the width of the item vectors.
+        hidden: H.
+        layers: recurrent layers.
+        dropout: on item vectors and on recurrent states.
+        max_items: the last items of a history that are read.
+    """
+
+    width: int = 128
+    hidden: int = 128
+    layers: int = 1
+    dropout: float = 0.3
+    max_items: int = 50
+
+    def __post_init__(self) -> None:
+        check_shape(self)
+        check.at_least_one(self, "hidden")
+
+
+@dataclass(frozen=True)
+class Bert4RecConfig:
+    """Shape of the network and of its gaps.
+
+    Attributes:
+        width: D, also the width of the item vectors.
+        layers: transformer blocks.
+        heads: attention heads.
+        dropout: on embeddings, attention outputs and feed-forward outputs.
+        max_items: the last items of a history that are read.
+        mask_share: rho; the paper took 0.6 for short histories (Beauty) and 0.2 for long ones (MovieLens).
+        last_share: share of the histories that hide their last item alone.
+    """
+
+    width: int = 128
+    layers: int = 2
+    heads: int = 2
+    dropout: float = 0.3
+    max_items: int = 50
+    mask_share: float = 0.6
+    last_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_shape(self)
+        check.divides(self, "heads", "width")
+        if not 0 < self.mask_share < 1:
+            raise OptionError("mask_share", f"{self.mask_share} must lie between 0 and 1")
+        check.fraction(self, "last_share")
+
+
+@dataclass(frozen=True)
+class LruRecConfig:
+    """Shape of the network.
+
+    Attributes:
+        width: D, also the width of the item vectors.
+        layers: blocks of a recurrent and a feed-forward layer.
+        dropout: on item vectors, recurrent and feed-forward outputs.
+        max_items: the last items of a history that are read.
+    """
+
+    width: int = 128
+    layers: int = 2
+    dropout: float = 0.4
+    max_items: int = 50
+
+    def __post_init__(self) -> None:
+        check_shape(self)
+
+
+@dataclass(frozen=True)
+class LightGcnConfig:
+    """Shape of the model.
+
+    Attributes:
+        width: D, also the width of the item vectors.
+        layers: L; 3 in the paper.
+    """
+
+    width: int = 128
+    layers: int = 3
+
+    def __post_init__(self) -> None:
+        check.at_least_one(self, "width", "layers")
+
+
+def check_shape(config: Any) -> None:
+    """Refuse a width, a number of layers or items below 1, and a dropout outside [0, 1)."""
+    check.at_least_one(config, "width", "layers", "max_items")
+    check.below_one(config, "dropout")

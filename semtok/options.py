@@ -1,0 +1,73 @@
+"""Checks of a configuration's options, for `__post_init__`; each raises `OptionError` with the option's own name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from genrec.semtok.errors import OptionError
+
+# What is drawn from takes sums and multiples of a seed: of scikit-learn's 32 bits and torch's 64, this leaves room.
+MOST_SEED = 4_000_000_000
+
+
+def _check(config: Any, names: Iterable[str], holds: Any, what: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not holds(value):
+            raise OptionError(name, f"{value} {what}")
+
+
+def at_least_one(config: Any, *names: str) -> None:
+    """Each is 1 or more, or None where its type allows that."""
+    _check(config, names, lambda value: value >= 1, "must be at least 1")
+
+
+def positive(config: Any, *names: str) -> None:
+    """Each is finite and above 0, or None."""
+    _check(config, names, lambda value: 0 < value < math.inf, "must be positive and finite")
+
+
+def not_negative(config: Any, *names: str) -> None:
+    """Each is finite and 0 or more, or None."""
+    _check(config, names, lambda value: 0 <= value < math.inf, "must not be negative, and must be finite")
+
+
+def below_one(config: Any, *names: str) -> None:
+    """Each is a rate in [0, 1), such as a dropout."""
+    _check(config, names, lambda value: 0 <= value < 1, "is not in [0, 1)")
+
+
+def fraction(config: Any, *names: str) -> None:
+    """Each is in [0, 1], or None."""
+    _check(config, names, lambda value: 0 <= value <= 1, "is not in [0, 1]")
+
+
+def sizes(config: Any, *names: str) -> None:
+    """Each is a tuple of numbers that are 1 or more."""
+    for name in names:
+        if any(size < 1 for size in getattr(config, name)):
+            raise OptionError(name, f"{list(getattr(config, name))} must be at least 1 each")
+
+
+def divides(config: Any, part: str, whole: str) -> None:
+    """The first is 1 or more and divides the second, as heads do a width."""
+    if getattr(config, part) < 1 or getattr(config, whole) % getattr(config, part):
+        raise OptionError(part, f"{getattr(config, part)} does not divide {whole} {getattr(config, whole)}")
+
+
+def choice(config: Any, name: str, choices: Iterable[str]) -> None:
+    """It is one of several words."""
+    if getattr(config, name) not in choices:
+        raise OptionError(name, f"{getattr(config, name)!r}: choose one of {', '.join(choices)}")
+
+
+def port(config: Any, *names: str) -> None:
+    """Each is a port; 0 lets the system choose."""
+    _check(config, names, lambda value: 0 <= value <= 65535, "is not in 0 to 65535")
+
+
+def seed(config: Any, *names: str) -> None:
+    """Each can seed every generator."""
+    _check(config, names, lambda value: 0 <= value <= MOST_SEED, f"must not be negative or above {MOST_SEED}")

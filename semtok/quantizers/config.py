@@ -1,0 +1,73 @@
+"""The options of every quantiser; checked where they are built, and light to import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from genrec.semtok import options as check
+
+Gradient = Literal["straight_through", "rotation"]
+
+
+@dataclass(frozen=True)
+class ResidualKMeansConfig:
+    """How to fit residual k-means.
+
+    Attributes:
+        iterations: k-means steps at most.
+    """
+
+    iterations: int = 100
+
+    def __post_init__(self) -> None:
+        check.at_least_one(self, "iterations")
+
+
+@dataclass(frozen=True)
+class RqVaeConfig:
+    """How to build and fit an RQ-VAE.
+
+    Attributes:
+        latent_width: W.
+        hidden_widths: widths of the encoder's hidden layers; the decoder has them in reverse.
+        gradient: how the gradient passes the quantiser (`pass_gradient`).
+        commitment: weight of the pull of latents towards their codes.
+        balanced_last_level: spread a batch evenly over the last level's codes while fitting (`sinkhorn`), as LC-Rec
+            (arXiv 2311.09049) does.
+        sinkhorn_epsilon: entropy of the balanced assignment, in units of the batch's mean squared distance.
+        sinkhorn_iterations: updates of the balanced assignment.
+        collaborative_weight: alpha of LETTER (arXiv 2405.07314): quantised vectors are contrasted with the items'
+            collaborative ones (`collaborative_contrast`; 0.01 in the paper). 0: off.
+        diversity_weight: beta of LETTER: codes form even groups (`code_diversity`; 1e-4 in the paper). 0: off.
+        diversity_clusters: even clusters that the codes of a level form for it.
+        warmup_steps: optimiser steps of the bare autoencoder, before k-means on its latents gives the first codes.
+        steps: optimiser steps with the quantiser after that.
+        batch_size: vectors a step, at most.
+        learning_rate: of AdamW, falling to 0 on a cosine.
+        revive_every: steps after which a code that no vector took moves onto a vector of the batch; 0: never.
+    """
+
+    latent_width: int = 64
+    hidden_widths: tuple[int, ...] = (512,)
+    gradient: Gradient = "straight_through"
+    commitment: float = 0.25
+    balanced_last_level: bool = False
+    sinkhorn_epsilon: float = 0.01
+    sinkhorn_iterations: int = 50
+    collaborative_weight: float = 0.0
+    diversity_weight: float = 0.0
+    diversity_clusters: int = 10
+    warmup_steps: int = 500
+    steps: int = 1500
+    batch_size: int = 512
+    learning_rate: float = 1e-3
+    revive_every: int = 100
+
+    def __post_init__(self) -> None:
+        check.choice(self, "gradient", get_args(Gradient))
+        check.at_least_one(self, "latent_width", "sinkhorn_iterations", "diversity_clusters", "steps", "batch_size")
+        check.sizes(self, "hidden_widths")
+        check.not_negative(self, "commitment", "collaborative_weight", "diversity_weight")
+        check.not_negative(self, "warmup_steps", "revive_every")
+        check.positive(self, "sinkhorn_epsilon", "learning_rate")
