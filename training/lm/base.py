@@ -15,7 +15,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from genrec.semtok import smollm2
 from genrec.semtok.pretrained import open_folder
+from genrec.semtok.smollm2 import smollm2_folder
 
 END = "<|end|>"
 MAX_POSITIONS = 4096
@@ -60,12 +62,13 @@ def scratch_model(
 
 
 def load_base(base: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A Hugging Face causal LM and its tokenizer, by folder or hub id.
+    """A Hugging Face causal LM and its tokenizer, by folder or hub id; `smollm2` is that of an installed package.
 
     Raises:
         InputError: neither a folder with a model nor an id that can be had from here.
     """
-    folder = open_folder(base, f"--lm.base {base}")
+    asked = f"--lm.base {base}"
+    folder = open_folder(smollm2_folder(asked) if base == smollm2.NAME else base, asked)
     return folder.model("causal", dtype), folder.tokenizer()
 
 
