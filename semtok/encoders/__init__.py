@@ -143,25 +143,8 @@ def make_encoder(name: str) -> TextEncoder:
     Raises:
         InputError: unknown name, a model that cannot be loaded, or a package that is not installed.
     """
-<<<<<<< HEAD
     entry, model = encoder_entry(name)
     return entry.make(model)
-=======
-    kind, _, model = name.partition(":")
-    if name == "tfidf":
-        return TfidfEncoder()
-    if name == "minilm":
-        return HFEncoder(minilm_folder(), name="minilm", max_length=256)
-    if name == "smollm2":
-        return HFEncoder(smollm2_folder("text encoder smollm2"), name="smollm2", max_length=256)
-    if kind == "hf" and model:
-        return HFEncoder(model, name=name)
-    if kind == "hf-last" and model:
-        return HFEncoder(model, name=name, pooling="last")
-    if kind == "st" and model:
-        return SentenceTransformerEncoder(model)
-    raise InputError(f"text encoder {name!r}: choose tfidf, minilm, smollm2, hf:MODEL, hf-last:MODEL or st:MODEL")
->>>>>>> 427ebd9 (SmolLM2 is a base and a text encoder by name: --lm.base smollm2, --text.encoder smollm2)
 
 
 def load_encoder(folder: Path) -> TextEncoder:
