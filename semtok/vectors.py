@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save
 
+from genrec.semtok.arrays import read_arrays
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import write_atomic
 
@@ -60,10 +61,9 @@ class ItemVectors:
     @classmethod
     def load(cls, path: Path) -> ItemVectors:
         """Read what `save` wrote; raises InputError where the file is missing or foreign."""
-        try:
-            with safe_open(path, framework="numpy") as file:
-                return cls(file.get_tensor("values"), file.metadata()["source"])
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file") from None
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: not a file of item vectors ({error})") from None
+        values = read_arrays(path, {"values": ("float32", ("N", "D"))}, "a file of item vectors")["values"]
+        with safe_open(path, framework="numpy") as file:
+            source = (file.metadata() or {}).get("source")
+        if source is None:
+            raise InputError(f"{path}: not a file of item vectors (without the name of what made them)")
+        return cls(values, source)

@@ -131,7 +131,7 @@ def test_bad_files_are_named(name: str, tmp_path: Path) -> None:
         load_table(tmp_path, inputs(text_width=9))
     whole = (tmp_path / "aligner.safetensors").read_bytes()
     (tmp_path / "aligner.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match="not a saved aligner"):
+    with pytest.raises(InputError, match="not a safetensors file"):
         load_table(tmp_path, inputs())
     (tmp_path / "aligner.safetensors").unlink()
     with pytest.raises(InputError, match=r"aligner\.safetensors: no such file"):

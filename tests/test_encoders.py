@@ -89,7 +89,7 @@ def test_broken_encoder_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"encoder\.safetensors: no such file"):
         load_encoder(tmp_path)
     (tmp_path / "encoder.safetensors").write_text("?")
-    with pytest.raises(InputError, match="not a saved TF-IDF encoder"):
+    with pytest.raises(InputError, match="not a safetensors file"):
         load_encoder(tmp_path)
 
 

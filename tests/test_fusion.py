@@ -100,7 +100,7 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         Fusion.load(tmp_path)
     fit().save(tmp_path)
     save_file({"text_mean": np.zeros(12, dtype=np.float32)}, tmp_path / "aligner.safetensors")
-    with pytest.raises(InputError, match=r"not a saved fusion \(without collaborative_axes, .*text_axes\)"):
+    with pytest.raises(InputError, match=r"not a saved fusion \(without collaborative_axes, "):
         Fusion.load(tmp_path)
     (tmp_path / "aligner.json").write_text('{"name": "other"}')
     with pytest.raises(InputError, match="not a saved fusion"):

@@ -105,7 +105,7 @@ def test_files_bring_the_same_scores_back(tmp_path: Path) -> None:
     histories = Sequences.from_lists([[0, 1], [3]])
     np.testing.assert_array_equal(model.score(histories), other.score(histories))
     stranger = LightGcn(IdTable(5, 4), csr_array(TAKEN[:2]), LightGcnConfig(width=4))
-    with pytest.raises(InputError, match="weights of another model"):
+    with pytest.raises(InputError, match="not weights of this lightgcn"):
         stranger.load_weights(tmp_path)
 
 

@@ -110,7 +110,7 @@ def test_a_saved_head_serves_a_grown_catalogue_and_refuses_another(tmp_path: Pat
     assert not grown.seen[3]
     with pytest.raises(InputError, match="made for 3 items"):
         DenseHead.load(tmp_path / "dense.safetensors", codes[:2], SIZES, content[:2])
-    with pytest.raises(InputError, match="other codes"):
+    with pytest.raises(InputError, match="not a dense head of these codes"):
         DenseHead.load(tmp_path / "dense.safetensors", codes, (9, 9), content)
 
 

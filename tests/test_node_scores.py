@@ -268,5 +268,5 @@ def test_items_added_later_are_generated(tmp_path: Path) -> None:
 def test_queries_of_other_levels_are_refused(tmp_path: Path) -> None:
     NodeScores(CodeTrie(CODES, (4, 4)), H, D).save(tmp_path)
     codes = codes_of((2, 3, 2), 9, 0)
-    with pytest.raises(InputError, match="made for other codes"):
+    with pytest.raises(InputError, match="not node scores of these codes"):
         NodeScores.load(tmp_path, CodeTrie(codes, (2, 3, 2)))

@@ -19,11 +19,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec.decoding.vocabulary import SidVocabulary
+from genrec.semtok.arrays import Spec, read_tensors
 from genrec.semtok.errors import InputError
 
 FILE = "item_input.safetensors"
@@ -130,10 +131,8 @@ class ItemInput(nn.Module):
         file = folder / FILE
         if not file.is_file():
             return None
-        weight = load_file(file)["map"]
-        if weight.shape[1] != content.shape[1]:
-            made_for = f"made for item vectors of {weight.shape[1]} numbers, these have {content.shape[1]}"
-            raise InputError(f"{file}: {made_for}")
+        spec: Spec = {"map": ("float", ("H", content.shape[1]))}
+        weight = read_tensors(file, spec, "an item input of these item vectors")["map"]
         made = cls(spelled, content, weight.shape[0])
         made.map.weight.data.copy_(weight)
         return made.eval()

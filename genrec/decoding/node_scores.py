@@ -28,13 +28,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from genrec.decoding.scorer import NextCodeScorer, State
 from genrec.decoding.trie import CodeTrie
 from genrec.ranking.dense_head import DenseHead
+from genrec.semtok.arrays import Spec, read_tensors
 from genrec.semtok.errors import InputError
 
 FILE = "nodes.safetensors"
@@ -206,13 +206,11 @@ class NodeScores(nn.Module):
         file = folder / FILE
         if not file.is_file():
             return None
-        try:
-            state = load_file(file)
-            width, hidden_width = next(iter(state.values())).shape if state else (1, 1)
-            made = cls(trie, hidden_width, width)
-            made.load_state_dict(state)
-        except (SafetensorError, RuntimeError, ValueError) as error:
-            raise InputError(f"{file}: made for other codes ({str(error).splitlines()[-1].strip()})") from None
+        spec: Spec = {f"queries.{level}.weight": ("float", ("D", "H")) for level in range(len(trie.sizes) - 1)}
+        state = read_tensors(file, spec, "node scores of these codes")
+        width, hidden_width = next(iter(state.values())).shape if state else (1, 1)
+        made = cls(trie, hidden_width, width)
+        made.load_state_dict(state)
         return made.eval()
 
 

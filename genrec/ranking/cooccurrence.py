@@ -19,8 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 from scipy import sparse
 from scipy.special import log_softmax
 
@@ -29,6 +28,7 @@ from genrec.data.sequences import Sequences
 from genrec.evaluation.baselines import ItemKnn, Markov, Popularity
 from genrec.evaluation.metrics import ndcg, rank_of_target
 from genrec.evaluation.tables import rank
+from genrec.semtok.arrays import read_arrays, sparse_matrix, sparse_spec
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import write_atomic
 
@@ -57,7 +57,9 @@ class Cooccurrence:
         counts = np.bincount(train.values, minlength=n_items).astype(np.float32)
         transitions = Markov.fit(train, n_items).transitions
         transitions.sum_duplicates()
-        return cls(transitions, ItemKnn.fit(train, n_items, decay=_DECAY).similarity, counts)
+        similarity = ItemKnn.fit(train, n_items, decay=_DECAY).similarity
+        similarity.sort_indices()
+        return cls(transitions, similarity, counts)
 
     @property
     def known(self) -> NDArray[np.bool_]:
@@ -109,18 +111,12 @@ class Cooccurrence:
         Raises:
             InputError: the file is missing, truncated or foreign.
         """
-        try:
-            arrays = load_file(path)
-            n = len(arrays["counts"])
-            parts = ("data", "columns", "starts")
-            transitions, similarity = (
-                sparse.csr_array(tuple(arrays[f"{name}_{part}"] for part in parts), shape=(n, n))
-                for name in ("transitions", "similarity")
-            )
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file") from None
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise InputError(f"{path}: not saved co-occurrence counts ({error})") from None
+        spec = {"counts": ("float32", ("N",)), **sparse_spec("transitions"), **sparse_spec("similarity")}
+        arrays = read_arrays(path, spec, "saved co-occurrence counts")
+        shape = (len(arrays["counts"]), len(arrays["counts"]))
+        if any((array < 0).any() for name, array in arrays.items() if name.endswith(("counts", "data"))):
+            raise InputError(f"{path}: not saved co-occurrence counts (numbers below 0)")
+        transitions, similarity = (sparse_matrix(path, name, arrays, shape) for name in ("transitions", "similarity"))
         return cls(transitions, similarity, arrays["counts"])
 
 

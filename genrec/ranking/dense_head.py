@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from genrec.semtok.arrays import Spec, read_tensors
 from genrec.semtok.errors import InputError
 
 
@@ -89,9 +90,15 @@ class DenseHead(nn.Module):
         Raises:
             InputError: the file is missing, or was made for a larger catalogue or other codes.
         """
-        if not file.is_file():
-            raise InputError(f"{file}: no such file")
-        state = load_file(file)
+        levels = {f"code_vectors.{level}": ("float", (size, "D")) for level, size in enumerate(sizes)}
+        spec: Spec = {
+            "query.weight": ("float", ("D", "H")),
+            "content_map.weight": ("float", ("D", content.shape[1])),
+            "identity": ("float", ("N", "D")),
+            "seen": ("bool", ("N",)),
+            **levels,
+        }
+        state = read_tensors(file, spec, "a dense head of these codes and item vectors")
         added = len(codes) - len(state["identity"])
         if added < 0:
             raise InputError(f"{file}: made for {len(state['identity'])} items, the catalogue has {len(codes)}")
@@ -99,10 +106,5 @@ class DenseHead(nn.Module):
         state["seen"] = torch.cat([state["seen"], torch.zeros(added, dtype=torch.bool)])
         width, hidden_width = state["query.weight"].shape
         head = cls(hidden_width, width, codes, sizes, content, state["seen"])
-        try:
-            head.load_state_dict(state)
-        except RuntimeError as error:
-            raise InputError(
-                f"{file}: made for other codes or item vectors ({str(error).splitlines()[-1].strip()})"
-            ) from None
+        head.load_state_dict(state)
         return head.eval()

@@ -20,15 +20,15 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec.data.sequences import Sequences
 from genrec.semtok.aligners.base import ItemTable
+from genrec.semtok.arrays import read_tensors, state_spec
 from genrec.semtok.errors import InputError
-from genrec.semtok.folders import to_json, write_atomic
+from genrec.semtok.folders import read_json, to_json, write_atomic
 
 PADDING = -1  # stands after the end of a shorter sequence
 MASK = -2  # stands for an item that is asked for (BERT4Rec)
@@ -203,26 +203,30 @@ class SequentialModel(nn.Module):
         Raises:
             InputError: no such file, or weights of other parts.
         """
-        self.load_tensors(read_tensors(folder / f"{self.backbone.name}.safetensors"), folder)
-
-    def load_tensors(self, tensors: dict[str, Tensor], folder: Path) -> None:
-        """Take over weights; `folder` is named where they do not fit (InputError)."""
-        try:
-            self.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise InputError(f"{folder}: weights of another model ({str(error).splitlines()[-1].strip()})") from None
+        name = self.backbone.name
+        self.load_state_dict(read_tensors(folder / f"{name}.safetensors", state_spec(self), f"weights of this {name}"))
         self.eval()
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; raises InputError where it is missing or broken."""
+def read_shape(folder: Path, name: str, shape: type[Any]) -> tuple[int, Any]:
+    """How many items a saved model knows, and the shape of its backbone; nothing is allocated yet.
+
+    Raises:
+        InputError: NAME.json or the weights beside it are missing or foreign, or the weights are too few for it.
+    """
+    path, weights = folder / f"{name}.json", folder / f"{name}.safetensors"
+    facts = read_json(path)
     try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except SafetensorError as error:
-        raise InputError(f"{path}: not a safetensors file ({error})") from None
-    return tensors
+        n_items = facts.pop("n_items")
+        config = shape(**facts)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not the shape of {name} ({error})") from None
+    if not weights.is_file():
+        raise InputError(f"{weights}: no such file")
+    size = weights.stat().st_size  # one vector an item is the least, and a layer has more than one number
+    if type(n_items) is not int or not 0 <= n_items * config.width * 4 <= size or config.layers * config.width > size:
+        raise InputError(f"{path}: not the shape of the {size:,} bytes of weights beside it")
+    return n_items, config
 
 
 def padded_rows(sequences: Sequences) -> Tensor:

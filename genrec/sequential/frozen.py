@@ -19,10 +19,8 @@ from torch import Tensor
 
 from genrec.data.sequences import Sequences
 from genrec.semtok.aligners.base import FrozenTable
-from genrec.semtok.errors import InputError
-from genrec.semtok.folders import read_json
 from genrec.sequential import BACKBONES
-from genrec.sequential.base import ColdItems, SequentialModel, read_tensors
+from genrec.sequential.base import ColdItems, SequentialModel, read_shape
 
 
 def frozen(model: SequentialModel, cold: ColdItems) -> SequentialModel:
@@ -46,15 +44,11 @@ def load_frozen(folder: Path) -> SequentialModel | None:
     name = next((name for name in BACKBONES if (folder / f"{name}.json").is_file()), None)
     if name is None:
         return None
-    entry, facts = BACKBONES[name], read_json(folder / f"{name}.json")
-    try:
-        n_items = facts.pop("n_items")
-        config = entry.config(**facts)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / name}.json: not the shape of {name} ({error})") from None
+    entry = BACKBONES[name]
+    n_items, config = read_shape(folder, name, entry.config)
     empty = torch.zeros(n_items, config.width)
     model = SequentialModel(FrozenTable(empty, empty.clone()), entry.build(config))
-    model.load_tensors(read_tensors(folder / f"{name}.safetensors"), folder)
+    model.load_weights(folder)
     return model
 
 

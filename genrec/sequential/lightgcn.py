@@ -29,9 +29,10 @@ from torch import Tensor, nn
 
 from genrec.data.sequences import Sequences
 from genrec.semtok.aligners.base import ItemTable
+from genrec.semtok.arrays import read_tensors, state_spec
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import to_json, write_atomic
-from genrec.sequential.base import ColdItems, Scorer, Scores, evaluating, read_tensors
+from genrec.sequential.base import ColdItems, Scorer, Scores, evaluating
 from genrec.sequential.config import LightGcnConfig
 
 
@@ -141,10 +142,8 @@ class LightGcn(nn.Module):
         Raises:
             InputError: no such file, or weights of other parts.
         """
-        try:
-            self.load_state_dict(read_tensors(folder / "lightgcn.safetensors"))
-        except RuntimeError as error:
-            raise InputError(f"{folder}: weights of another model ({str(error).splitlines()[-1].strip()})") from None
+        spec = state_spec(self)
+        self.load_state_dict(read_tensors(folder / "lightgcn.safetensors", spec, "weights of this lightgcn"))
         self.eval()
 
 

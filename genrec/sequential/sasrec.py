@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from genrec.semtok.aligners.base import IdTable
 from genrec.semtok.dropout import dropout
-from genrec.semtok.folders import read_json
-from genrec.sequential.base import Backbone, SequentialModel, read_tensors
+from genrec.sequential.base import Backbone, SequentialModel, read_shape
 from genrec.sequential.config import SasRecConfig
 from genrec.sequential.transformer import TransformerBlock
 
@@ -60,12 +59,7 @@ class SasRec(SequentialModel):
     @classmethod
     def load(cls, folder: Path) -> SasRec:
         """Read what `save` wrote; raises InputError where it is missing or does not fit."""
-        facts = read_json(folder / "sasrec.json")
-        model = cls(facts.pop("n_items"), SasRecConfig(**facts))
-        tensors = read_tensors(folder / "sasrec.safetensors")
-        if "items.weight" in tensors:
-            # Version 0.1.0 knew no tables and kept one row more, for padding.
-            rows = tensors.pop("items.weight")[:-1]
-            tensors = {"items.items.weight": rows} | {f"backbone.{name}": one for name, one in tensors.items()}
-        model.load_tensors(tensors, folder)
+        n_items, config = read_shape(folder, "sasrec", SasRecConfig)
+        model = cls(n_items, config)
+        model.load_weights(folder)
         return model

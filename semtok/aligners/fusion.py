@@ -27,18 +27,25 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 from sklearn.linear_model import RidgeCV
 
 from genrec.semtok.aligners.config import FusionConfig
 from genrec.semtok.aligners.principal_axes import principal_axes
+from genrec.semtok.arrays import Spec, read_arrays
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import read_json, to_json, write_atomic
 from genrec.semtok.vectors import ItemVectors, unit_rows
 
 Floats = NDArray[np.float32]
-_PARTS = ("text_mean", "text_axes", "collaborative_mean", "collaborative_axes", "ridge_weights", "ridge_bias")
+_PARTS: Spec = {  # in the order in which `fit` makes them; the first two are all of a fusion of text alone
+    "text_mean": ("float32", ("D_t",)),
+    "text_axes": ("float32", ("D_t", "W_t")),
+    "collaborative_mean": ("float32", ("D_c",)),
+    "collaborative_axes": ("float32", ("D_c", "W_c")),
+    "ridge_weights": ("float32", ("W_t", "W_c")),
+    "ridge_bias": ("float32", ("W_c",)),
+}
 _RIDGE_PENALTIES = tuple(10.0**power for power in range(-2, 4))
 
 
@@ -138,14 +145,11 @@ class Fusion:
         try:
             if value["name"] != "fusion":
                 raise ValueError(f"holds {json.dumps(value['name'])}")
-            config, state = FusionConfig(**value["config"]), load_file(folder / "aligner.safetensors")
-            if missing := set(_PARTS[: 2 if config.method == "text" else None]) - set(state):
-                raise ValueError(f"without {', '.join(sorted(missing))}")
-            return cls(config, state)
-        except FileNotFoundError:
-            raise InputError(f"{folder / 'aligner.safetensors'}: no such file") from None
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            config = FusionConfig(**value["config"])
+        except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{folder}: not a saved fusion ({error})") from None
+        parts = dict(list(_PARTS.items())[: 2 if config.method == "text" else None])
+        return cls(config, read_arrays(folder / "aligner.safetensors", parts, "a saved fusion"))
 
     def _gate(self, counts: NDArray[np.integer]) -> Floats:
         if self.config.method == "gate":

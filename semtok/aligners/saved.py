@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from genrec.semtok.aligners import aligner_config, aligner_entry
 from genrec.semtok.aligners.base import AlignerInputs, ItemTable
+from genrec.semtok.arrays import read_tensors, state_spec
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import read_json, to_json, write_atomic
 
@@ -60,10 +60,7 @@ def load_table(folder: Path, inputs: AlignerInputs) -> ItemTable:
     try:
         name, aligner = facts["name"], aligner_entry(facts["name"])
         config, width, n_items = aligner.config(**facts["config"]), facts["width"], facts["n_items"]
-        tensors = load_file(folder / _TENSORS)
-    except FileNotFoundError:
-        raise InputError(f"{folder / _TENSORS}: no such file") from None
-    except (InputError, SafetensorError, KeyError, TypeError) as error:
+    except (InputError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: not a saved aligner ({error})") from None
     if not isinstance(width, int) or width < 1:
         raise InputError(f"{folder}: not a saved aligner (width {width!r})")
@@ -72,7 +69,7 @@ def load_table(folder: Path, inputs: AlignerInputs) -> ItemTable:
     try:
         with torch.random.fork_rng(devices=()):
             table = make_table(name, inputs, width, config)
-        table.load_state_dict(tensors)
     except (RuntimeError, TypeError) as error:
         raise InputError(f"{folder}: not the aligner of these vectors ({' '.join(str(error).split())})") from None
+    table.load_state_dict(read_tensors(folder / _TENSORS, state_spec(table), "the aligner of these vectors"))
     return table.eval()

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.utils.extmath import randomized_svd
 
+from genrec.semtok.arrays import Spec, read_arrays
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import read_json, to_json, write_atomic
 from genrec.semtok.vectors import unit_rows
@@ -85,17 +85,18 @@ class TfidfEncoder:
         """
         value = read_json(folder / "encoder.json")
         try:
-            state = load_file(folder / _STATE)
-            encoder = cls(value["width"], value["max_terms"])
-            encoder._vectorizer = _vectorizer(vocabulary=value["terms"])
-            encoder._vectorizer.idf_ = state["idf"]
-            encoder._components = state["components"]
-            if encoder._components.shape[1:] != state["idf"].shape:
-                raise ValueError(f"components {encoder._components.shape} for {len(state['idf'])} terms")
-        except FileNotFoundError:
-            raise InputError(f"{folder / _STATE}: no such file") from None
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            encoder, terms = cls(value["width"], value["max_terms"]), value["terms"]
+            if not isinstance(terms, list) or not all(isinstance(term, str) for term in terms):
+                raise ValueError("terms are not a list of texts")
+            if len(set(terms)) < len(terms):
+                raise ValueError("a term occurs twice")
+        except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{folder}: not a saved TF-IDF encoder ({error})") from None
+        spec: Spec = {"idf": ("float32", (len(terms),)), "components": ("float32", ("D", len(terms)))}
+        state = read_arrays(folder / _STATE, spec, "a saved TF-IDF encoder")
+        encoder._vectorizer = _vectorizer(vocabulary=terms)
+        encoder._vectorizer.idf_ = state["idf"]
+        encoder._components = state["components"]
         return encoder
 
 

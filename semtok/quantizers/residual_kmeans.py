@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from genrec.semtok.arrays import Spec
 from genrec.semtok.errors import InputError
 from genrec.semtok.quantizers.residual import Codes, Floats, code_costs, nearest_codes, sum_codes
-from genrec.semtok.quantizers.state import load_state, save_state
+from genrec.semtok.quantizers.state import load_arrays, load_config, save_state
 
 _FULL_BATCH_ROWS = 100_000
 
@@ -63,15 +64,12 @@ class ResidualKMeans:
     @classmethod
     def load(cls, folder: Path) -> ResidualKMeans:
         """Read what `save` wrote; raises InputError where it is missing or foreign."""
-        config, tensors = load_state(folder, cls.name)
-        try:
-            books = [tensors[f"codebook_{level}"] for level in range(config["levels"])]
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{folder}: not a saved {cls.name} quantiser ({error})") from None
-        if len({book.shape[1:] for book in books}) != 1 or books[0].ndim != 2:
-            shapes = [book.shape for book in books]
-            raise InputError(f"{folder}: not a saved {cls.name} quantiser (codebooks of shapes {shapes})")
-        return cls(books)
+        levels = load_config(folder, cls.name).get("levels")
+        if not isinstance(levels, int) or not 0 < levels <= 26:
+            raise InputError(f"{folder}: not a saved {cls.name} quantiser ({levels!r} levels)")
+        spec: Spec = {f"codebook_{level}": ("float32", (f"V_{level}", "D")) for level in range(levels)}
+        books = load_arrays(folder, cls.name, spec)
+        return cls([books[name] for name in spec])
 
 
 def fit_codebooks(latents: Floats, sizes: Sequence[int], seed: int, iterations: int = 100) -> list[Floats]:

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from genrec.semtok.arrays import state_spec
 from genrec.semtok.errors import InputError
 from genrec.semtok.quantizers.config import Gradient, RqVaeConfig
 from genrec.semtok.quantizers.residual import Codes, Floats, code_costs, nearest_codes, sum_codes
 from genrec.semtok.quantizers.sinkhorn import sinkhorn
-from genrec.semtok.quantizers.state import load_state, save_state
+from genrec.semtok.quantizers.state import load_arrays, load_config, save_state
 
 
 class RqVaeOutput(NamedTuple):
@@ -140,14 +141,15 @@ class RqVae(nn.Module):
     @classmethod
     def load(cls, folder: Path) -> RqVae:
         """Read what `save` wrote; raises InputError where it is missing or foreign."""
-        config, tensors = load_state(folder, cls.name)
+        config = load_config(folder, cls.name)
         try:
             options = {key: value for key, value in config.items() if key not in ("name", "width", "sizes")}
             options["hidden_widths"] = tuple(options["hidden_widths"])
             model = cls(config["width"], tuple(config["sizes"]), RqVaeConfig(**options))
-            model.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in tensors.items()})
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{folder}: not a saved {cls.name} quantiser ({str(error).splitlines()[0]})") from None
+        tensors = load_arrays(folder, cls.name, state_spec(model))
+        model.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in tensors.items()})
         return model.eval()
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
+from genrec.semtok.arrays import Spec, read_arrays
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import read_json, to_json, write_atomic
 from genrec.semtok.quantizers.residual import Floats
@@ -39,14 +39,14 @@ def save_state(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Fl
     write_part(folder, "quantizer", dict(config))
 
 
-def load_state(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Floats]]:
-    """Read what `save_state` wrote; raises InputError where it is missing, foreign or another quantiser's."""
+def load_config(folder: Path, name: str) -> dict[str, Any]:
+    """The description that `save_state` wrote; raises InputError where it is missing or another quantiser's."""
     config = read_part(folder, "quantizer")
     if not isinstance(config, dict) or config.get("name") != name:
         raise InputError(f"{folder / CONFIG}: does not describe a {name} quantiser")
-    try:
-        return config, load_file(folder / _TENSORS)
-    except FileNotFoundError:
-        raise InputError(f"{folder / _TENSORS}: no such file") from None
-    except SafetensorError as error:
-        raise InputError(f"{folder / _TENSORS}: not a safetensors file ({error})") from None
+    return config
+
+
+def load_arrays(folder: Path, name: str, spec: Spec) -> dict[str, Floats]:
+    """The arrays that `save_state` wrote; raises InputError where they are missing or of another form."""
+    return read_arrays(folder / _TENSORS, spec, f"a saved {name} quantiser")

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from genrec.decoding.item_input import ItemInput
 from genrec.decoding.node_scores import FILE as NODES
+from genrec.semtok.arrays import read_tensors, state_spec
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import to_json, write_atomic
 from genrec.training.lm.build import LanguageModel, LmInputs, build_lm
@@ -53,7 +53,8 @@ def load_lm(folder: Path, inputs: LmInputs, config: LmConfig) -> LanguageModel:
         model.rows.copy_(model.lm.get_input_embeddings().weight[here])
         if model.output_rows is not None:
             model.output_rows.copy_(model.lm.get_output_embeddings().weight[here])
-    model.head.load_state_dict(load_file(folder / "heads/dense.safetensors"))
+    head = read_tensors(folder / "heads/dense.safetensors", state_spec(model.head), "a dense head of these items")
+    model.head.load_state_dict(head)
     if model.item_input is not None:
         saved = ItemInput.load(folder / "heads", model.item_input.spelled, model.item_input.content)
         if saved is None:
@@ -62,6 +63,7 @@ def load_lm(folder: Path, inputs: LmInputs, config: LmConfig) -> LanguageModel:
     if model.nodes is not None:
         if not (folder / "heads" / NODES).is_file():
             raise InputError(f"{folder}: trained without node vectors")
-        model.nodes.load_state_dict(load_file(folder / "heads" / NODES))
+        nodes = read_tensors(folder / "heads" / NODES, state_spec(model.nodes), "node scores of these codes")
+        model.nodes.load_state_dict(nodes)
     model.eval()
     return built
