@@ -32,6 +32,9 @@ def table(prefix: str, name: str) -> str:
         if str(attribute.annotation).endswith(("Config", "TaskWeights")):
             continue
         value = str(attribute.value or "")
+        if value.startswith("field("):
+            rows.append(f"| `{prefix}.{field}` | (see right) | {' '.join(text.split())} |")
+            continue
         if value in module.members:  # a constant of the module
             value = str(module.members[value].value)
         default = f"`{_AS_YAML.get(value, value.strip(chr(39)))}`" if value.strip("'") else "required"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import re
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import yaml
 
+from genrec.cli.config import fit_class
 from genrec.data.sample_shop import make_sample_shop
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,6 +51,24 @@ def test_every_page_is_in_the_navigation() -> None:
     # `!!python` tags of extensions would not be data; the file has none.
     navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
     assert pages(navigation) == {str(p.relative_to(ROOT / "docs")) for p in PAGES if ROOT / "docs" in p.parents}
+
+
+def sections(kind: type, prefix: str = "--") -> set[tuple[str, str]]:
+    """The dotted sections of a configuration and the classes that declare them."""
+    found = {(prefix, f"{kind.__module__}.{kind.__name__}")}
+    for field in dataclasses.fields(kind):
+        factory = field.default_factory
+        inner = type(factory()) if factory is not dataclasses.MISSING else get_type_hints(kind)[field.name]
+        if dataclasses.is_dataclass(inner):
+            found |= sections(inner, f"{prefix}{'' if prefix == '--' else '.'}{field.name}")
+    return found
+
+
+def test_every_option_of_fit_is_on_its_page() -> None:
+    text = (ROOT / "docs/reference/options.md").read_text()
+    shown = set(re.findall(r"^<!-- options: (\S+) (\S+) -->$", text, flags=re.MULTILINE))
+    assert len(shown) > 20
+    assert shown == sections(fit_class())
 
 
 def test_the_readme_runs(tiny_run: Path) -> None:
