@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from genrec.data.sequences import Sequences
+from genrec.decoding import node_scores
 from genrec.decoding.beam import score_all
 from genrec.decoding.filters import ItemFilter
+from genrec.decoding.node_scores import NodeScorer, NodeScores
+from genrec.decoding.scorer import NextCodeScorer
 from genrec.decoding.torch_scorer import TorchScorer
 from genrec.decoding.trie import CodeTrie
 from genrec.decoding.vocabulary import SidVocabulary
@@ -32,8 +35,9 @@ HISTORIES = Sequences.from_lists([[3, 5, 9], [], [1], [28, 2, 2, 7]])
 BEAMS = 6
 
 
-@pytest.fixture(scope="module")
-def ranker() -> Ranker:
+@pytest.fixture(scope="module", params=["codes", "nodes"])
+def ranker(request: pytest.FixtureRequest) -> Ranker:
+    """By codes alone with few beams, and by node vectors."""
     rng = np.random.default_rng(0)
     cells = rng.choice(4**3, size=N, replace=False)
     codes = np.stack(np.unravel_index(cells, SIZES), axis=1).astype(np.int32)
@@ -51,7 +55,10 @@ def ranker() -> Ranker:
         for weights in head.parameters():
             weights.normal_(0, 0.5)
     train = Sequences.from_lists([rng.integers(25, size=6).tolist() for _ in range(20)])
-    scorer, trie = TorchScorer(model, vocabulary, score_space="level"), CodeTrie(codes, SIZES)
+    trie = CodeTrie(codes, SIZES)
+    scorer: NextCodeScorer = TorchScorer(model, vocabulary, score_space="level")
+    if request.param == "nodes":
+        scorer = NodeScorer(scorer, NodeScores(trie, 16, 8), head)
     config = RankingConfig(beams=BEAMS, dense_weight=0.7, cooccurrence_weight=0.4, sequential_weight=0.2)
     table = FrozenTable(torch.randn(N, 8), torch.randn(N, 8))
     sequential = SequentialModel(table, SasRecBackbone(SasRecConfig(width=8, layers=1, max_items=10))).eval()
@@ -83,14 +90,18 @@ def test_each_ranking_is_its_formula(ranker: Ranker, ranking: Ranking, filtered:
         filters = [shared.deny(history) for history in HISTORIES]
     found = ranker.rank(HISTORIES, k=5, ranking=ranking, filters=filters)
     prompts = [ranker.vocabulary.prompt(ranker.codes[history]) for history in HISTORIES]
-    scores = ranker.component_scores(prompts, HISTORIES, k=5, filters=filters)
+    scores = ranker.component_scores(prompts, HISTORIES, [ranker.config.fusion_weights], k=5, filters=filters)
+    assert scores.retrieved is not None
+    assert scores.codes is not None
     codes, dense, cooccurrence, sequential = everything(ranker)
     assert ranker.cooccurrence is not None
     for b, rows in enumerate(found.rows):
         retrieved = [row for row in scores.retrieved[b].tolist() if row >= 0]
-        np.testing.assert_allclose(scores.codes[b, : len(retrieved)], codes[b, retrieved], atol=1e-4)
+        np.testing.assert_allclose(scores.codes[b, retrieved], codes[b, retrieved], atol=1e-4)
         assert allowed[b, retrieved].all()
         bound = np.where(np.isin(np.arange(N), retrieved), codes[b], codes[b, retrieved].min())
+        if isinstance(ranker.scorer, NodeScorer):
+            bound = scores.codes[b].numpy()  # see the next test
         model = 0.8 * (0.3 * bound + 0.7 * dense[b]) + 0.2 * sequential[b]
         score = {
             "beam": codes[b],
@@ -100,6 +111,57 @@ def test_each_ranking_is_its_formula(ranker: Ranker, ranking: Ranking, filtered:
         }[ranking]
         among = retrieved if ranking in ("beam", "rerank") else np.flatnonzero(allowed[b]).tolist()
         assert rows.tolist() == sorted(among, key=lambda i, score=score: -score[i])[:5]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("product", [1, 10**9])
+def test_items_that_the_beam_left_keep_the_score_of_where_it_left_them(ranker: Ranker, product: int) -> None:
+    if not isinstance(ranker.scorer, NodeScorer):
+        pytest.skip("by codes alone there is a floor")
+    prompts = [ranker.vocabulary.prompt(ranker.codes[history]) for history in HISTORIES]
+    codes, dense, _, _ = everything(ranker)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(node_scores, "_PRODUCT", product)
+        few, all_of_them = (
+            ranker.component_scores(prompts, HISTORIES, [FusionWeights(0.0)], k=1, beams=beams) for beams in (2, N)
+        )
+    assert few.codes is not None
+    assert few.retrieved is not None
+    assert all_of_them.codes is not None
+    np.testing.assert_allclose(all_of_them.codes, codes, atol=1e-4)
+    np.testing.assert_allclose(few.codes.logsumexp(1), np.zeros(len(HISTORIES)), atol=1e-5)
+    state = ranker.scorer.start(prompts)
+    for b in range(len(HISTORIES)):
+        firsts = {int(code) for code in np.argsort(-state.log_probs[b].numpy(), kind="stable")[:2]}
+        for row in range(N):
+            if ranker.codes[row, 0] not in firsts:  # left before any code was fed: what the dense head says
+                assert few.codes[b, row].item() == pytest.approx(dense[b, row], abs=1e-4)
+        for first in firsts:
+            below = ranker.codes[:, 0] == first
+            mass = few.codes[b, torch.from_numpy(below)].logsumexp(0).item()
+            assert mass == pytest.approx(float(state.log_probs[b, first]), abs=1e-4)
+        retrieved = few.retrieved[b]
+        np.testing.assert_allclose(few.codes[b, retrieved], codes[b, retrieved], atol=1e-4)
+
+
+def test_scorers_without_weight_are_not_asked(ranker: Ranker) -> None:
+    prompts = [ranker.vocabulary.prompt(ranker.codes[history]) for history in HISTORIES]
+    parts = (ranker.trie, ranker.vocabulary, ranker.codes, ranker.head, ranker.config)
+    deaf = Ranker(None, *parts, ranker.cooccurrence, ranker.sequential)  # type: ignore[arg-type]
+    lists = deaf.fused_lists(HISTORIES, weights=[FusionWeights(0.5, 0.3, 1.0)], k=5)
+    assert lists == approx_lists(ranker.fused_lists(HISTORIES, weights=[FusionWeights(0.5, 0.3, 1.0)], k=5))
+    step, fed = ranker.scorer.step, []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranker.scorer, "step", lambda *args: fed.append(1) or step(*args))
+        found = ranker.component_scores(prompts, HISTORIES, [FusionWeights(1.0)], k=5)
+        assert not fed
+        assert (found.codes, found.cooccurrence, found.sequential) == (None, None, None)
+        ranker.component_scores(prompts, HISTORIES, [FusionWeights(0.9)], k=5)
+        assert fed
+
+
+def approx_lists(lists: dict[FusionWeights, NDArray[np.int32]]) -> dict[FusionWeights, object]:
+    """To be compared by `==`."""
+    return {weights: pytest.approx(rows) for weights, rows in lists.items()}
 
 
 def test_codes_dense_head_and_neighbours_read_the_last_items_alone(ranker: Ranker) -> None:

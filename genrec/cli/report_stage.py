@@ -19,6 +19,7 @@ from genrec.decoding.filters import ItemFilter
 from genrec.evaluation.baselines import BASELINES, ContentKnn, Random
 from genrec.evaluation.metrics import rank_of_target
 from genrec.evaluation.report import write_report
+from genrec.evaluation.search_diagnosis import search_diagnosis
 from genrec.evaluation.tables import DEFAULT, KS, RANKS, Lists, Row, compare, evaluate, rank
 from genrec.inference.recommender import Recommender
 from genrec.ranking.config import FusionWeights
@@ -129,6 +130,7 @@ def _evaluated(run: Path, chooser: Path | None) -> tuple[list[Row], list[str], L
     for name, weights in rankings.items():
         lists[f"genrec {name}" + (DEFAULT if name == settings.ranking else "")] = fused[weights]
     rows = evaluate(lists, cases, split.train, n_items)
+    rows += search_diagnosis(recommender.ranker, cases, filters)
     for reference in ("Markov", "ItemKnn", *others):
         rows += compare(lists, cases, reference=reference)
     notes = [

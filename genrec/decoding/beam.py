@@ -101,7 +101,8 @@ def beam_search(
     for users in groups if n else []:
         state = scorer.start([prompts[int(user)] for user in users])
         chosen = None if filters is None else [filters[int(user)] for user in users]
-        items, found = _search(scorer, state, trie, beams, k, chosen)
+        items, best = search(scorer, state, trie, beams, k, chosen)
+        found = best.numpy()
         rows[users, : items.shape[1]] = np.where(np.isneginf(found), -1, trie.order[items])
         scores[users, : items.shape[1]] = found
         if state.hidden is not None:
@@ -125,13 +126,24 @@ def _reason(allowed: int, k: int, n_items: int) -> str | None:
 
 
 @torch.no_grad()
-def _search(
-    scorer: NextCodeScorer, state: Any, trie: CodeTrie, beams: int, k: int, filters: Sequence[ItemFilter] | None
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Trie positions and scores [B, up to k], best first, -inf where there is none.
+def search(
+    scorer: NextCodeScorer,
+    state: Any,
+    trie: CodeTrie,
+    beams: int,
+    k: int,
+    filters: Sequence[ItemFilter] | None,
+    kept: list[Tensor] | None = None,
+) -> tuple[NDArray[np.int64], Tensor]:
+    """`beam_search` of one batch, from the state that `scorer.start` gave.
 
-    The beams of a user stay in trie order, so of equal scores the one that comes first is at the lower position.
+    Args:
+        kept: gets, for every level but the last, the nodes [B, K] that the beams stand on; -1 where there is none.
+
+    Returns:
+        Trie positions and scores [B, up to k] on the CPU, best first, -inf where there is none.
     """
+    # The beams of a user stay in trie order, so of equal scores the one that comes first is at the lower position.
     log_probs: Tensor = state.log_probs[:, None]
     n_users, device = len(log_probs), log_probs.device
     allowed = None if filters is None else FilterBatch(filters, device)
@@ -149,10 +161,12 @@ def _search(
         parents = picked // scores.shape[2]
         # `bounds` has one column more than `scores`, so a beam's cells lie `parent` places further.
         nodes = level.child_of(bounds.flatten(1).gather(1, picked + parents)).clamp_(max=len(level.codes) - 1)
+        if kept is not None and not last:
+            kept.append(nodes.masked_fill(totals.isneginf(), -1).cpu())
         if not last:
             log_probs = scorer.step(state, parents, level.code(nodes))
     best = torch.sort(totals, dim=1, descending=True, stable=True)
-    return nodes.gather(1, best.indices).cpu().numpy(), best.values.cpu().numpy()
+    return nodes.gather(1, best.indices).cpu().numpy(), best.values.cpu()
 
 
 def _extend(level: TrieLevel, nodes: Tensor, totals: Tensor, log_probs: Tensor) -> tuple[Tensor, Tensor]:

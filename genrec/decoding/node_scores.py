@@ -170,11 +170,14 @@ class NodeScores(nn.Module):
             vectors: [N, D], of items in trie order.
             nodes: int64 [R], nodes of depth `level`.
         """
-        bounds = getattr(self, f"bounds_{level}")
-        below = _below(self.codes[level], self.sizes[level], bounds[nodes], bounds[nodes + 1])
         with torch.autocast(query.device.type, enabled=False):
-            z: Tensor = _LogSumExpBelow.apply(query.float(), vectors.float(), below)
+            z: Tensor = _LogSumExpBelow.apply(query.float(), vectors.float(), self.below(level, nodes))
         return z.log_softmax(dim=1)
+
+    def below(self, level: int, nodes: Tensor) -> _Below:
+        """How to read the items below nodes [R] of depth `level`."""
+        bounds = getattr(self, f"bounds_{level}")
+        return _below(self.codes[level], self.sizes[level], bounds[nodes], bounds[nodes + 1])
 
     def query(self, level: int, hidden: Tensor) -> Tensor:
         """Q_l h_l, [..., H] to [..., D], for any level but the first, whose query is the dense head's."""
@@ -246,6 +249,8 @@ class NodeState:
         inner: where the engine stands.
         nodes: int64 [B, K], the beams' nodes.
         level: their depth.
+        below: float32 [B, K, V_l], log-probabilities of the nodes' next codes, with those of the nodes' own.
+        fed: for each level but the first, nodes, their log-probabilities and their queries: [B, K], [B, K], [B, K, D].
     """
 
     log_probs: Tensor
@@ -253,7 +258,10 @@ class NodeState:
     item_scores: Tensor
     inner: State
     nodes: Tensor
+    below: Tensor
     level: int = 0
+    beam_hidden: Tensor | None = None
+    fed: tuple[tuple[Tensor, Tensor, Tensor], ...] = ()
 
 
 class NodeScorer:
@@ -280,7 +288,7 @@ class NodeScorer:
         scores = self._vectors @ self.head.query(inner.hidden).T
         log_probs = _by_code(scores, self.nodes.codes[0], self.sizes[0]).clamp_(min=NO_CHILD).log_softmax(dim=1)
         root = torch.zeros(len(prompts), 1, dtype=torch.long, device=scores.device)
-        return NodeState(log_probs, inner.hidden, scores, inner, root)
+        return NodeState(log_probs, inner.hidden, scores, inner, root, log_probs[:, None])
 
     @torch.inference_mode()
     def step(self, state: NodeState, parents: Tensor, codes: Tensor) -> Tensor:
@@ -292,4 +300,42 @@ class NodeScorer:
         assert state.inner.beam_hidden is not None
         query = self.nodes.query(state.level, state.inner.beam_hidden)
         found: Tensor = self.nodes(query.flatten(0, 1), self._vectors, state.level, state.nodes.flatten())
-        return found.view(*codes.shape, -1)
+        found = found.view(*codes.shape, -1)
+        totals = state.below.flatten(1).gather(1, parents * state.below.shape[2] + codes)
+        state.fed = (*state.fed, (state.nodes, totals, query))
+        state.below = totals[..., None] + found
+        return found
+
+    @torch.inference_mode()
+    def dense_log_probs(self, state: Any) -> Tensor:
+        """Log-probabilities of the dense head over all items, [B, N] in catalogue order."""
+        scores: Tensor = state.item_scores.log_softmax(dim=0)
+        return scores[self.nodes.position].T.contiguous()
+
+    @torch.inference_mode()
+    def item_log_probs(self, state: Any) -> Tensor:
+        """Log-probabilities of all items after a search, [B, N] in catalogue order; they add up to one.
+
+        Of an item whose every prefix was fed, its codes'. Of any other, that of the codes c_1 .. c_m that were fed,
+        and of the item below them by the last query:
+
+            log p(c_1 .. c_m) + (Q_m h_m) . v_i - log sum over the items j below c_1 .. c_m of exp((Q_m h_m) . v_j)
+        """
+        scores: Tensor = state.item_scores.log_softmax(dim=0)
+        users = torch.arange(scores.shape[1], device=scores.device)
+        for level, (nodes, totals, queries) in enumerate(state.fed, start=1):
+            alive = totals.flatten() > NO_CHILD / 2  # a beam that is no longer followed may stand anywhere
+            query, total = queries.flatten(0, 1)[alive], totals.flatten()[alive]
+            user = users[:, None].expand_as(nodes).flatten()[alive]
+            below = self.nodes.below(level, nodes.flatten()[alive])
+            for rows, items in below.products:
+                x = self._vectors[items] @ query[rows].T
+                scores[items].index_copy_(1, user[rows], x.log_softmax(dim=0).add_(total[rows]))
+            pairs = list(_pair_chunks(below.pairs, query.shape[1]))
+            if pairs:
+                x = torch.cat([(query[r] * self._vectors[i]).sum(1) for _, r, i in pairs])
+                owner, position = below.pairs
+                top = x.new_full((len(query),), -torch.inf).scatter_reduce_(0, owner, x, "amax")
+                mass = torch.zeros_like(top).scatter_add_(0, owner, (x - top[owner]).exp())
+                scores[position, user[owner]] = x - (top + mass.log_() - total)[owner]
+        return scores[self.nodes.position].T.contiguous()

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from genrec.evaluation.tables import HISTORY_GROUPS, MINUS, Row, summary
+from genrec.evaluation.tables import HISTORY_GROUPS, MINUS, SEARCH, Row, summary
 from genrec.semtok.folders import to_json, write_atomic
 
 _TEMPLATE = Path(__file__).with_name("report.html")
@@ -73,7 +73,7 @@ def write_report(
     drawn = {name: (_png(figure), caption) for name, (figure, caption) in pictures.items() if figure is not None}
     sections = [_notes(notes), _summary_tables(rows), _differences(rows)]
     sections += [_picture(name, data, caption) for name, (data, caption) in drawn.items()]
-    sections.append(_quality_table(quality))
+    sections += [_search_table(rows), _quality_table(quality)]
     page = Template(_TEMPLATE.read_text(encoding="utf-8"))
     write_atomic(folder / "metrics.json", to_json(list(rows)))
     for name, (data, _) in drawn.items():
@@ -208,7 +208,7 @@ def _notes(notes: Sequence[str]) -> str:
 
 def _summary_tables(rows: Sequence[Row]) -> str:
     parts = []
-    for split in dict.fromkeys(row["split"] for row in rows):
+    for split in dict.fromkeys(row["split"] for row in rows if row["split"] != SEARCH):
         cases = max(row["n"] for row in rows if row["split"] == split)
         parts.append(f"<h2>{html.escape(split.capitalize())}: {cases:,} cases</h2>")
         parts.append(_table(*summary(rows, split)))
@@ -229,12 +229,33 @@ def _differences(rows: Sequence[Row]) -> str:
             row["split"],
         ]
         for row in rows
+        if row["split"] != SEARCH
         for metric, sign, reference in [row["metric"].partition(MINUS)]
         if sign
     ]
     if not lines:
         return ""
     return "<h2>Paired differences</h2>\n" + _table(["model", "figure", "difference", "95% interval", "split"], lines)
+
+
+def _search_table(rows: Sequence[Row]) -> str:
+    """What the search loses, see `genrec.evaluation.search_diagnosis`."""
+    lines = [
+        [
+            row["model"],
+            row["slice"].replace("_", " "),
+            f"{row['metric'].replace('_', ' ')}@{row['k']}",
+            f"{row['value']:.4f}",
+            f"{row['n']:,}",
+        ]
+        for row in rows
+        if row["split"] == SEARCH
+    ]
+    if not lines:
+        return ""
+    said = "prefix 1@20 is the share of cases whose target's first code is among the 20 that are kept, and so on."
+    table = _table(["model", "cases", "figure", "value", "n"], lines)
+    return f"<h2>Search</h2>\n{table}\n<p class=small>{said}</p>"
 
 
 def _quality_table(quality: Mapping[str, Any] | None) -> str:

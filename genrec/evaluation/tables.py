@@ -44,6 +44,7 @@ ORACLE = "Oracle"  # the name of the best possible recommender, where a data set
 DEFAULT = " (default)"  # behind the name of the ranking that a run's lists are made by
 RANKS = "ranks.safetensors"  # in a report: where each model has each case's target
 MINUS = "_minus_"  # between the metric and the reference in the rows of `compare`
+SEARCH = "search"  # the split of what `genrec.evaluation.search_diagnosis` finds
 _CHUNK_CELLS = 1 << 24  # scores held at once: 64 MiB
 
 Lists = Mapping[str, NDArray[np.int32]]

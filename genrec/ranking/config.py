@@ -17,6 +17,16 @@ class FusionWeights(NamedTuple):
     cooccurrence: float = 0.0
     sequential: float = 0.0
 
+    @property
+    def of_codes(self) -> float:
+        """What is left for the codes, before co-occurrence."""
+        return (1 - self.sequential) * (1 - self.dense)
+
+    @property
+    def of_dense(self) -> float:
+        """What the dense head has, before co-occurrence."""
+        return (1 - self.sequential) * self.dense
+
 
 @dataclass(frozen=True)
 class RankingConfig:

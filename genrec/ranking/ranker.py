@@ -4,12 +4,16 @@
     rerank   the same candidates, ordered by the dense head
     dense    the dense head over every allowed item
     fused    (1 - u) ((1 - s) ((1 - w) log p_codes + w log p_dense) + s log p_sequential) + u log p_cooccurrence, over
-             every allowed item. The codes of an item that the beam did not retrieve count just below those of the last
-             one that it did, which few of them exceed; for a cold-start item co-occurrence takes the others' score
+             every allowed item; for a cold-start item co-occurrence takes the others' score
 
-Each part is a component scorer; the weights w, s and u of their fusion are chosen on validation. The sequential one is
-the recommender that the run's aligner was trained with (`genrec.sequential.frozen`); without a trained aligner there is
-none. Co-occurrence is counted (`genrec.ranking.cooccurrence`).
+log p_codes of an item that the beam did not retrieve: with node vectors, what the nodes that were searched say of it
+(`NodeScorer.item_log_probs`), so that the fused list is the best k of a distribution over the whole catalogue; without,
+just below the score of the last item that was retrieved, which few of them exceed.
+
+Each part is a component scorer; the weights w, s and u of their fusion are chosen on validation, and a scorer of
+weight 0 isn't asked. The sequential one is the recommender that the run's aligner was trained with
+(`genrec.sequential.frozen`); without a trained aligner there is none. Co-occurrence is counted
+(`genrec.ranking.cooccurrence`).
 
 Shapes: B users, K beams, k items asked for, N items, H hidden width, M items that the beam retrieved.
 """
@@ -27,9 +31,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genrec.data.sequences import Sequences
-from genrec.decoding.beam import batches, beam_search
+from genrec.decoding.beam import batches, search
 from genrec.decoding.filters import ItemFilter
-from genrec.decoding.scorer import NextCodeScorer
+from genrec.decoding.node_scores import NodeScorer
+from genrec.decoding.scorer import NextCodeScorer, State
 from genrec.decoding.trie import CodeTrie
 from genrec.decoding.vocabulary import SidVocabulary
 from genrec.ranking.config import FusionWeights, Ranking, RankingConfig
@@ -45,68 +50,53 @@ _DENSE_CELLS = 1 << 24  # items scored at once for all users of a batch: 64 MiB 
 
 @dataclass(frozen=True)
 class ComponentScores:
-    """What each part of the model says of every item.
+    """What component scorers say of every item; None: not asked, or not there.
 
     Attributes:
         retrieved: [B, M] rows of the items that the beam retrieved, best first; -1 after the last.
-        codes: [B, M] log-probabilities of their codes.
-        dense: [B, N] log-probabilities of the dense head; -inf where a filter forbids.
-        cooccurrence: [B, N] log-probabilities of co-occurrence, NaN for items without counts; None: not counted.
-        sequential: [B, N] log-probabilities of the aligner's recommender; None where there is none.
+        codes: [B, N] log-probabilities of codes.
+        dense: [B, N] log-probabilities of the dense head.
+        cooccurrence: [B, N] log-probabilities of co-occurrence, NaN for items without counts.
+        sequential: [B, N] log-probabilities of the aligner's recommender.
+        forbidden: [B, N], -inf where a filter forbids, else 0.
     """
 
-    retrieved: Tensor
-    codes: Tensor
-    dense: Tensor
+    retrieved: Tensor | None
+    codes: Tensor | None
+    dense: Tensor | None
     cooccurrence: Tensor | None
-    sequential: Tensor | None = None
+    sequential: Tensor | None
+    forbidden: Tensor
+
+    def best(self, weights: FusionWeights, k: int) -> tuple[Tensor, Tensor]:
+        """Rows and scores [B, up to k] of the fused ranking; of the codes alone, of what the beam retrieved."""
+        if weights == FusionWeights(0.0) and self.retrieved is not None and self.codes is not None:
+            scores = self.codes.gather(1, self.retrieved.clamp(min=0)).masked_fill_(self.retrieved < 0, -torch.inf)
+            return _take(self.retrieved, scores, k)
+        return _top(self.fused(weights), k)
 
     def fused(self, weights: FusionWeights) -> Tensor:
         """Scores [B, N] of the fused ranking, -inf where a filter forbids."""
-        if self.cooccurrence is None and weights.cooccurrence:
-            raise InputError("this run has no co-occurrence counts; use --ranking.cooccurrence_weight 0")
-        if self.sequential is None and weights.sequential:
-            raise InputError("this run has no recommender of a trained aligner; use --ranking.sequential_weight 0")
-        of_model = 1 - weights.sequential
+        score = torch.zeros_like(self.forbidden)
         weighted = [
-            (of_model * (1 - weights.dense), self._codes),
-            (of_model * weights.dense, self._dense),
+            (weights.of_codes, self.codes),
+            (weights.of_dense, self.dense),
             (weights.sequential, self.sequential),
         ]
-        (first, part), *others = [(weight, part) for weight, part in weighted if weight and part is not None]
-        score = part * first
-        for weight, part in others:
-            score.add_(part, alpha=weight)
+        for weight, part in weighted:
+            if weight:
+                assert part is not None
+                score.add_(part, alpha=weight)
         if weights.cooccurrence:
             cooccurrence, known = self._cooccurrence
             score.lerp_(cooccurrence, known * weights.cooccurrence)
-        return score.add_(self._forbidden)
-
-    @cached_property
-    def _codes(self) -> Tensor:
-        """Log-probabilities of codes [B, N]; of items not retrieved, just below the least that was."""
-        alive, n = self.retrieved >= 0, self.dense.shape[1]
-        last = self.codes.masked_fill(~alive, torch.inf).amin(dim=1, keepdim=True)
-        last = last.masked_fill(last.isinf(), 0.0)  # nothing was retrieved: a constant, which is no matter
-        below = torch.nextafter(last, torch.tensor(-torch.inf))  # so that beam alone ranks what it retrieved first
-        place = self.retrieved.masked_fill(~alive, n)  # a column for those that are nobody, cut off again
-        return below.repeat(1, n + 1).scatter_(1, place, self.codes)[:, :n].contiguous()
-
-    @cached_property
-    def _dense(self) -> Tensor:
-        """What the dense head says, 0 where a filter forbids, so that any share of it is a number."""
-        return self.dense.masked_fill(self.dense.isneginf(), 0.0)
+        return score.add_(self.forbidden)
 
     @cached_property
     def _cooccurrence(self) -> tuple[Tensor, Tensor]:
         """The co-occurrence scores [B, N], and 1 for items that have counts, 0 for others [B, N]."""
         assert self.cooccurrence is not None
         return self.cooccurrence.nan_to_num(), (~self.cooccurrence.isnan()).float()
-
-    @cached_property
-    def _forbidden(self) -> Tensor:
-        """-inf where a filter forbids, else 0: [B, N]."""
-        return torch.zeros_like(self.dense).masked_fill_(self.dense.isneginf(), -torch.inf)
 
 
 class Ranker:
@@ -173,7 +163,7 @@ class Ranker:
         names = tuple(ids) if ids is not None else tuple(str(i) for i in range(len(prompts)))
         rows = np.full((len(prompts), k), -1, dtype=np.int32)
         scores = np.full((len(prompts), k), -np.inf, dtype=np.float32)
-        for group in self._groups(prompts, ranking):
+        for group in self.groups(prompts, ranking):
             chosen = None if filters is None else [filters[i] for i in group]
             batch = [prompts[i] for i in group]
             found, values = self._rank_batch(batch, histories.take(group), k, ranking, beams, chosen)
@@ -198,18 +188,20 @@ class Ranker:
         recent = histories.last(self.config.max_items)
         prompts = [self.vocabulary.prompt(self.codes[history]) for history in recent]
         lists = {weight: np.full((len(prompts), k), -1, dtype=np.int32) for weight in weights}
-        for group in self._groups(prompts, "fused"):
+        for group in self.groups(prompts, "fused"):
             chosen = None if filters is None else [filters[i] for i in group]
-            scores = self.component_scores([prompts[i] for i in group], histories.take(group), k=k, filters=chosen)
+            batch = [prompts[i] for i in group]
+            scores = self.component_scores(batch, histories.take(group), weights, k=k, filters=chosen)
             for weight in weights:
-                rows, _ = _numpy(*_top(scores.fused(weight), k))
+                rows, _ = _numpy(*scores.best(weight, k))
                 lists[weight][group, : rows.shape[1]] = rows
             progress(len(group))
         return lists
 
-    def _groups(self, prompts: Sequence[Sequence[int]], ranking: Ranking) -> list[NDArray[np.int64]]:
+    def groups(self, prompts: Sequence[Sequence[int]], ranking: Ranking) -> list[NDArray[np.int64]]:
+        """Batches of prompts whose tokens, and whose scores of items where there are any, fit into memory."""
         groups = batches(prompts, self.config.batch_tokens) if prompts else []
-        if ranking == "beam":
+        if ranking == "beam" and not isinstance(self.scorer, NodeScorer):
             return groups
         most = max(1, _DENSE_CELLS // self.trie.n_items)
         return [group[i : i + most] for group in groups for i in range(0, len(group), most)]
@@ -224,60 +216,89 @@ class Ranker:
         filters: list[ItemFilter] | None,
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Rows and scores [B, up to k] of one batch; -1 and -inf pad."""
-        if ranking == "dense":
-            return _numpy(*_top(self._dense(self.scorer.start(prompts).hidden, filters), k))
         if ranking == "fused":
-            scores = self.component_scores(prompts, histories, k=k, beams=beams, filters=filters)
-            return _numpy(*_top(scores.fused(self.config.fusion_weights), k))
-        if ranking == "beam":
-            result = beam_search(self.scorer, self.trie, prompts, beams=beams, k=k, filters=filters)
-            return result.rows, result.scores
-        result = beam_search(self.scorer, self.trie, prompts, beams=beams, k=max(k, beams), filters=filters)
-        retrieved, dense = torch.from_numpy(result.rows).long(), self._dense(result.hidden, filters)
-        of_retrieved = dense.gather(1, retrieved.clamp(min=0)).masked_fill(retrieved < 0, -torch.inf)
-        return _numpy(*_take(retrieved, of_retrieved, k))
+            weights = self.config.fusion_weights
+            scores = self.component_scores(prompts, histories, [weights], k=k, beams=beams, filters=filters)
+            return _numpy(*scores.best(weights, k))
+        state = self.scorer.start(prompts)
+        if ranking == "dense":
+            return _numpy(*_top(self._dense(state) + self._forbidden(len(prompts), filters), k))
+        dense = self._dense(state) if ranking == "rerank" else None
+        rows, scores = self._search(state, max(k, beams) if ranking == "rerank" else k, beams, filters)
+        if dense is None:
+            return _numpy(rows, scores)
+        return _numpy(*_take(rows, dense.gather(1, rows.clamp(min=0)).masked_fill(rows < 0, -torch.inf), k))
 
     def component_scores(
         self,
         prompts: list[list[int]],
         histories: Sequences,
+        weights: Sequence[FusionWeights],
         *,
         k: int,
         beams: int | None = None,
         filters: list[ItemFilter] | None = None,
     ) -> ComponentScores:
-        """What every component scorer gives after each prompt and the whole history behind it."""
+        """What the component scorers that some weights ask give after each prompt and the whole history behind it.
+
+        Raises:
+            InputError: the run has no such scorer.
+        """
         beams = self.config.beams if beams is None else beams
-        result = beam_search(self.scorer, self.trie, prompts, beams=beams, k=max(k, beams), filters=filters)
-        cooccurrence = None
-        if self.cooccurrence is not None:
+        retrieved = codes = dense = cooccurrence = sequential = None
+        if any(one.of_codes or one.of_dense for one in weights):
+            state = self.scorer.start(prompts)
+            if any(one.of_dense for one in weights):
+                dense = self._dense(state)
+            if any(one.of_codes for one in weights):
+                retrieved, found = self._search(state, max(k, beams), beams, filters)
+                codes = self._codes(state, retrieved, found)
+        if any(one.cooccurrence for one in weights):
+            if self.cooccurrence is None:
+                raise InputError("this run has no co-occurrence counts; use --ranking.cooccurrence_weight 0")
             cooccurrence = torch.from_numpy(self.cooccurrence.log_probability(histories.last(self.config.max_items)))
             cooccurrence[:, ~torch.from_numpy(self.cooccurrence.known)] = torch.nan
-        sequential = None if self.sequential is None else log_probability(self.sequential, histories)
-        dense = self._dense(result.hidden, filters)
-        return ComponentScores(
-            torch.from_numpy(result.rows).long(), torch.from_numpy(result.scores), dense, cooccurrence, sequential
-        )
+        if any(one.sequential for one in weights):
+            if self.sequential is None:
+                raise InputError("this run has no recommender of a trained aligner; use --ranking.sequential_weight 0")
+            sequential = log_probability(self.sequential, histories)
+        forbidden = self._forbidden(len(prompts), filters)
+        return ComponentScores(retrieved, codes, dense, cooccurrence, sequential, forbidden)
 
-    def _dense(self, hidden: Tensor | None, filters: list[ItemFilter] | None) -> Tensor:
-        """Log-probabilities of the dense head [B, N] over all items; -inf where a filter forbids.
+    def _search(self, state: State, k: int, beams: int, filters: list[ItemFilter] | None) -> tuple[Tensor, Tensor]:
+        """Rows and log-probabilities [B, up to k] of what the beam retrieves; -1 and -inf pad."""
+        positions, scores = search(self.scorer, state, self.trie, beams, k, filters)
+        rows = torch.from_numpy(self.trie.order[positions]).long()
+        return rows.masked_fill_(scores.isneginf(), -1), scores
 
-        Args:
-            hidden: [B, H] after the whole of what is read of the histories.
-        """
-        scores = self._log_probability(hidden)
-        if filters is not None:
-            for row, one in zip(scores, filters, strict=True):
-                one.apply_to_scores(row)
+    def _codes(self, state: State, retrieved: Tensor, found: Tensor) -> Tensor:
+        """Log-probabilities of codes [B, N] after a search."""
+        if isinstance(self.scorer, NodeScorer):
+            return self.scorer.item_log_probs(state).cpu()
+        alive, n = retrieved >= 0, self.trie.n_items
+        last = found.masked_fill(~alive, torch.inf).amin(dim=1, keepdim=True)
+        last = last.masked_fill(last.isinf(), 0.0)  # nothing was retrieved: a constant, which is no matter
+        below = torch.nextafter(last, torch.tensor(-torch.inf))
+        place = retrieved.masked_fill(~alive, n)  # a column for those that are nobody, cut off again
+        return below.repeat(1, n + 1).scatter_(1, place, found)[:, :n].contiguous()
+
+    def _forbidden(self, n_users: int, filters: list[ItemFilter] | None) -> Tensor:
+        """-inf where a filter forbids, else 0: [B, N]."""
+        scores = torch.zeros(n_users, self.trie.n_items)
+        for row, one in zip(scores, filters or (), strict=False):
+            one.apply_to_scores(row)
         return scores
 
-    def _log_probability(self, hidden: Tensor | None) -> Tensor:
-        if hidden is None or self.head is None:
+    def _dense(self, state: State) -> Tensor:
+        """Log-probabilities of the dense head [B, N] over all items, before any code is fed."""
+        if isinstance(self.scorer, NodeScorer):
+            return self.scorer.dense_log_probs(state).cpu()
+        if state.hidden is None or self.head is None:
             raise InputError("no dense head, or an engine without hidden states for it; use --ranking beam")
         with torch.inference_mode():
             if self._item_vectors is None:
                 self._item_vectors = self.head.item_matrix().T.contiguous()
-            scores: Tensor = (self.head.query(hidden.float()) @ self._item_vectors).log_softmax(dim=1).cpu()
+            scores: Tensor = (self.head.query(state.hidden.float()) @ self._item_vectors).log_softmax(dim=1).cpu()
         return scores
 
     def _reasons(self, rows: NDArray[np.int32], k: int, filters: Sequence[ItemFilter] | None) -> tuple[str | None, ...]:
