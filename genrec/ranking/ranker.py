@@ -218,8 +218,8 @@ class Ranker:
         """Rows and scores [B, up to k] of one batch; -1 and -inf pad."""
         if ranking == "fused":
             weights = self.config.fusion_weights
-            scores = self.component_scores(prompts, histories, [weights], k=k, beams=beams, filters=filters)
-            return _numpy(*scores.best(weights, k))
+            parts = self.component_scores(prompts, histories, [weights], k=k, beams=beams, filters=filters)
+            return _numpy(*parts.best(weights, k))
         state = self.scorer.start(prompts)
         if ranking == "dense":
             return _numpy(*_top(self._dense(state) + self._forbidden(len(prompts), filters), k))
