@@ -21,12 +21,15 @@ from genrec.data.sequences import Sequences
 from genrec.decoding.beam import beam_search, score_all
 from genrec.decoding.filters import ItemFilter
 from genrec.decoding.item_input import ItemInput, SpelledItems
+from genrec.decoding.node_scores import NodeScorer, NodeScores
 from genrec.decoding.torch_scorer import TorchScorer
 from genrec.decoding.trie import CodeTrie
 from genrec.decoding.vocabulary import SidVocabulary
 from genrec.inference.engines import vllm_engine
 from genrec.inference.engines.vllm_engine import VllmLimits, VllmScorer, prepare_environment
 from genrec.ranking.config import Ranking
+from genrec.ranking.dense_head import DenseHead
+from genrec.ranking.ranker import Ranking
 from genrec.recommendations import Recommendations
 from genrec.semtok.errors import InputError
 
@@ -164,6 +167,7 @@ def test_rows_equal_torch(scorers: Pair, prompts: list[list[int]]) -> None:
         ours, torch_rows = (scorer.step(state, parents, fed) for scorer, state in zip(scorers, states, strict=True))
         assert ours.shape == (len(prompts), n_beams, SIZES[level + 1])
         assert same(ours.numpy(), torch_rows.numpy())
+        assert np.allclose(states[0].beam_hidden, states[1].beam_hidden, rtol=0, atol=1e-3)
         width = n_beams
 
 
@@ -189,6 +193,22 @@ def test_lists_equal_torch(scorers: Pair, prompts: list[list[int]], codes: NDArr
     assert np.array_equal(ours.rows, theirs.rows)
     assert same(ours.scores, theirs.scores)
     assert (ours.rows >= 0).all()
+
+
+@pytest.mark.vllm
+def test_lists_by_node_vectors_equal_torch(scorers: Pair, prompts: list[list[int]], codes: NDArray[np.int32]) -> None:
+    """The same hidden states, so the same items."""
+    trie = CodeTrie(codes, SIZES)
+    torch.manual_seed(3)
+    head = DenseHead(64, 16, torch.from_numpy(codes), SIZES, torch.randn(len(codes), 8), torch.ones(len(codes)).bool())
+    nodes = NodeScores(trie, 64, 16)
+    for part in (head, nodes):
+        for parameter in part.eval().parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+    ours, theirs = (beam_search(NodeScorer(one, nodes, head), trie, prompts, beams=20, k=10) for one in scorers)
+    assert np.allclose(ours.scores, theirs.scores, rtol=0, atol=2e-2)
+    shared = [len(set(a) & set(b)) for a, b in zip(ours.rows.tolist(), theirs.rows.tolist(), strict=True)]
+    assert min(shared) >= 9  # the last may be a tie
 
 
 @pytest.mark.vllm
