@@ -158,9 +158,9 @@ def test_an_item_far_below_its_neighbours_still_has_a_score() -> None:
     codes = np.array([[0, 0], [1, 0], [1, 1]], dtype=np.int32)
     nodes = NodeScores(CodeTrie(codes, (2, 2)), H, D)
     vectors = torch.zeros(3, D)
-    vectors[:, 0] = torch.tensor([0.0, 60.0, 75.0])
+    vectors[:, 0] = torch.tensor([0.0, 60.0, 175.0])
     found = nodes(torch.eye(D)[:1].repeat(300, 1), vectors, 0, torch.zeros(300, dtype=torch.long))
-    assert found[299].tolist() == pytest.approx([-75.0, 0.0], abs=1e-3)
+    assert found[299].tolist() == pytest.approx([-175.0, 0.0], abs=1e-3)
 
 
 def log_p(built: LanguageModel, codes: NDArray[np.int32], prompt: list[int], vectors: Tensor) -> Tensor:

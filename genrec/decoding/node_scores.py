@@ -41,7 +41,7 @@ FILE = "nodes.safetensors"
 NO_CHILD = -1e4  # score of a code that leads nowhere, before the softmax: finite, and its probability is 0
 _CELLS = 2 << 20  # scores of items held at once
 _PRODUCT = 256  # pairs of a row and an item from which a product of their own pays
-_LEAST = torch.finfo(torch.float32).tiny  # of a sum of exponentials, so that its logarithm is a number
+_LEAST = 1e-30  # a sum of exponentials that float32 still holds to all its digits
 
 
 class _Below(NamedTuple):
@@ -65,16 +65,13 @@ def _below(codes: Tensor, size: int, begin: Tensor, end: Tensor) -> _Below:
     order = begin.argsort()
     firsts, counts = begin[order].unique_consecutive(return_counts=True)
     stops = counts.cumsum(0)
-    lasts = end[order[stops - 1]] if len(order) else firsts
-    products, small = [], [order[:0]]
-    for first, last, stop, count in zip(*(x.tolist() for x in (firsts, lasts, stops, counts)), strict=True):
-        rows = order[stop - count : stop]
-        if count * (last - first) < _PRODUCT:
-            small.append(rows)
-            continue
-        most = max(16, _CELLS // (last - first))
-        products += [(part, slice(first, last)) for part in rows.split(most)]
-    few = torch.cat(small)
+    lasts = end[order[stops - 1]]
+    large = counts * (lasts - firsts) >= _PRODUCT
+    products = []
+    for first, last, stop, count in torch.stack([firsts, lasts, stops, counts], dim=1)[large].tolist():
+        rows = order[stop - count : stop].split(max(16, _CELLS // (last - first)))
+        products += [(part, slice(first, last)) for part in rows]
+    few = order[~large.repeat_interleave(counts)]
     widths = (end - begin)[few]
     owner = few.repeat_interleave(widths)
     place = torch.arange(len(owner), device=owner.device) - (widths.cumsum(0) - widths).repeat_interleave(widths)
@@ -94,9 +91,13 @@ def _by_code(x: Tensor, codes: Tensor, size: int) -> Tensor:
     Items come first, so that the sums run along whole rows of memory.
     """
     top = x.amax(dim=0)
-    there = x.new_zeros(size, 1).index_fill_(0, codes, _LEAST)
     total = x.new_zeros(size, x.shape[1]).index_add_(0, codes, (x - top).exp_())
-    return (torch.maximum(total, there).log_() + top).T
+    there = torch.zeros(size, dtype=torch.bool, device=x.device).index_fill_(0, codes, True)
+    if bool((total[there] < _LEAST).any()):  # far below the best of the others: each code by its own best
+        index = codes[:, None].expand_as(x)
+        top = x.new_full(total.shape, -torch.inf).scatter_reduce_(0, index, x, "amax")
+        total = torch.zeros_like(total).index_add_(0, codes, (x - top[codes]).exp_())
+    return (total.log_() + top).T
 
 
 class _LogSumExpBelow(torch.autograd.Function):
