@@ -29,7 +29,6 @@ from genrec.inference.engines import vllm_engine
 from genrec.inference.engines.vllm_engine import VllmLimits, VllmScorer, prepare_environment
 from genrec.ranking.config import Ranking
 from genrec.ranking.dense_head import DenseHead
-from genrec.ranking.ranker import Ranking
 from genrec.recommendations import Recommendations
 from genrec.semtok.errors import InputError
 
