@@ -53,6 +53,8 @@ def near_names(wanted: str, names: Iterable[str], most: int = 3) -> list[str]:
         return [by_fold[told]]
     holding = sorted((fold for fold in by_fold if told and told in fold), key=len)[:most]
     like = difflib.get_close_matches(told, list(by_fold)[:_COMPARED], n=most, cutoff=0.6)
+    likeness = [difflib.SequenceMatcher(None, fold, told).ratio() for fold in like]
+    like = [fold for fold, ratio in zip(like, likeness, strict=True) if ratio > likeness[0] - 0.1]  # not half as near
     return [by_fold[fold] for fold in dict.fromkeys([*like, *holding])][:most]
 
 

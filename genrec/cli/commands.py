@@ -15,7 +15,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from genrec.ranking.config import Ranking
 from genrec.semtok import options as check
-from genrec.semtok.errors import InputError, OptionError
+from genrec.semtok.errors import InputError, OptionError, did_you_mean_file
 
 Config = TypeVar("Config")
 
@@ -24,10 +24,13 @@ def fit(arguments: Sequence[str]) -> None:
     """`genrec fit CONFIG [overrides] [--before_lm]`."""
     from genrec.cli.parsing import fit_parser, load_config
 
+    if set(arguments) & {"-h", "--help"}:
+        from genrec.cli.fit_help import fit_help
+
+        parser = fit_parser()
+        sys.stdout.write(parser.format_help() if "all" in arguments else fit_help(parser))
+        return
     if not arguments or arguments[0].startswith("-"):
-        if set(arguments) & {"-h", "--help"}:
-            fit_parser().print_help()
-            return
         raise InputError("CONFIG is missing: genrec fit my.yaml")
     config = load_config(Path(arguments[0]), [one for one in arguments[1:] if one != "--before_lm"])
     from genrec.cli.pipeline import Pipeline
@@ -46,10 +49,10 @@ def compare(arguments: Sequence[str]) -> None:
     """`genrec compare CONFIG [overrides]`."""
     from genrec.cli.compare_config import compare_parser, load_compare_config
 
+    if set(arguments) & {"-h", "--help"}:
+        compare_parser().print_help()
+        return
     if not arguments or arguments[0].startswith("-"):
-        if set(arguments) & {"-h", "--help"}:
-            compare_parser().print_help()
-            return
         raise InputError("CONFIG is missing: genrec compare my.yaml")
     config = load_compare_config(Path(arguments[0]), arguments[1:])
     from genrec.cli.compare import Comparison
@@ -214,7 +217,12 @@ def add_items(arguments: Sequence[str]) -> None:
 def _run(arguments: Sequence[str], command: str) -> Path:
     if len(arguments) != 1 or arguments[0].startswith("-"):
         raise InputError(f"RUN is missing: genrec {command} runs/mine")
-    run = Path(arguments[0])
+    return _check_run(Path(arguments[0]))
+
+
+def _check_run(run: Path) -> Path:
+    if not run.is_dir():
+        raise InputError(f"{run}: no such folder{did_you_mean_file(run)}")
     if not (run / "config.yaml").is_file():
         raise InputError(f"{run}: not a run folder (no config.yaml)")
     return run
@@ -222,6 +230,8 @@ def _run(arguments: Sequence[str], command: str) -> Path:
 
 def _parsed(kind: type[Config], command: str, arguments: Sequence[str], positional: dict[str, str]) -> Config:
     """Build a configuration from its flags; the first arguments fill the `positional` fields, in order."""
+    from genrec.cli.parsing import explained
+
     metavar = next(iter(positional.values()))
     parser = ArgumentParser(prog=f"genrec {command}", exit_on_error=False, description=kind.__doc__, allow_abbrev=False)
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
@@ -241,12 +251,15 @@ def _parsed(kind: type[Config], command: str, arguments: Sequence[str], position
     try:
         parsed = parser.parse_args([arguments[0], *bare])
     except ArgumentError as error:
-        raise InputError(" ".join(str(error).split())) from None
+        raise explained(error, parser) from None
     names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     try:
-        return kind(**{one: parsed[one] for one in names})
+        config = kind(**{one: parsed[one] for one in names})
     except OptionError as error:
         raise error.as_flag() from None
+    if metavar == "RUN":
+        _check_run(Path(arguments[0]))  # before anything heavy is imported
+    return config
 
 
 def _print_report(run: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -57,7 +57,8 @@ def read_config(parser: ArgumentParser, kind: type[Config], path: Path, override
     except OptionError as error:
         raise _as_typed(error, path, overrides) from None
     except ArgumentError as error:
-        raise _explained(str(error), flags_of(parser), path, overrides) from None
+        wrong = explained(error, parser)
+        raise _as_typed(wrong, path, overrides) if isinstance(wrong, OptionError) else wrong from None
 
 
 def build(kind: type[Config], values: Namespace) -> Config:
@@ -83,14 +84,16 @@ def flags_of(parser: ArgumentParser) -> list[str]:
     return [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
 
 
-def refuse_unknown_flags(given: Iterable[str], known: Sequence[str]) -> None:
-    """Raise InputError for a flag that is none, an abbreviation too, and name the ones like it."""
-    for flag in (argument.partition("=")[0] for argument in given if argument.startswith("--")):
-        if flag not in known and not any(flag.startswith(f"{one}.") for one in known if one.endswith("aligners")):
-            raise InputError(f"no option {flag}{suggested_flag(flag, known)}")
+def explained(error: ArgumentError, parser: ArgumentParser) -> InputError:
+    """The parser's complaint in our words: an unknown flag with those like it, or an option's wrong type."""
+    told = " ".join(str(error).split())
+    if found := re.search(r"unrecognized arguments: (--\S+)", told):
+        flag = found[1].partition("=")[0]
+        return InputError(f"no option {flag}{_suggested(flag, flags_of(parser))}")
+    return wrong_type(told) or InputError(told)
 
 
-def suggested_flag(flag: str, known: Sequence[str]) -> str:
+def _suggested(flag: str, known: Sequence[str]) -> str:
     """The end of a message about an unknown flag: those of the same last name or a like one, or nothing."""
     leaf = flag.removeprefix("--").rpartition(".")[2]
     same = [one for one in known if one.removeprefix("--").rpartition(".")[2] == leaf]
@@ -107,17 +110,6 @@ def _as_typed(error: OptionError, path: Path, overrides: Sequence[str]) -> Input
     parts = error.field.split(".")
     above = next((flag for i in range(len(parts)) if (flag := f"--{'.'.join(parts[:i])}") in typed), path)
     return InputError(f"{above}: {error}")
-
-
-def _explained(told: str, known: Sequence[str], path: Path, overrides: Sequence[str]) -> InputError:
-    """The parser's complaint in our words."""
-    told = " ".join(told.split())
-    if found := re.search(r"unrecognized arguments: (--\S+)", told):
-        flag = found[1].partition("=")[0]
-        return InputError(f"no option {flag}{suggested_flag(flag, known)}")
-    if (wrong := wrong_type(told)) is not None:
-        return _as_typed(wrong, path, overrides)
-    return InputError(f"{path}: {told}")
 
 
 def _check_sections(values: Namespace, defaults: Namespace, above: str = "") -> None:

@@ -10,6 +10,7 @@ checkpoint, or starts again; everything before it stands.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ import yaml
 from genrec.cli.batch_command import batch_job
 from genrec.cli.commands import RecommendConfig
 from genrec.cli.config import FitConfig
+from genrec.cli.estimate import DataSize, opening_line
 from genrec.cli.report_stage import report_stage
 from genrec.cli.stages import Stage, done, make_stage, note, progress_bar
 from genrec.data.cases import Split
@@ -38,6 +40,7 @@ from genrec.semtok.catalog import Catalog
 from genrec.semtok.encoders import load_encoder, make_encoder
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import (
+    MANIFEST,
     hash_file,
     link_folder,
     read_json,
@@ -70,6 +73,8 @@ from genrec.training.run_folder import (
 )
 from genrec.training.sequential.fit import fit_sequential
 
+_log = logging.getLogger(__name__)
+
 
 class Pipeline:
     """The stages of one configuration."""
@@ -96,12 +101,22 @@ class Pipeline:
             write_settings(self.run, self.config.to_yaml())
             for stage in self._stages_before_lm():
                 self._bring_up_to_date(stage)
+                if stage.folder == "split":
+                    self._tell_what_will_happen()
             if before_lm:
                 return
             self._lm()
             self._bring_up_to_date(report_stage(self.run, self.chooser))
             if self.config.topk.k:
                 self._topk()
+
+    def _tell_what_will_happen(self) -> None:
+        """One line on the data, the parts and the time that the stages will take that no folder holds yet."""
+        histories = pl.read_parquet(self.run / "split/users.parquet", columns=["history"])["history"].list.len()
+        size = DataSize(len(histories), len(Catalog.load(self.run / "catalog")), int(histories.sum()))
+        names = [*(stage.folder for stage in self._stages_before_lm()), "lm", "report"]
+        missing = [name for name in names if not (self.run / name / MANIFEST).is_file()]
+        _log.info(opening_line(self.config, size, missing))
 
     def _keep_added_items(self) -> None:
         """Refuse to make a stage of a run again to which items were added: they have IDs, which they keep for ever."""

@@ -65,7 +65,7 @@ class RqVae(nn.Module):
         self.decoder = _mlp(widths[::-1])
         self.books = nn.ParameterList(nn.Parameter(torch.zeros(size, config.latent_width)) for size in sizes)
         self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("scale", torch.ones(1))  # [1], as the file of arrays holds it
 
     def set_scale(self, vectors: Tensor) -> None:
         """Centre and scale of the inputs from all vectors [N, D]."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from genrec.data.sample_shop import make_sample_shop
 
 SMALL = [
+    "--text.encoder=tfidf",
     "--sasrec.width=16", "--collaborative.epochs=3", "--aligner.training.epochs=3", "--lm.epochs=2", "--lm.width=16",
     "--lm.text_vocabulary=300", "--lm.dense_width=16", "--lm.valid_cases=50", "--topk.k=5", "--topk.shard_size=40",
 ]  # fmt: skip
