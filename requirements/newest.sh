@@ -20,10 +20,15 @@ print(*sorted(names - {"vllm"}))
 END
 }
 
-"$python" -m pip --disable-pip-version-check install --quiet --upgrade pip
+install() {
+    "$python" -m pip --disable-pip-version-check install --quiet --upgrade "$@"
+}
+
+install pip
+install setuptools torch # what comes as source is built by these, not by a torch of its own
 # shellcheck disable=SC2046  # one argument a name
-"$python" -m pip --disable-pip-version-check install --quiet --upgrade $(names)
-"$python" -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e .
+install --no-build-isolation $(names)
+install --no-deps --no-build-isolation -e .
 "$python" --version
 for name in $(names); do
     "$python" -m pip --disable-pip-version-check list 2>/dev/null | grep -i "^${name%%[*} " || true
