@@ -233,7 +233,7 @@ class Recommender:
     def _read(self, prompt: list[int], item_filter: ItemFilter, beams: int) -> dict[int, float]:
         """Log-probabilities of the codes of items after a prompt, by catalogue row; of all that are allowed, where
         there are no more than `beams`."""
-        beams = max(1, beams)
+        beams = max(1, min(beams, self.trie.n_items))
         found = beam_search(self.engine, self.trie, [prompt], beams=beams, k=beams, filters=[item_filter])
         pairs = zip(found.rows[0].tolist(), found.scores[0].tolist(), strict=True)
         return {row: score for row, score in pairs if row >= 0}

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -22,6 +22,9 @@ from numpy.typing import NDArray
 
 from genrec.semtok.errors import InputError
 from genrec.semtok.tables import id_column, read_table, refuse_rows, require_columns, row_number
+
+if TYPE_CHECKING:
+    from polars._typing import PolarsDataType
 
 FILE = "catalog.parquet"
 _CSV_BOOLEANS = {"true": True, "false": False}  # in any case of letters
@@ -217,6 +220,8 @@ def _plain_column(column: pl.Series, path: Path) -> pl.Series:
     dtype = column.dtype
     if column.null_count() == len(column):
         return pl.Series(column.name, [None] * len(column))  # no type yet: items that are appended bring one
+    if _holds_bytes(dtype):
+        raise InputError(f"{path}: column {column.name!r} holds {dtype}, which is no text, number, truth value or date")
     if isinstance(dtype, pl.Struct):
         return column.to_frame().select(_json_unless_null(pl.col(column.name))).to_series()
     if isinstance(dtype, (pl.List, pl.Array)):
@@ -226,7 +231,10 @@ def _plain_column(column: pl.Series, path: Path) -> pl.Series:
                 raise InputError(f"{path}: attribute {column.name!r} holds lists of lists; use lists of text")
             texts = pl.col(column.name).list.eval(_json_unless_null(pl.element()))
             return column.to_frame().select(texts).to_series()
-        return column.cast(pl.List(pl.String))
+        try:
+            return column.cast(pl.List(pl.String))
+        except pl.exceptions.PolarsError:
+            raise InputError(f"{path}: column {column.name!r} holds {dtype}; use lists of text") from None
     if dtype.is_integer():
         return _unless_lossy(column, pl.Int64())
     if dtype == pl.Float32:  # 12.99 stays 12.99
@@ -234,6 +242,15 @@ def _plain_column(column: pl.Series, path: Path) -> pl.Series:
     if dtype.is_float() or dtype.is_decimal():
         return column.cast(pl.Float64).fill_nan(None)  # not a number is no value: it would pass every lower limit
     return column if dtype == pl.Boolean else _as_text(column, path)
+
+
+def _holds_bytes(dtype: PolarsDataType) -> bool:
+    """Whether a column has binary data at any depth."""
+    if isinstance(dtype, pl.Struct):
+        return any(_holds_bytes(part.dtype) for part in dtype.fields)
+    if isinstance(dtype, (pl.List, pl.Array)):
+        return _holds_bytes(dtype.inner)
+    return dtype == pl.Binary
 
 
 def _json_unless_null(value: pl.Expr) -> pl.Expr:

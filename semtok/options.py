@@ -10,6 +10,17 @@ from genrec.semtok.errors import OptionError
 
 # What is drawn from takes sums and multiples of a seed: of scikit-learn's 32 bits and torch's 64, this leaves room.
 MOST_SEED = 4_000_000_000
+MOST_CODES = 1_000_000  # on one level; each is a token of the language model
+
+
+# What is above is a slip of the hand: the machine would refuse it too, after an hour or with all memory gone.
+MOST = 2_000_000_000
+_MOST_OF = {"layers": 1_000, "heads": 10_000, "width": 100_000, "beams": 100_000, "k": 1_000_000}
+
+
+def most(name: str) -> int:
+    """The greatest value of a size that goes into the memory, by the last word of an option's name."""
+    return _MOST_OF.get(name.rpartition("_")[2], MOST)
 
 
 def _check(config: Any, names: Iterable[str], holds: Any, what: str) -> None:
@@ -20,8 +31,11 @@ def _check(config: Any, names: Iterable[str], holds: Any, what: str) -> None:
 
 
 def at_least_one(config: Any, *names: str) -> None:
-    """Each is 1 or more, or None where its type allows that."""
+    """Each is 1 or more and no slip of the hand (`most`), or None where its type allows that."""
     _check(config, names, lambda value: value >= 1, "must be at least 1")
+    for name in names:
+        if (getattr(config, name) or 0) > most(name):
+            raise OptionError(name, f"{getattr(config, name)} must be at most {most(name):,}")
 
 
 def positive(config: Any, *names: str) -> None:
@@ -45,10 +59,23 @@ def fraction(config: Any, *names: str) -> None:
 
 
 def sizes(config: Any, *names: str) -> None:
-    """Each is a tuple of numbers that are 1 or more."""
+    """Each is a tuple of at most 26 numbers from 1 to a million."""
     for name in names:
-        if any(size < 1 for size in getattr(config, name)):
-            raise OptionError(name, f"{list(getattr(config, name))} must be at least 1 each")
+        told = list(getattr(config, name))
+        if any(size < 1 for size in told):
+            raise OptionError(name, f"{told} must be at least 1 each")
+        if len(told) > 26 or any(size > MOST_CODES for size in told):
+            raise OptionError(name, f"{told} must be at most 26 numbers up to {MOST_CODES:,}")
+
+
+def path(config: Any, *names: str) -> None:
+    """Each is a path that means the same to everybody, or None."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and str(value).startswith("~"):
+            raise OptionError(name, f"{value}: ~ is known to a shell alone; write the folder out")
+        if value is not None and "\0" in str(value):
+            raise OptionError(name, f"{str(value)!r}: a path holds no NUL")
 
 
 def divides(config: Any, part: str, whole: str) -> None:

@@ -97,10 +97,10 @@ class SemanticIds:
         if not isinstance(sizes, list) or not all(isinstance(size, int) and size > 0 for size in sizes):
             raise InputError(f"{folder / CONFIG}: sizes {sizes!r} are not a list of positive numbers")
         try:
-            frame = pl.read_parquet(path)
+            frame = pl.read_parquet(path, glob=False)
         except FileNotFoundError:
             raise InputError(f"{path}: no such file") from None
-        except pl.exceptions.PolarsError as error:
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
             raise InputError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
         if frame.schema != {"item_id": pl.String, "codes": pl.List(pl.Int32)}:
             raise InputError(f"{path}: columns {dict(frame.schema)}, not item_id (string) and codes (list of int32)")

@@ -44,14 +44,17 @@ def read_table(
             blame, the row.
     """
     kind = _kind(path, what)
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"{path}: no such file ({what})")
     try:
         with open_plain(path) as data:
-            if not data.read(1):
-                raise InputError(f"{path}: the file is empty ({what})")
+            start = data.read(4096)
+        if not start:
+            raise InputError(f"{path}: the file is empty ({what})")
+        if kind != "parquet" and (encoding := _other_encoding(start)):
+            raise InputError(f'{path}: the text is {encoding}, not UTF-8; save it again as UTF-8 ("CSV UTF-8")')
         table = _parse(path, kind, schema)
-    except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, EOFError, zlib.error) as error:
         _blame(path, kind, error)
     if kind == "csv":
         _check_header(table.columns, path)
@@ -60,6 +63,23 @@ def read_table(
     if table.height == 0 and not may_be_empty:
         raise InputError(f"{path}: no rows ({what})")
     return table
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there; a name that no file system takes is none."""
+    try:
+        return path.is_file()
+    except OSError:  # too long
+        return False
+
+
+def _other_encoding(start: bytes) -> str | None:
+    """What a text is encoded in that is no UTF-8, by its byte order mark or its many NULs."""
+    for name in ("utf_32_le", "utf_32_be", "utf_16_le", "utf_16_be"):  # the mark of UTF-32 begins with that of UTF-16
+        if start.startswith("\ufeff".encode(name)):
+            return name[:6].upper().replace("_", "-")
+    nuls = start.count(0)
+    return "UTF-32" if nuls > len(start) // 2 else "UTF-16" if nuls > len(start) // 4 else None
 
 
 def row_number(path: Path, index: int) -> int:
@@ -93,6 +113,9 @@ def id_column(table: pl.DataFrame, path: Path, name: str) -> pl.Series:
         raise InputError(f"{path}: column {name!r} holds {column.dtype}, ids are text or whole numbers")
     column = column.cast(pl.String)
     refuse_rows(column.is_null() | (column == ""), path, f"without {name}")
+    # JSON may escape one half of a surrogate pair, which is no character: it is read as NUL.
+    broken = column.str.contains("\0", literal=True)
+    refuse_rows(broken, path, f"with NUL or half of a surrogate pair in {name}", values=column)
     return column
 
 
@@ -165,7 +188,7 @@ def open_plain(path: Path) -> IO[bytes]:
     return gzip.open(path) if path.suffix == ".gz" else open(path, "rb")  # type: ignore[return-value]
 
 
-def _blame(path: Path, kind: str, error: Exception) -> NoReturn:
+def _blame(path: Path, kind: str, error: BaseException) -> NoReturn:
     """Find the first row that a strict reader refuses, slowly, and raise InputError naming it."""
     try:
         with open_plain(path) as lines:
@@ -195,6 +218,8 @@ def _broken_json(lines: IO[bytes]) -> Iterator[str]:
                 value = json.loads(line.decode().strip(), parse_constant=_refuse_constant)
             except json.JSONDecodeError as error:
                 yield f"row {number} is not JSON ({error.msg} at column {error.colno})"
+            except RecursionError:
+                yield f"row {number} is nested too deeply"
             except ValueError as error:
                 yield f"row {number} is not JSON ({error})"
             else:
@@ -227,5 +252,5 @@ def _bare_quote(lines: IO[bytes]) -> str | None:
     return None
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0]

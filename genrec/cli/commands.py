@@ -123,6 +123,7 @@ class RecommendConfig:
 
     def __post_init__(self) -> None:
         check.at_least_one(self, "k", "beams", "workers", "shard_size")
+        check.path(self, "run", "users", "out")
         if self.executor == "local" and (self.workers > 1 or {self.cpus, self.gpus, self.address} != {None}):
             raise OptionError("executor", "local: workers, cpus, gpus and address go with ray")
         self.conditions()
@@ -133,8 +134,9 @@ class RecommendConfig:
             return None
         try:
             value = json.loads(self.where)
-        except json.JSONDecodeError as error:
-            raise OptionError("where", f"{self.where}: not JSON ({error})") from None
+        except (ValueError, RecursionError) as error:  # also a number of 5,000 digits
+            told = self.where if len(self.where) < 100 else f"{self.where[:100]}..."
+            raise OptionError("where", f"{told}: not JSON ({error})") from None
         if not isinstance(value, dict):
             raise OptionError("where", f"{self.where}: not a JSON object of attribute and condition")
         return value

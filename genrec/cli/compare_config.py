@@ -77,6 +77,7 @@ class CompareConfig:
     def __post_init__(self) -> None:
         if not self.run:
             raise OptionError("run", "is missing: the folder to write the comparison to")
+        check.path(self, "run")
         backbones = [*BACKBONES, LIGHTGCN]
         for name in self.backbones:
             if name not in backbones:

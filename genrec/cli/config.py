@@ -91,6 +91,8 @@ class SemtokConfig:
         _check_name(self, "quantizer", QUANTIZERS)
         check.sizes(self, "sizes")
         check.not_negative(self, "extra_level")
+        if self.extra_level > check.MOST_CODES:
+            raise OptionError("extra_level", f"{self.extra_level} must be at most {check.MOST_CODES:,}")
         if math.prod((*self.sizes, max(1, self.extra_level))) >= 2**63:
             raise OptionError("sizes", f"{list(self.sizes)}: more than 2^63 code paths")
 
@@ -114,7 +116,7 @@ class TopKConfig:
 
     def __post_init__(self) -> None:
         check.not_negative(self, "k")
-        check.at_least_one(self, "shard_size")
+        check.at_least_one(self, *(["k"] if self.k else []), "shard_size")
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,7 @@ class FitConfig:
     def __post_init__(self) -> None:
         if not self.run:
             raise OptionError("run", "is missing: the folder to write the run to")
+        check.path(self, "run", "refit", "reuse")
         if self.refit is not None and Path(self.refit).resolve() == Path(self.run).resolve():
             raise OptionError("refit", f"{self.refit}: is run itself and would lose what it chose; name another")
         for name in ("reuse", "refit"):

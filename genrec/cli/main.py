@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -22,8 +24,28 @@ COMMANDS = {
     "chat": "talk to it: genrec chat RUN [--web] [--prose http://localhost:8001]",
     "import": "raw Amazon or MovieLens files to the two tables: genrec import FORMAT ...",
 }
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+_OF_THE_DISK |= {errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR}
+_NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
 _HEAVY = ("fit", "compare", "recommend", "evaluate", "add-items", "serve", "chat")  # what torch and others run
 _WITHOUT_OPTIONS = ("evaluate", "inspect", "add-items")
+
+
+def _of_the_machine(error: Exception) -> str | None:
+    """What the machine refuses, and not the program: a disk that is full or may not be written to, or no memory left.
+
+    Libraries in Rust say so in words of their own, with the number of the system's error behind.
+    """
+    told = " ".join(str(error).split())
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (found := re.search(r"\(os error (\d+)\)", told)):
+        number = int(found[1])
+    if number in _OF_THE_DISK:
+        place = getattr(error, "filename", None)
+        return os.strerror(number) + (f": {place}" if place else "")
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(told)):
+        return f"not enough memory ({told[:200] or 'none is left'})"
+    return None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,11 +90,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         sys.stderr.write(f"genrec {name}: {lacks_extra(str(error.name), extra)}\n")
         return 2
-    except RuntimeError as error:
-        if type(error).__name__ != "ShardError":  # by name: the batch job's module is heavy to import
+    except Exception as error:
+        if type(error).__name__ == "ShardError":  # by name: the batch job's module is heavy to import
+            sys.stderr.write(f"genrec {name}: {error}; finished shards stay, the same command goes on\n")
+            return 1
+        if (told := _of_the_machine(error)) is None:
             raise
-        sys.stderr.write(f"genrec {name}: {error}; finished shards stay, the same command goes on\n")
-        return 1
+        sys.stderr.write(f"genrec {name}: {told}; what was finished stays, the same command goes on from it\n")
+        return 2
     except KeyboardInterrupt:
         sys.stderr.write(f"genrec {name}: interrupted; the same command goes on from here\n")
         return 130

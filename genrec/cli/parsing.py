@@ -8,6 +8,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace  # type: ignore[attr-defined]
 
 from genrec.cli.config import FitConfig, fit_class
@@ -48,10 +49,13 @@ def read_config(parser: ArgumentParser, kind: type[Config], path: Path, override
     """
     if not path.is_file():
         raise InputError(f"{path}: no such configuration file{did_you_mean_file(path)}")
+    _refuse_repeated_keys(path)
     try:
         parsed = parser.parse_args(["--config", str(path), *overrides])
         _check_sections(parsed, parser.get_defaults())
         return build(kind, parsed)
+    except RecursionError:
+        raise InputError(f"{path}: nested without end") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     except OptionError as error:
@@ -59,6 +63,31 @@ def read_config(parser: ArgumentParser, kind: type[Config], path: Path, override
     except ArgumentError as error:
         wrong = explained(error, parser)
         raise _as_typed(wrong, path, overrides) if isinstance(wrong, OptionError) else wrong from None
+
+
+def _refuse_repeated_keys(path: Path) -> None:
+    """Raise InputError where a section of a YAML file has a key twice, of which the parser would take the last."""
+    try:
+        nodes = [yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)]
+    except RecursionError:
+        raise InputError(f"{path}: nested too deeply") from None
+    except (UnicodeDecodeError, yaml.YAMLError):
+        return  # the parser says what is wrong with it
+    done = set()  # an anchor's node is met as often as it is named
+    while nodes:
+        node = nodes.pop()
+        if id(node) in done:
+            continue
+        done.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            lines: dict[str, int] = {}
+            for key, _ in node.value:
+                line = key.start_mark.line + 1
+                if lines.setdefault(str(key.value), line) != line:
+                    raise InputError(f"{path}: {key.value} stands twice, in lines {lines[key.value]} and {line}")
+            nodes += [value for _, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            nodes += node.value
 
 
 def build(kind: type[Config], values: Namespace) -> Config:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from genrec.semtok import options as check
 from genrec.semtok.errors import OptionError, did_you_mean_file
 
 TimeUnit = Literal["seconds", "days", "position"]
@@ -38,6 +39,7 @@ class DataConfig:
     exclude_seen: bool | None = None
 
     def __post_init__(self) -> None:
+        check.path(self, "items", "interactions", "splits")
         for name in ("items", "interactions"):
             path = getattr(self, name)
             if not path:

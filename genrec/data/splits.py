@@ -111,6 +111,8 @@ def _finish(
     cold_items = np.sort(drawn).astype(np.int32)
     train = without_items(train, cold_items)
     kept = np.flatnonzero(train.lengths > 0)
+    if len(kept) == 0:
+        raise InputError(f"--data.cold_share {cold_share}: leaves no event to learn from")
     train, train_users = train.take(kept), tuple(log.user_ids[user] for user in kept.tolist())
 
     def cases(users: NDArray[np.int64], events: NDArray[np.int64]) -> Cases:

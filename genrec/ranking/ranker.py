@@ -161,6 +161,7 @@ class Ranker:
         recent = histories.last(self.config.max_items)
         prompts = [self.vocabulary.prompt(self.codes[history]) for history in recent]
         names = tuple(ids) if ids is not None else tuple(str(i) for i in range(len(prompts)))
+        asked, k, beams = k, min(k, self.trie.n_items), min(beams, self.trie.n_items)
         rows = np.full((len(prompts), k), -1, dtype=np.int32)
         scores = np.full((len(prompts), k), -np.inf, dtype=np.float32)
         for group in self.groups(prompts, ranking):
@@ -169,7 +170,7 @@ class Ranker:
             found, values = self._rank_batch(batch, histories.take(group), k, ranking, beams, chosen)
             rows[group, : found.shape[1]], scores[group, : found.shape[1]] = found, values
             progress(len(group))
-        return Recommendations.from_padded(names, rows, scores, self._reasons(rows, k, filters))
+        return Recommendations.from_padded(names, rows, scores, self._reasons(rows, asked, filters))
 
     def fused_lists(
         self,

@@ -37,6 +37,7 @@ class ChatConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.k <= 50:
             raise OptionError("k", f"{self.k} is not in 1 to 50")
+        check.path(self, "run", "compare")
         check.port(self, "port")
         if self.prose is not None:
             address = urlsplit(self.prose)

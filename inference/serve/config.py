@@ -54,6 +54,7 @@ class ServeConfig:
 
     def __post_init__(self) -> None:
         check.at_least_one(self, "workers", "max_k", "max_history", "max_body_bytes", "batch", "queue")
+        check.path(self, "run")
         check.not_negative(self, "rate", "wait_ms", "drain")
         check.positive(self, "timeout")
         check.port(self, "port")

@@ -250,7 +250,7 @@ class _Lists:
                 raise InputError(f"{path}: contents differ from the manifest's hash")
         self.name = folder.name.encode()
         self.info = ListsInfo(**read_json(folder / "info.json"))
-        self._decoder = ListDecoder(tuple(pl.read_parquet(folder / "items.parquet")["item_id"].to_list()))
+        self._decoder = ListDecoder(tuple(pl.read_parquet(folder / "items.parquet", glob=False)["item_id"].to_list()))
         # Without a lock file: nothing writes here, so readers need no table and may share a read-only disk.
         self.env = lmdb.open(str(folder), readonly=True, lock=False, max_dbs=2, readahead=False)
         self._users = self.env.open_db(b"lists", create=False)

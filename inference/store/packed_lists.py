@@ -162,11 +162,13 @@ def read_batch(folder: Path, *, as_of: float | None = None, histories: pl.DataFr
             raise InputError(f"{path}: of another run, ranking or index than {paths[0].name}")
     run_id, ranking, index_version = facts[paths[0]]
 
-    columns = [_distinct(pl.scan_parquet(path)) for path in paths]
+    columns = [_distinct(pl.scan_parquet(path, glob=False)) for path in paths]
     if histories is not None:
         columns.append(_distinct(histories.lazy()))
     item_ids = pl.concat(columns).unique().drop_nulls().sort()
-    lists = _join([_pack(pl.read_parquet(path), item_ids, what=str(path)) for path in paths], what=str(folder))
+    lists = _join(
+        [_pack(pl.read_parquet(path, glob=False), item_ids, what=str(path)) for path in paths], what=str(folder)
+    )
     packed_histories = None
     if histories is not None:
         packed_histories = _join([_pack(histories, item_ids, what="histories", scored=False)], what="histories")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -21,6 +22,8 @@ from genrec.semtok.smollm2 import smollm2_folder
 
 END = "<|end|>"
 MAX_POSITIONS = 4096
+# The trainer's time grows with the square of a word: what is longer than this teaches it nothing about words.
+_LONG = re.compile(r"(\S{256})\S+|(\s{256})\s+")
 
 
 def scratch_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -34,7 +37,7 @@ def scratch_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokeni
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator((_LONG.sub(r"\1\2", text) for text in texts), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Literal, get_args
 
 from genrec.semtok import options as check
@@ -13,6 +14,10 @@ SCRATCH = "scratch"
 Method = Literal["none", "dpo", "grpo"]
 ScoreSpace = Literal["level", "vocabulary"]
 SidInit = Literal["random", "codebook", "aligned"]
+
+
+# Of accelerate, by the name of their packages.
+TRACKERS = ("aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb")
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,12 @@ class LmConfig:
         check.choice(self, "sid_init", get_args(SidInit))
         check.choice(self, "score_space", get_args(ScoreSpace))
         check.fraction(self, "teacher_share")
+        if self.text_vocabulary > check.MOST_CODES:
+            raise OptionError("text_vocabulary", f"{self.text_vocabulary} must be at most {check.MOST_CODES:,}")
+        if self.tracker is not None:  # a wrong one would end the training, not the reading of options
+            check.choice(self, "tracker", TRACKERS)
+            if find_spec(self.tracker) is None:
+                raise OptionError("tracker", f"{self.tracker}: is not installed; pip install {self.tracker}")
         if self.base == SCRATCH and self.lora_rank:
             raise OptionError("lora_rank", f"{self.lora_rank} needs a base model: a scratch model has nothing to adapt")
         if self.text_vocabulary < 257:
