@@ -112,7 +112,9 @@ class Pipeline:
 
     def _tell_what_will_happen(self) -> None:
         """One line on the data, the parts and the time that the stages will take that no folder holds yet."""
-        histories = pl.read_parquet(self.run / "split/users.parquet", columns=["history"])["history"].list.len()
+        histories = pl.read_parquet(self.run / "split/users.parquet", columns=["history"], glob=False)[
+            "history"
+        ].list.len()
         size = DataSize(len(histories), len(Catalog.load(self.run / "catalog")), int(histories.sum()))
         names = [*(stage.folder for stage in self._stages_before_lm()), "lm", "report"]
         missing = [name for name in names if not (self.run / name / MANIFEST).is_file()]
