@@ -23,7 +23,13 @@ from genrec.sequential.base import SequentialModel
 from genrec.sequential.config import SasRecConfig
 from genrec.sequential.frozen import extended, frozen, load_frozen, log_probability
 from genrec.sequential.sasrec import SasRecBackbone
-from genrec.training.aligner.fit import aligned_vectors, aligner_inputs, cold_items, load_inputs, vectors_from_text
+from genrec.training.aligner.fit import (
+    aligned_vectors,
+    aligner_inputs,
+    cold_items,
+    load_aligner_inputs,
+    vectors_from_text,
+)
 
 SMALL = ["--sasrec.width=16", "--collaborative.epochs=2", "--aligner.training.epochs=2", "--data.cold_share=0.1"]
 
@@ -73,7 +79,7 @@ def test_the_stage_holds_the_table_its_vectors_and_its_log(run: Path) -> None:
         "aligner.json", "aligner.safetensors", "item.safetensors", "sasrec.json", "sasrec.safetensors",
         "training.json",
     }  # fmt: skip
-    vectors, inputs = ItemVectors.load(run / "vectors/item/item.safetensors"), load_inputs(run)
+    vectors, inputs = ItemVectors.load(run / "vectors/item/item.safetensors"), load_aligner_inputs(run)
     table = load_table(run / "vectors/item", inputs)
     np.testing.assert_array_equal(vectors.values, aligned_vectors(table, inputs, "").values)
     assert vectors.values.shape == (60, 16)
@@ -98,7 +104,7 @@ def test_new_items_are_placed_by_the_runs_own_aligner(run: Path, tmp_path: Path)
     after = SemanticIds.load(run / "semtok")
     np.testing.assert_array_equal(after.codes[:60], before.codes)
     text = ItemVectors.load(run / "vectors/text/text.safetensors")
-    table = load_table(run / "vectors/item", load_inputs(run))
+    table = load_table(run / "vectors/item", load_aligner_inputs(run))
     expected = vectors_from_text(table, ItemVectors(text.values[60:], text.source))
     np.testing.assert_allclose(
         ItemVectors.load(run / "vectors/item/item.safetensors").values[60:], unit_rows(expected.numpy()), atol=1e-6

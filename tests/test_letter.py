@@ -17,7 +17,7 @@ from genrec.semtok.quantizers.config import RqVaeConfig
 from genrec.semtok.quantizers.residual import sum_codes
 from genrec.semtok.quantizers.rqvae import RqVae
 from genrec.training.quantizer.fit import fit_quantizer, fit_rqvae
-from genrec.training.quantizer.letter import Behaviour, Letter
+from genrec.training.quantizer.letter import Collaborative, Letter
 
 SIZES = (4, 4)
 SMALL = RqVaeConfig(latent_width=8, hidden_widths=(32,), warmup_steps=50, steps=150, batch_size=64, revive_every=20)
@@ -67,15 +67,15 @@ def test_the_terms_are_the_weighted_losses_of_known_items() -> None:
     torch.manual_seed(0)
     data = vectors(64)
     known = np.arange(64) % 3 > 0
-    behaviour = Behaviour(np.random.default_rng(1).normal(size=(64, 5)).astype(np.float32), known)
+    collaborative = Collaborative(np.random.default_rng(1).normal(size=(64, 5)).astype(np.float32), known)
     config = replace(SMALL, collaborative_weight=0.5, diversity_weight=0.25, diversity_clusters=2)
     model = RqVae(12, SIZES, config)
     for book in model.books:
         torch.nn.init.normal_(book)
-    letter, rows = Letter(config, 64, behaviour, 0, torch.device("cpu")), torch.arange(0, 64, 2)
+    letter, rows = Letter(config, 64, collaborative, 0, torch.device("cpu")), torch.arange(0, 64, 2)
     output = model(torch.from_numpy(data)[rows])
     assert letter.collaborative.shape == (64, 8)
-    centred = behaviour.vectors - behaviour.vectors[known].mean(axis=0)
+    centred = collaborative.vectors - collaborative.vectors[known].mean(axis=0)
     np.testing.assert_allclose(  # five axes of five dimensions turn the vectors, and only that
         letter.collaborative.numpy() @ letter.collaborative.numpy().T,
         centred @ centred.T / (np.square(centred[known]).sum() / (known.sum() * 5)),
@@ -90,16 +90,16 @@ def test_the_terms_are_the_weighted_losses_of_known_items() -> None:
     torch.testing.assert_close(letter(model, output, rows, 1), expected)
 
 
-def test_codes_come_to_know_behaviour() -> None:
-    """Words have 16 groups; behaviour splits each in two by a direction that is a small part of the vectors."""
+def test_codes_come_to_agree_with_collaborative_vectors() -> None:
+    """Text has 16 groups; collaborative vectors split each in two by a direction that is a small part of it."""
     rng = np.random.default_rng(0)
     side = rng.integers(0, 2, size=320) * 2.0 - 1
     data = np.hstack([vectors(), side[:, None]]).astype(np.float32)
     taken = np.outer(side, rng.normal(size=6)).astype(np.float32)
-    behaviour = Behaviour(taken, np.ones(320, dtype=bool))
+    collaborative = Collaborative(taken, np.ones(320, dtype=bool))
 
     def agreement(weight: float) -> float:
-        model = fit_rqvae(data, (8, 8), replace(SMALL, collaborative_weight=weight), 0, behaviour)
+        model = fit_rqvae(data, (8, 8), replace(SMALL, collaborative_weight=weight), 0, collaborative)
         quantised = sum_codes(model.codebooks, model.encode(data))
         design = np.hstack([quantised, np.ones((320, 1), dtype=np.float32)])
         fitted = design @ np.linalg.lstsq(design, side, rcond=None)[0]
@@ -111,12 +111,14 @@ def test_codes_come_to_know_behaviour() -> None:
 
 def test_off_is_off_and_the_seed_decides() -> None:
     data = vectors()
-    behaviour = Behaviour(np.random.default_rng(1).normal(size=(320, 5)).astype(np.float32), np.ones(320, dtype=bool))
+    collaborative = Collaborative(
+        np.random.default_rng(1).normal(size=(320, 5)).astype(np.float32), np.ones(320, dtype=bool)
+    )
     short = replace(SMALL, warmup_steps=5, steps=20)
-    plain, with_behaviour = fit_rqvae(data, SIZES, short, 0), fit_rqvae(data, SIZES, short, 0, behaviour)
-    assert all(torch.equal(a, b) for a, b in zip(plain.books, with_behaviour.books, strict=True))
+    plain, with_vectors = fit_rqvae(data, SIZES, short, 0), fit_rqvae(data, SIZES, short, 0, collaborative)
+    assert all(torch.equal(a, b) for a, b in zip(plain.books, with_vectors.books, strict=True))
     both = replace(short, collaborative_weight=0.01, diversity_weight=0.01)
-    first, second = fit_rqvae(data, SIZES, both, 0, behaviour), fit_rqvae(data, SIZES, both, 0, behaviour)
+    first, second = fit_rqvae(data, SIZES, both, 0, collaborative), fit_rqvae(data, SIZES, both, 0, collaborative)
     assert all(torch.equal(a, b) for a, b in zip(first.books, second.books, strict=True))
     assert not torch.equal(first.books[0], plain.books[0])
 
@@ -126,6 +128,6 @@ def test_a_level_of_one_code_has_no_mates() -> None:
     assert np.isfinite(model.codebooks[0]).all()
 
 
-def test_behaviour_must_be_given_where_it_is_asked_for() -> None:
+def test_collaborative_vectors_must_be_given_where_they_are_asked_for() -> None:
     with pytest.raises(InputError, match=r"--semtok.rqvae.collaborative_weight"):
         fit_quantizer("rqvae", vectors(), SIZES, replace(SMALL, collaborative_weight=0.1))

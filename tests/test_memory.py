@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from genrec.training.loop.memory import SHAPES, Shape, markdown, memory
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+table = importlib.import_module("memory_table")
+SHAPES, Shape, markdown, memory = table.SHAPES, table.Shape, table.markdown, table.memory
 
 SMALL = Shape("small", 64, 3, 4, 2, 16, 160, 300, tied=True)
 
 
-def decoder(shape: Shape) -> PreTrainedModel:
+def decoder(shape: Any) -> PreTrainedModel:
     settings = {
         "vocab_size": shape.vocabulary,
         "hidden_size": shape.hidden,
@@ -32,12 +38,12 @@ def decoder(shape: Shape) -> PreTrainedModel:
 @pytest.mark.parametrize(
     "shape", [SMALL, replace(SMALL, tied=False), replace(SMALL, qkv_bias=True, head_norm=False)], ids=str
 )
-def test_parameters_are_those_of_the_model(shape: Shape) -> None:
+def test_parameters_are_those_of_the_model(shape: Any) -> None:
     assert shape.parameters == sum(p.numel() for p in decoder(shape).parameters())
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
-def test_the_shapes_of_the_table_have_the_size_of_their_names(shape: Shape) -> None:
+def test_the_shapes_of_the_table_have_the_size_of_their_names(shape: Any) -> None:
     with torch.device("meta"):
         assert shape.parameters == sum(p.numel() for p in decoder(shape).parameters())
     billions = float(shape.name.split("-")[1].removesuffix("B"))
@@ -50,7 +56,7 @@ def test_adapters_are_those_of_peft() -> None:
     assert SMALL.lora_parameters(8) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
 
 
-def kept_bytes(shape: Shape, tokens: int) -> int:
+def kept_bytes(shape: Any, tokens: int) -> int:
     """Bytes that one training forward in bf16 keeps for each token: tensors one side of which counts tokens."""
     model = decoder(shape).train()
     kept: list[torch.Tensor] = []

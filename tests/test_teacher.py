@@ -1,4 +1,4 @@
-"""Soft targets from a recommender, against direct evaluation of their equations."""
+"""SoftTargets targets from a recommender, against direct evaluation of their equations."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from genrec.training.lm.teacher import Teacher
 from genrec.training.lm.validation import Validation
 from genrec.training.loop.batching import windows
 from genrec.training.loop.epochs import FitContext
-from genrec.training.loop.losses import Soft, linear_cross_entropy
+from genrec.training.loop.losses import SoftTargets, linear_cross_entropy
 
 SHARE = 0.6
 
@@ -59,27 +59,27 @@ def test_a_lesson_is_its_equation(data: st.DataObject) -> None:
     items = st.lists(st.integers(0, n - 1), min_size=1, max_size=9)
     histories = data.draw(st.lists(items, min_size=1, max_size=3))
     teacher, batch = taught(codes, sizes, histories, max_items=3)
-    lesson = teacher(batch)
+    soft = teacher(batch)
     targets = [(w, k) for w in _windows(histories) for k in range(w[1], len(w[0]))]
-    assert lesson is not None or all(len(w) == 1 for w, _ in _windows(histories))
-    if lesson is None:
+    assert soft is not None or all(len(w) == 1 for w, _ in _windows(histories))
+    if soft is None:
         return
-    assert len(lesson.states) == len(targets)
-    assert torch.equal(lesson.vectors, teacher.model.item_vectors[1:])
+    assert len(soft.items.states) == len(targets)
+    assert torch.equal(soft.items.vectors, teacher.model.item_vectors[1:])
     for place, ((window, _), k) in enumerate(targets):
         own = codes[window[k]]
         if not 1 <= k <= 3:  # nothing to go by, or more than the teacher reads
-            assert lesson.shares[place] == 0
-            assert not any(level[place].any() for level in lesson.codes)
+            assert soft.items.shares[place] == 0
+            assert not any(level[place].any() for level in soft.codes)
             continue
         scores = teacher.model.score(Sequences.from_lists([np.array(window[:k], dtype=np.int32)]))[0]
-        belief = np.exp(scores.astype(np.float64)) / np.exp(scores.astype(np.float64)).sum()
-        assert lesson.shares[place] == pytest.approx(SHARE)
-        said = (lesson.states[place] @ teacher.model.item_vectors.T).numpy()
+        probabilities = np.exp(scores.astype(np.float64)) / np.exp(scores.astype(np.float64)).sum()
+        assert soft.items.shares[place] == pytest.approx(SHARE)
+        said = (soft.items.states[place] @ teacher.model.item_vectors.T).numpy()
         np.testing.assert_allclose(said, scores, atol=1e-4)
-        for level, found in enumerate(lesson.codes):
+        for level, found in enumerate(soft.codes):
             under = (codes[:, :level] == own[:level]).all(axis=1)
-            mass = np.array([belief[under & (codes[:, level] == code)].sum() for code in range(sizes[level])])
+            mass = np.array([probabilities[under & (codes[:, level] == code)].sum() for code in range(sizes[level])])
             expected = SHARE * (mass / mass.sum() - np.eye(sizes[level])[own[level]])
             np.testing.assert_allclose(found[place].numpy(), expected, atol=1e-3)
 
@@ -109,7 +109,7 @@ def test_soft_targets_are_the_equation_and_its_gradient() -> None:
     generator = torch.Generator().manual_seed(0)
     hidden, weight = torch.randn(37, 5, generator=generator), torch.randn(11, 5, generator=generator)
     targets = torch.randint(0, 11, (37,), generator=generator)
-    soft = Soft(
+    soft = SoftTargets(
         torch.randn(37, 3, generator=generator),
         torch.randn(11, 3, generator=generator),
         torch.rand(37, generator=generator),
@@ -118,9 +118,9 @@ def test_soft_targets_are_the_equation_and_its_gradient() -> None:
     loss = linear_cross_entropy(hidden, weight, targets, soft=soft)
     (loss * 2).backward()
     h, w = (x.detach().double().requires_grad_() for x in (hidden, weight))
-    belief = (soft.states.double() @ soft.vectors.double().T).softmax(dim=1)
+    probabilities = (soft.states.double() @ soft.vectors.double().T).softmax(dim=1)
     shares = soft.shares.double()[:, None]
-    mixed = (1 - shares) * F.one_hot(targets, 11) + shares * belief
+    mixed = (1 - shares) * F.one_hot(targets, 11) + shares * probabilities
     expected = -(mixed * (h @ w.T).log_softmax(dim=1)).sum()
     (expected * 2).backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
@@ -136,23 +136,25 @@ def test_the_model_is_trained_towards_the_lesson(space: str) -> None:
     spelled, trie = SpelledItems(built.vocabulary, CODES), CodeTrie(CODES, (4, 4))
     teacher = Teacher(recommender(N), spelled, trie, torch.from_numpy(CODES), model.seen_rows, SHARE)
     batch = collate(history_examples(inputs.split.train.take(np.arange(6)), CODES, built.vocabulary, 6), 0)
-    lesson = teacher(batch)
-    assert lesson is not None
+    soft = teacher(batch)
+    assert soft is not None
     with torch.no_grad():
-        plain, ours = model(batch), model(batch, lesson)
+        plain, ours = model(batch), model(batch, soft)
         hidden = model.hidden(batch.input_ids)
     rows, places = (batch.items >= 0).nonzero(as_tuple=True)
     codes = 0.0
-    for level, beyond in enumerate(lesson.codes):
+    for level, beyond in enumerate(soft.codes):
         targets = beyond + F.one_hot(torch.from_numpy(CODES).long()[batch.items[rows, places], level], 4)
         assert torch.allclose(targets.sum(dim=1), torch.ones(len(targets)), atol=1e-4)
         codes -= float((targets * model.level_log_probs(hidden[rows, places + level], level)).sum().detach())
     assert ours.codes.item() == pytest.approx(codes, rel=1e-4)
     assert (ours.text, ours.n_items, ours.n_text) == (plain.text, plain.n_items, plain.n_text)
     scores = model.head.query(hidden[rows, places]) @ model.head.item_matrix(model.seen_rows).T
-    belief = (lesson.states @ lesson.vectors.T).softmax(dim=1)
-    shares = lesson.shares[:, None]
-    mixed = (1 - shares) * F.one_hot(model.seen_index[batch.items[rows, places]], scores.shape[1]) + shares * belief
+    probabilities = (soft.items.states @ soft.items.vectors.T).softmax(dim=1)
+    shares = soft.items.shares[:, None]
+    mixed = (1 - shares) * F.one_hot(
+        model.seen_index[batch.items[rows, places]], scores.shape[1]
+    ) + shares * probabilities
     assert ours.dense.item() == pytest.approx(-float((mixed * scores.log_softmax(dim=1)).sum()), rel=1e-4)
 
 
@@ -173,7 +175,7 @@ def fitted(inputs: LmInputs, config: LmConfig, work: Path) -> tuple[float, float
     return float(first.mean()), float(dense.mean())
 
 
-def test_a_pupil_learns_what_only_its_teacher_knows(tmp_path: Path) -> None:
+def test_a_student_learns_what_only_its_teacher_knows(tmp_path: Path) -> None:
     inputs = replace(world(), sequential=recommender(N))  # of which no purchase knows anything
     config = replace(
         TINY, width=32, dense_width=16, epochs=14, dropout=0.0, learning_rate=5e-3, head_learning_rate=5e-3,

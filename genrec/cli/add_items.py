@@ -25,7 +25,7 @@ from genrec.semtok.semantic_ids import SemanticIds
 from genrec.semtok.semantic_ids import add_items as assign_new
 from genrec.semtok.vectors import ItemVectors, unit_rows
 from genrec.sequential.frozen import extended, load_frozen
-from genrec.training.aligner.fit import load_inputs, vectors_from_text
+from genrec.training.aligner.fit import load_aligner_inputs, vectors_from_text
 from genrec.training.run_folder import ADDED, BEFORE, EXTENDED, files_hash, locked
 
 
@@ -89,7 +89,7 @@ def place(run: Path, text: ItemVectors) -> tuple[ItemVectors, Tensor | None]:
     facts = read_json(folder / "aligner.json")
     if not isinstance(facts, dict) or facts.get("name") == "fusion":
         return Fusion.load(folder).transform(text), None
-    raw = vectors_from_text(load_table(folder, load_inputs(run)), text)
+    raw = vectors_from_text(load_table(folder, load_aligner_inputs(run)), text)
     return ItemVectors(unit_rows(raw.numpy()), f"{facts['name']}({text.source})"), raw
 
 

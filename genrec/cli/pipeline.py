@@ -55,12 +55,12 @@ from genrec.sequential import BACKBONES
 from genrec.sequential.frozen import frozen
 from genrec.sequential.sasrec import SasRec
 from genrec.tasks.preference_texts import preference_vectors
-from genrec.training.aligner.fit import aligned_vectors, cold_items, fit_aligner, load_inputs
+from genrec.training.aligner.fit import aligned_vectors, cold_items, fit_aligner, load_aligner_inputs
 from genrec.training.lm.stage import LmStage, from_config, run_lm_stage
 from genrec.training.loop.checkpoint import remove_work
 from genrec.training.loop.epochs import FitContext
 from genrec.training.quantizer.fit import fit_quantizer
-from genrec.training.quantizer.letter import Behaviour
+from genrec.training.quantizer.letter import Collaborative
 from genrec.training.refit import check_same_settings, chosen_epochs
 from genrec.training.run_folder import (
     check_stage_folder,
@@ -268,7 +268,7 @@ class Pipeline:
     def _align(self, folder: Path) -> None:
         aligner, split = self.config.aligner, Split.load(self.run / "split")
         text, collaborative, _ = self._sides()
-        inputs = load_inputs(self.run)
+        inputs = load_aligner_inputs(self.run)
         work = folder / "work"
         work.mkdir(exist_ok=True)
         with progress_bar("aligned item vectors", "step") as progress:
@@ -295,10 +295,10 @@ class Pipeline:
             ItemVectors.load(self.run / "vectors/item/item.safetensors"),
         )
         text, collaborative, counts = self._sides()
-        behaviour = Behaviour(collaborative.values, counts > 0)
+        targets = Collaborative(collaborative.values, counts > 0)
         config = self.config.semtok
         quantizer = fit_quantizer(
-            config.quantizer, vectors.values, config.sizes, config.options, self.config.seed, behaviour
+            config.quantizer, vectors.values, config.sizes, config.options, self.config.seed, targets
         )
         ids = assign_ids(quantizer, catalog.item_ids, vectors.values, extra_level=config.extra_level)
         quantizer.save(folder)

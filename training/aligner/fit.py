@@ -1,6 +1,6 @@
 """Trains an aligner with a sequential model, and turns the trained table into item vectors.
 
-    inputs = load_inputs(run)
+    inputs = load_aligner_inputs(run)
     model = fit_aligner("faerec", FaeRecConfig(), inputs, split, lambda: SasRecBackbone(shape), training, context)
     vectors = aligned_vectors(model.items, inputs, "faerec(minilm, sasrec)")
 
@@ -33,7 +33,7 @@ from genrec.training.sequential.fit import fit_sequential
 def aligner_inputs(
     text: ItemVectors, collaborative: ItemVectors, train: Sequences, user_text: NDArray[np.float32] | None = None
 ) -> AlignerInputs:
-    """What an aligner reads, from the vectors of both sides and the training histories.
+    """What an aligner reads, from the vectors of both modalities and the training histories.
 
     Args:
         text: [N, D_t].
@@ -42,12 +42,12 @@ def aligner_inputs(
         user_text: [U, D_t].
     """
     n_items, values = len(text), train.values
-    taken = user_item_matrix(train, n_items)
+    matrix = user_item_matrix(train, n_items)
     counts = np.bincount(values, minlength=n_items).astype(np.int64)
-    return AlignerInputs(text.values, collaborative.values, counts, taken, user_text)
+    return AlignerInputs(text.values, collaborative.values, counts, matrix, user_text)
 
 
-def load_inputs(run: Path) -> AlignerInputs:
+def load_aligner_inputs(run: Path) -> AlignerInputs:
     """The same from the stages of a run; items that were added after its training are left out."""
     collaborative = ItemVectors.load(run / "vectors/collaborative/collaborative.safetensors")
     text = ItemVectors.load(run / "vectors/text/text.safetensors")
@@ -58,7 +58,7 @@ def load_inputs(run: Path) -> AlignerInputs:
 
 
 def cold_items(inputs: AlignerInputs) -> ColdItems:
-    """The items without training events, with their words."""
+    """The items without training events, with their text vectors."""
     rows = np.flatnonzero(inputs.counts == 0)
     return ColdItems(rows, inputs.text[rows])
 
@@ -99,7 +99,7 @@ def fit_aligner(
 
 @torch.inference_mode()
 def aligned_vectors(table: ItemTable, inputs: AlignerInputs, source: str) -> ItemVectors:
-    """The trained table as item vectors of unit length, [N, D]; items that nobody has taken have theirs from text.
+    """The trained table as item vectors of unit length, [N, D]; cold-start items have theirs from text.
 
     Unit length, because a recommender stores popularity in it, which should not decide an item's codes.
     """
@@ -111,9 +111,9 @@ def aligned_vectors(table: ItemTable, inputs: AlignerInputs, source: str) -> Ite
 
 @torch.inference_mode()
 def vectors_from_text(table: ItemTable, text: ItemVectors) -> Tensor:
-    """Vectors [M, D] of new items, from their words alone; not of unit length.
+    """Vectors [M, D] of new items, from their text alone; not of unit length.
 
     Raises:
-        InputError: the table knows no words, or the text vectors are of another width.
+        InputError: the table reads no text, or the text vectors are of another width.
     """
     return table.from_text(torch.from_numpy(text.values))

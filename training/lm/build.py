@@ -40,7 +40,7 @@ class LmInputs:
     Attributes:
         catalog: N items.
         semantic_ids: codes [N, L].
-        codebooks: [V_l, W] for each level of the quantiser, from which the SID rows start.
+        codebooks: [V_l, W] for each level of the quantiser, from which the SID token embeddings start.
         item_vectors: [N, W], what was quantised; content of the dense head, and of items at the input.
         split: histories to train on and cases to choose the epoch on.
         identity: [N, dense_width] first identity vectors of the dense head (collaborative vectors), or None for small
@@ -137,7 +137,7 @@ def build_lm(inputs: LmInputs, config: LmConfig) -> LanguageModel:
 
 
 def first_rows(embeddings: Tensor, tokenizer: PreTrainedTokenizerBase, inputs: LmInputs, config: LmConfig) -> Tensor:
-    """The SID rows [R, H] that fine-tuning starts from."""
+    """The SID token embeddings [R, H] that fine-tuning starts from."""
     codebooks, codes, sizes = inputs.codebooks, inputs.semantic_ids.codes, inputs.semantic_ids.sizes
     if config.sid_init == "random":
         return random_rows(embeddings, sizes, config.seed)

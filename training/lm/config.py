@@ -80,18 +80,18 @@ class LmConfig:
         batch_tokens: padded tokens of a batch, a process.
         gradient_accumulation: batches an optimiser step.
         learning_rate: peak of the LM's rate; null: 1e-3 from scratch, 2e-4 for LoRA, 5e-5 for full fine-tuning.
-        head_learning_rate: peak of the rate of SID rows, item input and dense head.
+        head_learning_rate: peak of the rate of SID token embeddings, item input and dense head.
         weight_decay: AdamW's.
         dense_width: width of the dense item head.
         dense_weight: weight of its loss; 0 leaves the head untrained and computes nothing for it.
         identity_dropout: share of items whose identity vectors are absent from a step, so that codes and content learn
-            to rank items that nobody has taken.
+            to rank cold-start items.
         teacher_share: how much of what is learned of the next item comes from what the recommender of the run's aligner
             believes, and not from what came next (`genrec.training.lm.teacher`); nothing where no aligner was trained.
         text_share: text-task rows for each item and epoch.
         tasks: which text tasks they are.
-        warmup_steps: first batches that train nothing but SID rows, item input and dense head; for base models, which
-            bring words that random rows would disturb. A scratch model has none of it.
+        warmup_steps: first batches that train nothing but SID token embeddings, item input and dense head; for base
+            models, whose pretrained weights random embeddings would disturb. A scratch model has none of it.
         preference: what follows fine-tuning, if anything: see `PreferenceStageConfig`.
         valid_cases: validation cases ranked after each epoch (drawn by seed where there are more); the shares of the
             fused ranking are chosen at the end on four times as many.

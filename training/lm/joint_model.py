@@ -5,7 +5,7 @@ The rows of the SID tokens are parameters of their own beside the LM's embedding
 its rows, a LoRA run trains them while every other row stays equal to the bit, and `export` writes them into a matrix of
 the right size, tied or not.
 
-Shapes: B rows, T tokens, H hidden width, M targets, R SID rows (the history token, then every level's codes).
+Shapes: B rows, T tokens, H hidden width, M targets, R SID tokens (the history token, then every level's codes).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from genrec.semtok.errors import InputError
 from genrec.training.lm.config import ScoreSpace
 from genrec.training.lm.data import IGNORE, Batch
 from genrec.training.lm.teacher import TeacherTargets
-from genrec.training.loop.losses import Soft, linear_cross_entropy
+from genrec.training.loop.losses import linear_cross_entropy
 
 ID_ONLY_ROWS = 0.1  # share of training rows whose items are all read by codes alone, as transformers reads them
 ID_ONLY_ITEMS = 0.2  # and of the items of the other rows
@@ -141,11 +141,11 @@ class JointModel(nn.Module):
         states: Tensor = self.lm.base_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
         return states
 
-    def forward(self, batch: Batch, lesson: TeacherTargets | None = None) -> Losses:
+    def forward(self, batch: Batch, soft: TeacherTargets | None = None) -> Losses:
         """Losses: codes over their score space, text over the text rows, items over those seen in training.
 
         Args:
-            lesson: what a teacher believes of the batch's targets.
+            soft: what a teacher gives for the batch's targets.
         """
         hidden = self.hidden(batch.input_ids)
         output_rows = self.rows if self.output_rows is None else self.output_rows
@@ -163,22 +163,22 @@ class JointModel(nn.Module):
                 codes = codes + linear_cross_entropy(
                     hidden[here], output_rows[rows].to(hidden.dtype), self.code_of[labels[here] - self.first]
                 )
-        if lesson is not None:
-            codes = codes - self._agreement(hidden, output_rows, batch.items, lesson)
+        if soft is not None:
+            codes = codes - self._agreement(hidden, output_rows, batch.items, soft)
         is_text = labelled & (level < 0)
         text = linear_cross_entropy(hidden[is_text], words[: self.first], labels[is_text])
         dense = nodes = hidden.new_zeros((), dtype=torch.float32)
         items = None
         if self.nodes is not None:
             items = self.head.item_matrix()
-            nodes = self._nodes(self.nodes, hidden, items, batch.items, lesson)
+            nodes = self._nodes(self.nodes, hidden, items, batch.items, soft)
         if self.train_head:
             starts = batch.items >= 0
             dense = linear_cross_entropy(
                 self._query(hidden[starts]),
                 self.head.item_matrix(self.seen_rows) if items is None else items[self.seen_rows],
                 self.seen_index[batch.items[starts]],
-                soft=None if lesson is None else Soft(lesson.states, lesson.vectors, lesson.shares),
+                soft=None if soft is None else soft.items,
             )
         n_codes = int((labelled & (level >= 0)).sum())
         return Losses(codes, nodes, text, dense, n_codes // len(self.level_rows), int(is_text.sum()))
@@ -189,7 +189,7 @@ class JointModel(nn.Module):
         return query
 
     def _nodes(
-        self, nodes: NodeScores, hidden: Tensor, items: Tensor, targets: Tensor, lesson: TeacherTargets | None
+        self, nodes: NodeScores, hidden: Tensor, items: Tensor, targets: Tensor, soft: TeacherTargets | None
     ) -> Tensor:
         """Cross-entropy over the children of the nodes on the way to each target, summed over levels.
 
@@ -204,8 +204,8 @@ class JointModel(nn.Module):
         for level in range(len(nodes.sizes)):
             log_probs = self.node_log_probs(nodes, hidden[rows, places + level], vectors, level, rows_of_items)
             total = total - log_probs.gather(1, nodes.codes[level][positions, None]).sum()
-            if lesson is not None:  # what it adds to a one-hot target
-                total = total - (lesson.codes[level] * log_probs).sum()
+            if soft is not None:  # what it adds to a one-hot target
+                total = total - (soft.codes[level] * log_probs).sum()
         return total
 
     def node_log_probs(self, nodes: NodeScores, hidden: Tensor, vectors: Tensor, level: int, items: Tensor) -> Tensor:
@@ -220,14 +220,14 @@ class JointModel(nn.Module):
         log_probs: Tensor = nodes(query, vectors, level, nodes.nodes(level, items))
         return log_probs
 
-    def _agreement(self, hidden: Tensor, output_rows: Tensor, items: Tensor, lesson: TeacherTargets) -> Tensor:
-        """What turns cross-entropy with the codes that came into cross-entropy with the lesson's targets.
+    def _agreement(self, hidden: Tensor, output_rows: Tensor, items: Tensor, soft: TeacherTargets) -> Tensor:
+        """What turns cross-entropy with the codes that came into cross-entropy with the teacher's targets.
 
         log Z - sum_c t_c z_c = (log Z - z_y) - sum_c (t_c - [c = y]) z_c, whatever Z runs over.
         """
         rows, places = (items >= 0).nonzero(as_tuple=True)
         total = hidden.new_zeros((), dtype=torch.float32)
-        for level, beyond in enumerate(lesson.codes):
+        for level, beyond in enumerate(soft.codes):
             logits = hidden[rows, places + level] @ output_rows[self.level_rows[level]].to(hidden.dtype).T
             total = total + (beyond * logits.float()).sum()
         return total
@@ -244,7 +244,7 @@ class JointModel(nn.Module):
 
     @torch.no_grad()
     def export(self) -> PreTrainedModel:
-        """Write the SID rows into the LM's matrices, resized where they are too small, and return the LM."""
+        """Write the SID token embeddings into the LM's matrices, resized where too small, and return the LM."""
         rows = self.first + len(self.rows)
         if self.lm.get_input_embeddings().weight.shape[0] < rows:
             self.lm.resize_token_embeddings(rows, mean_resizing=False)

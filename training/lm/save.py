@@ -18,21 +18,21 @@ from genrec.training.lm.build import LanguageModel, LmInputs, build_lm
 from genrec.training.lm.config import LmConfig
 
 
-def save_lm(built: LanguageModel, folder: Path, facts: Mapping[str, Any]) -> None:
+def save_lm(lm: LanguageModel, folder: Path, facts: Mapping[str, Any]) -> None:
     """Write a folder that `transformers` and vLLM open as it is (adapters merged); head and item input go below it.
 
     Args:
         facts: written to `genrec.json`: score space, ranking, what else a reader of the run needs.
     """
-    if built.adapter is not None:
-        built.adapter.merge_and_unload()
-    built.model.export().save_pretrained(folder)
-    built.tokenizer.save_pretrained(folder)
-    built.vocabulary.save(folder)
+    if lm.adapter is not None:
+        lm.adapter.merge_and_unload()
+    lm.model.export().save_pretrained(folder)
+    lm.tokenizer.save_pretrained(folder)
+    lm.vocabulary.save(folder)
     write_atomic(folder / "genrec.json", to_json(dict(facts)))
     (folder / "heads").mkdir(exist_ok=True)
-    built.model.head.save(folder / "heads" / "dense.safetensors")
-    for part in (built.model.item_input, built.model.nodes):
+    lm.model.head.save(folder / "heads" / "dense.safetensors")
+    for part in (lm.model.item_input, lm.model.nodes):
         if part is not None:
             part.save(folder / "heads")
 
@@ -46,8 +46,8 @@ def load_lm(folder: Path, inputs: LmInputs, config: LmConfig) -> LanguageModel:
     Raises:
         InputError: no model is there, or it was trained otherwise.
     """
-    built = build_lm(inputs, replace(config, base=str(folder), sid_init="random"))
-    model = built.model
+    lm = build_lm(inputs, replace(config, base=str(folder), sid_init="random"))
+    model = lm.model
     here = slice(model.first, model.first + len(model.rows))
     with torch.no_grad():
         model.rows.copy_(model.lm.get_input_embeddings().weight[here])
@@ -66,4 +66,4 @@ def load_lm(folder: Path, inputs: LmInputs, config: LmConfig) -> LanguageModel:
         nodes = read_tensors(folder / "heads" / NODES, state_spec(model.nodes), "node scores of these codes")
         model.nodes.load_state_dict(nodes)
     model.eval()
-    return built
+    return lm

@@ -1,4 +1,4 @@
-"""`Teacher`: what the recommender of the run's aligner believes of the next item, as soft targets of the LM.
+"""`Teacher`: next-item probabilities of the recommender of the run's aligner, as soft targets of the LM.
 
 A history says which item came next; a trained recommender says which others could have. Distillation (Hinton et al.
 2015, arXiv 1503.02531) mixes both, here for the dense head and, through the trie, for the codes of every level:
@@ -24,25 +24,23 @@ from genrec.decoding.item_input import SpelledItems
 from genrec.decoding.trie import CodeTrie, TrieLevel
 from genrec.sequential.base import SequentialModel
 from genrec.training.lm.data import Batch
+from genrec.training.loop.losses import SoftTargets
 
 LEAST_MASS = 1e-4  # of the items below a prefix; what is left of a running sum of less is rounding
-_CELLS = 2 << 20  # beliefs held at once
+_CELLS = 2 << 20  # probabilities held at once
 
 
 @dataclass(frozen=True)
 class TeacherTargets:
-    """What a teacher says of the M targets of a batch, in the order of `batch.items`.
+    """Soft targets for the M targets of a batch, in the order of `batch.items`.
 
     Attributes:
-        states: [M, D], to be compared with `vectors`.
-        vectors: [C, D], of the items seen in training.
-        shares: [M], s of each target; 0 where the teacher has nothing to go by.
-        codes: for each level [M, V_l], s times belief less the code that came: what is to be added to a one-hot target.
+        items: over the items seen in training; the share is 0 where the teacher has no history to read.
+        codes: for each level [M, V_l], s times (teacher probability less the one-hot target): what a one-hot target
+            lacks.
     """
 
-    states: Tensor
-    vectors: Tensor
-    shares: Tensor
+    items: SoftTargets
     codes: tuple[Tensor, ...]
 
 
@@ -81,7 +79,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, batch: Batch) -> TeacherTargets | None:
-        """The lesson of a batch, or None where it holds no histories."""
+        """The targets of a batch, or None where it holds no histories."""
         n_levels = len(self.trie.sizes)
         rows, places = (batch.items >= 0).nonzero(as_tuple=True)
         longest = min(int(self.model.config.max_items), (batch.input_ids.shape[1] - 1) // n_levels)
@@ -93,7 +91,9 @@ class Teacher(nn.Module):
         known = (before >= 1) & (before <= longest)
         states = self.model(histories)[is_history.cumsum(0)[rows] - 1, (before - 1).clamp(0, longest - 1)]
         shares = self.share * known.to(states.dtype)
-        return TeacherTargets(states, self.vectors, shares, self._codes(states, batch.items[rows, places], shares))
+        return TeacherTargets(
+            SoftTargets(states, self.vectors, shares), self._codes(states, batch.items[rows, places], shares)
+        )
 
     def _codes(self, states: Tensor, targets: Tensor, shares: Tensor) -> tuple[Tensor, ...]:
         chunk = max(16, _CELLS // self.trie.n_items)
@@ -104,8 +104,8 @@ class Teacher(nn.Module):
         return tuple(torch.cat(levels) for levels in zip(*parts, strict=True))
 
     def _codes_of(self, states: Tensor, targets: Tensor, shares: Tensor) -> list[Tensor]:
-        belief = (states @ self.sorted_vectors.T).softmax(dim=1)
-        below = nn.functional.pad(belief.cumsum(dim=1), (1, 0))  # [M, N + 1]: mass of all items before a position
+        probabilities = (states @ self.sorted_vectors.T).softmax(dim=1)
+        below = nn.functional.pad(probabilities.cumsum(dim=1), (1, 0))  # [M, N + 1]: mass before a position
         position = self.position[targets].int()
         node = torch.zeros_like(position)
         found = []

@@ -59,7 +59,7 @@ class Validation:
         self.trie = CodeTrie(inputs.semantic_ids.codes, inputs.semantic_ids.sizes)
         self.exclude_seen = inputs.exclude_seen
 
-    def __call__(self, built: LanguageModel) -> dict[str, float]:
+    def __call__(self, lm: LanguageModel) -> dict[str, float]:
         """Recall@10 by beam, by dense head, and with co-occurrence at the weights that win.
 
         The epoch is chosen by what the language model says: beside other scorers an unfinished model looks as good as a
@@ -67,7 +67,7 @@ class Validation:
         """
         alone = [FusionWeights(dense) for dense in self.dense_weights]
         fused = [FusionWeights(*pair) for pair in product(self.dense_weights, self.cooccurrence_weights)]
-        found = self.by_weights(built, [FusionWeights(0.0), FusionWeights(1.0), *alone, *fused], self.cases)
+        found = self.by_weights(lm, [FusionWeights(0.0), FusionWeights(1.0), *alone, *fused], self.cases)
         best = _best(fused, found)
         return {
             "valid_beam_recall@10": found[FusionWeights(0.0)].recall,
@@ -78,7 +78,7 @@ class Validation:
             "selection": max(found[weights].recall for weights in alone),
         }
 
-    def choose(self, built: LanguageModel) -> FusionWeights:
+    def choose(self, lm: LanguageModel) -> FusionWeights:
         """The fusion weights that win by NDCG@10, which a sample of cases tells apart better than Recall@10."""
         sequential = [0.0] if self.sequential is None else SEQUENTIAL_WEIGHTS
         if self.config.sequential_weight is not None:
@@ -86,14 +86,14 @@ class Validation:
         weights = [
             FusionWeights(*three) for three in product(self.dense_weights, self.cooccurrence_weights, sequential)
         ]
-        return _best(weights, self.by_weights(built, weights, self.cases_of_choice))
+        return _best(weights, self.by_weights(lm, weights, self.cases_of_choice))
 
     def by_weights(
-        self, built: LanguageModel, weights: Sequence[FusionWeights], cases: Cases, k: int = 10
+        self, lm: LanguageModel, weights: Sequence[FusionWeights], cases: Cases, k: int = 10
     ) -> Mapping[FusionWeights, Figures]:
         """Recall@k and NDCG@k of the fused ranking by its weights."""
-        model, everything = built.model, ItemFilter(self.trie)
-        parts = (built.scorer(), self.trie, built.vocabulary, self.codes, model.head, self.config, self.cooccurrence)
+        model, everything = lm.model, ItemFilter(self.trie)
+        parts = (lm.scorer(), self.trie, lm.vocabulary, self.codes, model.head, self.config, self.cooccurrence)
         lists = Ranker(*parts, self.sequential).fused_lists(
             cases.histories,
             weights=list(dict.fromkeys(weights)),
@@ -105,5 +105,7 @@ class Validation:
 
 
 def _best(weights: Sequence[FusionWeights], found: Mapping[FusionWeights, Figures]) -> FusionWeights:
-    """Of equal ones that with less of the other component scorers, and codes and dense head most even."""
-    return max(weights, key=lambda one: (found[one].ndcg, -one.sequential, -one.cooccurrence, -abs(one.dense - 0.5)))
+    """Of equal weights those with less of the other component scorers, and codes and dense head most even."""
+    return max(
+        weights, key=lambda each: (found[each].ndcg, -each.sequential, -each.cooccurrence, -abs(each.dense - 0.5))
+    )

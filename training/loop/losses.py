@@ -15,7 +15,7 @@ from torch import Tensor
 _CHUNK_LOGITS = 2 << 20
 
 
-class Soft(NamedTuple):
+class SoftTargets(NamedTuple):
     """Targets that a teacher makes: (1 - share) the row's target + share softmax(states vectors^T).
 
     Attributes:
@@ -38,7 +38,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float, soft: Soft | None
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float, soft: SoftTargets | None
     ) -> Tensor:
         rows = max(16, _CHUNK_LOGITS // weight.shape[0])
         mean = weight.float().mean(dim=0) if smoothing else None
@@ -51,9 +51,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             picked, highest = logits.gather(1, t), logits.amax(dim=1, keepdim=True)
             if soft is not None:
                 share = soft.shares[start : start + rows, None]
-                believed = (soft.states[start : start + rows] @ soft.vectors.T).float().softmax(dim=1)
-                believed.scatter_add_(1, t, -torch.ones_like(picked)).mul_(share)  # what it adds to a one-hot target
-                picked = picked + (believed * logits).sum(dim=1, keepdim=True)
+                probabilities = (soft.states[start : start + rows] @ soft.vectors.T).float().softmax(dim=1)
+                probabilities.scatter_add_(1, t, -torch.ones_like(picked)).mul_(share)  # less the one-hot
+                picked = picked + (probabilities * logits).sum(dim=1, keepdim=True)
             e = logits.sub_(highest).exp_()
             z = e.sum(dim=1, keepdim=True)
             loss = z.log() + highest - (1 - smoothing) * picked
@@ -62,7 +62,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             losses[start : start + rows] = loss[:, 0]
             e.scatter_add_(1, t, (smoothing - 1) * z)
             if soft is not None:
-                e -= believed.mul_(z)
+                e -= probabilities.mul_(z)
             e = e.to(hidden.dtype)
             grad_hidden[start : start + rows] = (e @ weight).float() / z
             scaled = h.float() / z
@@ -84,7 +84,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, smoothing: float = 0.0, soft: Soft | None = None
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, smoothing: float = 0.0, soft: SoftTargets | None = None
 ) -> Tensor:
     """Sum over M of -log softmax(hidden weight^T)[target].
 
@@ -93,7 +93,7 @@ def linear_cross_entropy(
         weight: [C, D].
         targets: int64 [M].
         smoothing: share of the target mass that is spread over all classes.
-        soft: what a teacher believes; it gets no gradient.
+        soft: a teacher's targets; it gets no gradient.
 
     Returns:
         A scalar in float32: the sum, so that the caller decides what to divide by.

@@ -19,7 +19,7 @@ from genrec.semtok.quantizers.config import RqVaeConfig
 from genrec.semtok.quantizers.residual import Floats, default_sizes
 from genrec.semtok.quantizers.residual_kmeans import fit_codebooks
 from genrec.semtok.quantizers.rqvae import RqVae, RqVaeOutput
-from genrec.training.quantizer.letter import Behaviour, Letter
+from genrec.training.quantizer.letter import Collaborative, Letter
 
 # Codes must keep up with latents that move as the encoder learns: at the encoder's own rate they fall behind.
 _CODE_RATE = 10.0
@@ -31,7 +31,7 @@ def fit_quantizer(
     sizes: tuple[int, ...],
     config: Any,
     seed: int = 0,
-    behaviour: Behaviour | None = None,
+    collaborative: Collaborative | None = None,
 ) -> Quantizer:
     """Fit a quantiser; the same seed gives the same one.
 
@@ -40,23 +40,27 @@ def fit_quantizer(
         vectors: float32 [N, D].
         sizes: codes on each level; empty: by the size of the catalogue (`quantizers.residual.default_sizes`).
         config: its options.
-        behaviour: of the same items; needed where the configuration has a collaborative weight.
+        collaborative: of the same items; needed where the configuration has a collaborative weight.
 
     Raises:
-        InputError: it has one and no behaviour is given, or the fit diverged.
+        InputError: it has one and no such vectors are given, or the fit diverged.
     """
     entry, sizes = QUANTIZERS[name], sizes or default_sizes(len(vectors))
     if entry.fit is not None:
         return entry.fit(vectors, sizes, config, seed)
-    return fit_rqvae(vectors, sizes, config, seed, behaviour)
+    return fit_rqvae(vectors, sizes, config, seed, collaborative)
 
 
 def fit_rqvae(
-    vectors: Floats, sizes: tuple[int, ...], config: RqVaeConfig, seed: int = 0, behaviour: Behaviour | None = None
+    vectors: Floats,
+    sizes: tuple[int, ...],
+    config: RqVaeConfig,
+    seed: int = 0,
+    collaborative: Collaborative | None = None,
 ) -> RqVae:
-    """Fit an RQ-VAE: the bare autoencoder first, k-means codes on its latents, then everything together."""
+    """Fit an RQ-VAE: the autoencoder alone first, k-means codes on its latents, then everything together."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    letter = Letter(config, len(vectors), behaviour, seed, device)
+    letter = Letter(config, len(vectors), collaborative, seed, device)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = RqVae(vectors.shape[1], sizes, config).to(device).train()
@@ -76,7 +80,7 @@ def fit_rqvae(
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     used = [torch.zeros(size, dtype=torch.bool, device=device) for size in sizes]
-    batches = _batches(data, config.batch_size, generator)
+    batches = _endless_batches(data, config.batch_size, generator)
     for step in trange(1, config.steps + 1, desc="fitting the quantiser", unit="step", disable=None):
         rows = next(batches)
         output: RqVaeOutput = model(data[rows])
@@ -103,7 +107,7 @@ def _refuse_divergence(*arrays: Floats) -> None:
 def _warm_up(model: RqVae, data: Tensor, generator: torch.Generator) -> None:
     """Steps of the autoencoder without the quantiser, so that the first codes are centres of meaningful latents."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=model.config.learning_rate, weight_decay=0.0)
-    batches = _batches(data, model.config.batch_size, generator)
+    batches = _endless_batches(data, model.config.batch_size, generator)
     for _ in range(model.config.warmup_steps):
         inputs = model.standardise(data[next(batches)])
         loss = torch.nn.functional.mse_loss(model.decoder(model.encoder(inputs)), inputs)
@@ -119,7 +123,7 @@ def _revive(
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
 ) -> None:
-    """Move every code that no vector took since the last time onto a residual of the batch, and forget its momentum."""
+    """Move every code that was not used since the last time onto a residual of the batch, and forget its momentum."""
     for book, seen, residuals in zip(model.books, used, output.residuals, strict=True):
         dead = torch.nonzero(~seen).squeeze(1)
         picked = torch.randint(len(residuals), (len(dead),), generator=generator).to(dead.device)
@@ -130,7 +134,7 @@ def _revive(
         seen.zero_()
 
 
-def _batches(data: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+def _endless_batches(data: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Rows of batches for ever, in a new order each epoch; a last batch of less than half the size is left out."""
     while True:
         order = torch.randperm(len(data), generator=generator).to(data.device)

@@ -1,5 +1,5 @@
-"""LETTER's two regularisers of an RQ-VAE: codes that know behaviour, and codes that spread (Wang et al. 2024, arXiv
-2405.07314). Each is off where its weight is 0.
+"""LETTER's two regularisers of an RQ-VAE: codes that agree with collaborative vectors, and codes that spread (Wang et
+al. 2024, arXiv 2405.07314). Each is off where its weight is 0.
 
 Shapes: N items, D_c width of the collaborative vectors, W latent width.
 """
@@ -23,16 +23,16 @@ from genrec.semtok.quantizers.rqvae import RqVae, RqVaeOutput
 
 
 @dataclass(frozen=True)
-class Behaviour:
+class Collaborative:
     """What the collaborative term holds the codes to.
 
     Attributes:
         vectors: float32 [N, D_c], collaborative.
-        known: bool [N], items that somebody has taken; the vectors of others mean nothing.
+        seen: bool [N], items with training events; the vectors of others mean nothing.
     """
 
     vectors: Floats
-    known: NDArray[np.bool_]
+    seen: NDArray[np.bool_]
 
 
 class Letter:
@@ -44,33 +44,38 @@ class Letter:
     Args:
         config: the RQ-VAE's.
         n_items: N.
-        behaviour: needed where there is a collaborative weight.
+        collaborative: needed where there is a collaborative weight.
         seed: of clusters and of the codes drawn from them.
         device: of the fit.
 
     Raises:
-        InputError: there is a collaborative weight and no behaviour.
+        InputError: there is a collaborative weight and there are no such vectors.
     """
 
     def __init__(
-        self, config: RqVaeConfig, n_items: int, behaviour: Behaviour | None, seed: int, device: torch.device
+        self,
+        config: RqVaeConfig,
+        n_items: int,
+        collaborative: Collaborative | None,
+        seed: int,
+        device: torch.device,
     ) -> None:
         self.config, self.seed = config, seed
         self.steps_an_epoch = max(1, n_items // config.batch_size)
         self.generator = torch.Generator().manual_seed(seed)
         self.mates: list[CodeMates] = []
         if config.collaborative_weight:
-            if behaviour is None:
+            if collaborative is None:
                 raise InputError("--semtok.rqvae.collaborative_weight: there are no collaborative vectors to hold to")
-            self.known = torch.from_numpy(behaviour.known).to(device)
-            self.collaborative = torch.from_numpy(_main_part(behaviour, config.latent_width)).to(device)
+            self._seen = torch.from_numpy(collaborative.seen).to(device)
+            self.collaborative = torch.from_numpy(_main_part(collaborative, config.latent_width)).to(device)
 
     def __call__(self, model: RqVae, output: RqVaeOutput, rows: Tensor, step: int) -> Tensor:
         """The weighted terms, a scalar, for items `rows` and their pass through the model."""
         total = output.quantised.new_zeros(())
-        known = self.known[rows] if self.config.collaborative_weight else None
-        if known is not None and known.any():
-            contrast = collaborative_contrast(output.quantised[known], self.collaborative[rows[known]])
+        seen = self._seen[rows] if self.config.collaborative_weight else None
+        if seen is not None and seen.any():
+            contrast = collaborative_contrast(output.quantised[seen], self.collaborative[rows[seen]])
             total = total + self.config.collaborative_weight * contrast
         if self.config.diversity_weight:
             total = total + self.config.diversity_weight * self._diversity(model, output.codes, step)
@@ -89,9 +94,9 @@ class Letter:
         return total
 
 
-def _main_part(behaviour: Behaviour, width: int) -> Floats:
-    """The main components [N, width] of the collaborative vectors, by the items that somebody has taken."""
-    mean, axes = principal_axes(behaviour.vectors[behaviour.known], width)
-    main = (behaviour.vectors - mean) @ axes
-    main /= np.sqrt(np.square(main[behaviour.known]).mean()).clip(1e-12)
+def _main_part(collaborative: Collaborative, width: int) -> Floats:
+    """The main components [N, width] of the collaborative vectors, by the items seen in training."""
+    mean, axes = principal_axes(collaborative.vectors[collaborative.seen], width)
+    main = (collaborative.vectors - mean) @ axes
+    main /= np.sqrt(np.square(main[collaborative.seen]).mean()).clip(1e-12)
     return np.pad(main, ((0, 0), (0, width - main.shape[1])))

@@ -43,8 +43,8 @@ class Softmax:
     Args:
         counts: int64 [N], training events of each item.
         negatives: expected classes of a sample; None: all.
-        cold: items that are no classes: they come after training, and a softmax that had them would teach the model to
-            rank them last.
+        cold: items that are no classes: they come after training, and a softmax with them would teach the model to rank
+            them last.
     """
 
     def __init__(self, counts: NDArray[np.int64], negatives: int | None, cold: ColdItems | None) -> None:
@@ -83,7 +83,7 @@ def fit_sequential(
         make_model: builds the untrained model; called under the seed.
         exclude_seen: rank without the items of the history when validating.
         negatives: classes that the softmax samples a batch (`sequential.sampled_softmax`); None: the whole catalogue.
-        cold: items without training events that are to be ranked by their words; they are no classes of the softmax.
+        cold: items without training events that are ranked by their text; they are no classes of the softmax.
         stage: what the log's rows are about.
 
     Returns:

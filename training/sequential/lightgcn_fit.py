@@ -1,7 +1,7 @@
 """Fits LightGCN: every edge of the graph is a user's vector that a softmax over the catalogue compares with its item's.
 
-The paper's pairwise loss has one drawn negative; the softmax has all of them and is what the other models here are
-trained with, so that they differ by what they read alone. Both spread their vectors over the graph once a batch, which
+The paper's pairwise loss has one drawn negative; the softmax has all of them and trains the other models too, so
+that they differ by what they read alone. Both spread their vectors over the graph once a batch, which
 is most of the work: batches are large.
 
 Shapes: M edges of a batch, N items, U users.
