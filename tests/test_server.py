@@ -23,9 +23,11 @@ from fastapi.testclient import TestClient
 from worlds.ring_recommender import RingRecommender, shop
 from worlds.topk_batches import write_batch
 
+from genrec.cli.main import main as genrec_main
 from genrec.inference.serve.guard import Guard, RateLimit
-from genrec.inference.serve.server import ServeConfig, _app, app_in_worker, create_app
+from genrec.inference.serve.server import ServeConfig, _api_key, _app, app_in_worker, create_app
 from genrec.inference.store.lmdb_store import LmdbStore
+from genrec.inference.store.topk_store import StoreUnavailable
 from genrec.semtok.errors import InputError
 
 CONFIG = ServeConfig(run=Path("run"), timeout=5.0, rate=0)
@@ -133,10 +135,10 @@ class TestLive:
         with TestClient(_app(dataclasses.replace(CONFIG, run=tmp_path))) as client:
             client.post("/v1/users/ann/events", json={"item_ids": ["i4", "i5"]})
             assert "i4" in ids(client.get("/v1/users/ann/recommendations?k=12"))
-            assert len(ring.batches) == 1
+            before = len(ring.batches)
             for _ in range(2):
                 client.get("/v1/users/unknown/recommendations")
-            assert len(ring.batches) == 2
+            assert len(ring.batches) == before + 1
 
     def test_events_of_unknown_items_only_change_nothing(self, client):
         assert client.post("/v1/users/ann/events", json={"item_ids": ["unheard-of"]}).json()["accepted"] == 0
@@ -420,6 +422,13 @@ class TestBadRequests:
         is_problem(answer, 405, "wrong-method")
         assert answer.headers["allow"] == "GET"
 
+    @pytest.mark.parametrize("name", ["%ff", "a%ed%a0%80", "%c0%af", "ann%80"])
+    def test_an_id_that_is_no_text_is_refused(self, client, name):
+        """Decoded as it could be, all of these would be one user."""
+        is_problem(client.get(f"/v1/users/{name}/recommendations"), 400, "bad-request")
+        is_problem(client.post(f"/v1/users/{name}/events", json={"item_ids": ["i1"]}), 400, "bad-request")
+        is_problem(client.get(f"/v1/items/{name}"), 400, "bad-request")
+
     def test_an_id_that_is_too_long(self, client):
         is_problem(client.get(f"/v1/users/{'x' * 3000}/recommendations"), 422, "invalid")
 
@@ -453,6 +462,21 @@ class TestKeyAndRate:
     def test_with_the_key(self, keyed, name, opening):
         headers = {name: (opening + "s3cret-ü").encode()}
         assert keyed.get("/v1/users/ann/recommendations", headers=headers).status_code == 200
+
+    @pytest.mark.parametrize("headers", [{"X-API-Key": " s3cret-ü "}, {"Authorization": "bearer  s3cret-ü "}])
+    def test_spaces_around_the_key_are_no_part_of_it(self, keyed, headers, monkeypatch):
+        encoded = {name: value.encode() for name, value in headers.items()}
+        assert keyed.get("/v1/users/ann/recommendations", headers=encoded).status_code == 200
+        monkeypatch.setenv("GENREC_API_KEY", "s3cret \n")  # as a file ends
+        assert _api_key() == "s3cret"
+
+    def test_a_blank_key_lets_nobody_in_by_mistake(self, monkeypatch):
+        monkeypatch.setenv("GENREC_API_KEY", "")
+        assert _api_key() is None
+        for blank in (" ", "\n", "a\nb"):
+            monkeypatch.setenv("GENREC_API_KEY", blank)
+            with pytest.raises(InputError, match="GENREC_API_KEY: set, but blank"):
+                _api_key()
 
     def test_a_client_that_asks_too_often(self, ring, store):
         with TestClient(create_app(ring, store, dataclasses.replace(CONFIG, rate=0.01))) as client:
@@ -491,6 +515,52 @@ class TestHealth:
             assert client.get("/health/live").json() == {"status": "live"}
         empty.close()
 
+    def test_ready_only_once_the_model_has_answered(self, ring, store, caplog):
+        """And no longer, once it has failed at something that is not the request's fault, until it answers again."""
+        right = ring.recommend
+
+        def broken(*args, **options):
+            raise IndexError("index 60 is out of bounds for axis 0 with size 58")
+
+        with TestClient(create_app(ring, store, CONFIG), raise_server_exceptions=False) as client:
+            ring.recommend = broken
+            for _ in range(2):
+                assert "log says why" in is_problem(client.get("/health/ready"), 503, "not-ready")["detail"]
+            assert "out of bounds" in caplog.text
+            ring.recommend = right
+            assert client.get("/health/ready").status_code == 200
+            asked = len(ring.batches)
+            assert client.get("/health/ready").status_code == 200
+            assert len(ring.batches) == asked
+            assert client.post("/v1/recommendations", json={"where": {"size": 1}}).status_code == 422
+            assert client.get("/health/ready").status_code == 200
+            assert len(ring.batches) == asked + 1  # the request's own
+            ring.recommend = broken
+            is_problem(client.post("/v1/recommendations", json={"history": ["i1"]}), 500, "internal")
+            is_problem(client.get("/health/ready"), 503, "not-ready")
+
+    def test_a_run_that_opens_and_cannot_recommend_is_one_line(self, ring, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr("genrec.inference.recommender.Recommender.from_pretrained", lambda *_, **__: ring)
+        monkeypatch.setattr(ring, "similar", lambda item_id, k: [][60])
+        (tmp_path / "catalog").mkdir()
+        shop().save(tmp_path / "catalog")
+        assert genrec_main(["serve", str(tmp_path)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"genrec serve: {tmp_path}: opened, but it cannot recommend (IndexError: ")
+
+    def test_metrics_answer_while_the_store_does_not(self, client, store, monkeypatch):
+        assert "genrec_store_up 1.0" in client.get("/metrics").text
+
+        def down():
+            raise StoreUnavailable("gone")
+
+        monkeypatch.setattr(store, "info", down)
+        page = client.get("/metrics").text
+        assert "genrec_store_up 0.0" in page
+        assert "genrec_lists_users 5.0" in page
+        assert float(page.split("\ngenrec_lists_age_seconds ")[1].split()[0]) >= 3600
+        is_problem(client.get("/health/ready"), 503, "store-down")
+
     def test_metrics_count_requests_answers_and_batches(self, client):
         client.get("/v1/users/ann/recommendations")
         client.get("/v1/users/bob/recommendations")
@@ -512,7 +582,7 @@ class TestConfig:
         [{"workers": 0}, {"port": 70000}, {"rate": -1.0}, {"timeout": 0.0}, {"max_k": 0}, {"port": 0, "workers": 2}],
     )
     def test_a_bad_value_names_its_flag(self, wrong):
-        with pytest.raises(InputError, match=f"--{next(iter(wrong))}"):
+        with pytest.raises(InputError, match=f"^{next(iter(wrong))} "):
             ServeConfig(run=Path("run"), **wrong)
 
     def test_the_application_wants_a_catalogue(self, store):
@@ -521,15 +591,19 @@ class TestConfig:
 
 
 SERVE = """
-import sys
+import signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from pathlib import Path
 from genrec.inference.serve.server import ServeConfig, serve
 serve(ServeConfig(run=Path(sys.argv[1]), port=int(sys.argv[2]), workers=int(sys.argv[3]), live=False, drain=5))
 """
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_run_is_served_and_stops_gracefully(tmp_path, workers):
+@pytest.mark.parametrize(
+    ("workers", "stop"),
+    [(1, signal.SIGTERM), (1, signal.SIGHUP), pytest.param(2, signal.SIGTERM, marks=pytest.mark.slow)],
+)
+def test_a_run_is_served_and_stops_gracefully(tmp_path, workers, stop):
     (tmp_path / "catalog").mkdir()
     shop().save(tmp_path / "catalog")
     write_batch(tmp_path / "topk", LISTS)
@@ -551,7 +625,7 @@ def test_a_run_is_served_and_stops_gracefully(tmp_path, workers):
             assert ask(port, "/v1/users/ann/recommendations", key="key")["version"] == "v000002"
         assert np.isclose(metric(port, 'genrec_answers_total{source="store",stale="false"}'), 11)
     finally:
-        server.send_signal(signal.SIGTERM)
+        server.send_signal(stop)
         errors = server.communicate(timeout=30)[1].decode()
     assert server.returncode in (0, -signal.SIGTERM), errors
     assert "Traceback" not in errors

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -22,11 +23,13 @@ from genrec.inference.serve.answers import Answers
 from genrec.inference.serve.config import ServeConfig
 from genrec.inference.serve.guard import Guard, RateLimit
 from genrec.inference.serve.metrics import ServeMetrics
-from genrec.inference.serve.microbatch import LiveRecommender, MicroBatcher
+from genrec.inference.serve.microbatch import LiveRecommender, MicroBatcher, Question
 from genrec.inference.serve.problem import HANDLERS, MEDIA_TYPE, Problem
-from genrec.inference.store.topk_store import TopKStore
+from genrec.inference.store.topk_store import StoreUnavailable, TopKStore
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.errors import InputError
+
+log = logging.getLogger(__name__)
 
 
 def create_app(
@@ -112,6 +115,19 @@ class _Service:
         yield
         if self.batcher is not None:
             await self.batcher.close()
+
+    async def prove(self) -> None:
+        """Have the model answer a request, unless the last one that it got was answered; else 503."""
+        if self.batcher is None or self.batcher.proven:
+            return
+        question = Question((self.catalog.item_ids[-1],), 1)  # the newest item: what an interrupted change lacks first
+        try:
+            await self.answers.live(question, user_id=None, unknown=[])
+        except Problem as problem:
+            raise Problem(503, "not-ready", f"no live recommendation: {problem.detail}") from None
+        except Exception:
+            log.exception("a live recommendation failed")
+            raise Problem(503, "not-ready", "a live recommendation failed; the log says why") from None
 
     def row(self, item_id: str) -> int:
         try:
@@ -224,11 +240,12 @@ def _add_health_routes(app: FastAPI, service: _Service) -> None:
 
     @app.get("/health/ready", **_gives(api.ReadyAnswer, "health"))
     async def health_ready() -> Response:
-        """There is something to recommend with: a batch in the store, or a model."""
+        """There is something to recommend with, and where there is a model, it has answered a live request."""
         info = None if service.store is None else await asyncio.to_thread(service.store.info)
         model = service.recommender
         if info is None and model is None:
             raise Problem(503, "not-ready", "no batch in the store, and live recommendations are off")
+        await service.prove()
         matches = None if info is None or model is None else info.index_version == model.index_version
         lists = None if info is None else dataclasses.asdict(info)
         return _json({"status": "ready", "live": model is not None, "store": lists, "store_matches_model": matches})
@@ -236,9 +253,14 @@ def _add_health_routes(app: FastAPI, service: _Service) -> None:
     @app.get("/metrics", responses=_METRICS_RESPONSE, response_class=Response, tags=["health"])
     async def prometheus_metrics() -> Response:
         """For Prometheus."""
-        info = None if service.store is None else await asyncio.to_thread(service.store.info)
+        info, store_up = None, service.store is not None
+        if service.store is not None:
+            try:
+                info = await asyncio.to_thread(service.store.info)
+            except StoreUnavailable:
+                store_up = False
         waiting = 0 if service.batcher is None else service.batcher.waiting
-        return service.metrics.page(info, waiting)
+        return service.metrics.page(info, waiting, store_up=store_up)
 
 
 def _read_k(request: Request, most: int) -> int:

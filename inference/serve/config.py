@@ -26,11 +26,12 @@ class ServeConfig:
         max_k: most items that a request may want.
         max_history: most items that a request may name.
         max_body_bytes: largest body.
+        connections: most open connections of each worker; for one more, the one idle longest is closed.
         rate: requests per second that one address may go on making, in each worker; 0 for no limit.
         batch: most live requests that go through the model together.
         wait_ms: milliseconds that the first of them waits for company.
         queue: most live requests waiting; more are refused.
-        timeout: seconds that a live answer, or a body on its way, may take.
+        timeout: seconds that a live answer may take, and a request's headers or body on their way.
         drain: seconds that requests under way get when the server is told to stop.
     """
 
@@ -45,6 +46,7 @@ class ServeConfig:
     max_k: int = 100
     max_history: int = 200
     max_body_bytes: int = 1 << 16
+    connections: int = 512
     rate: float = 1000.0
     batch: int = 16
     wait_ms: float = 2.0
@@ -53,7 +55,7 @@ class ServeConfig:
     drain: int = 30
 
     def __post_init__(self) -> None:
-        check.at_least_one(self, "workers", "max_k", "max_history", "max_body_bytes", "batch", "queue")
+        check.at_least_one(self, "workers", "max_k", "max_history", "max_body_bytes", "connections", "batch", "queue")
         check.path(self, "run")
         check.not_negative(self, "rate", "wait_ms", "drain")
         check.positive(self, "timeout")

@@ -9,6 +9,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from urllib.parse import unquote_to_bytes
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -82,6 +83,7 @@ class Guard:
 
         try:
             self._check(scope)
+            _check_path(scope)
             if scope["method"] not in ("GET", "HEAD"):
                 receive = _replay(await self._read(scope, receive), receive)
             await self._app(scope, receive, counted)
@@ -136,12 +138,22 @@ class Guard:
         return Problem(413, "body-too-large", f"A body may have at most {self._body_bytes} bytes.")
 
 
+def _check_path(scope: Scope) -> None:
+    """Refuse a path that is no text: decoded as it could be, two users' ids would become one."""
+    raw: bytes = scope.get("raw_path") or b""
+    if b"%" in raw:
+        try:
+            unquote_to_bytes(raw).decode()
+        except UnicodeDecodeError:
+            raise Problem(400, "bad-request", "the path is not percent-encoded UTF-8") from None
+
+
 def _given_key(scope: Scope) -> bytes:
     for name, value in scope["headers"]:
         if name == b"x-api-key":
-            return bytes(value)
+            return bytes(value).strip()
         if name == b"authorization" and value[:7].lower() == b"bearer ":
-            return bytes(value[7:])
+            return bytes(value[7:]).strip()
     return b""
 
 

@@ -36,6 +36,10 @@ class ServeMetrics:
         self._age = Gauge(
             "genrec_lists_age_seconds", "Age of the stored lists", registry=registry, multiprocess_mode="mostrecent"
         )
+        self._up = Gauge(
+            "genrec_store_up", "Whether the store answers", registry=registry, multiprocess_mode="mostrecent"
+        )
+        self._info: ListsInfo | None = None
         self._users = Gauge("genrec_lists_users", "Stored lists", registry=registry, multiprocess_mode="mostrecent")
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
@@ -51,9 +55,11 @@ class ServeMetrics:
         """Count a batch of live requests."""
         self._batches.observe(size)
 
-    def page(self, info: ListsInfo | None, waiting: int) -> Response:
-        """The page that Prometheus reads."""
+    def page(self, info: ListsInfo | None, waiting: int, *, store_up: bool) -> Response:
+        """The page that Prometheus reads; where the store does not answer, with what it said last."""
         self._waiting.set(waiting)
+        self._up.set(store_up)
+        info = self._info = info if store_up else self._info
         self._age.set(float("nan") if info is None else info.age)
         self._users.set(0 if info is None else info.users)
         registry = self._registry

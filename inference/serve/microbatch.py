@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from genrec.recommendations import Recommendations
 from genrec.semtok.catalog import Catalog
+from genrec.semtok.errors import InputError
 from genrec.semtok.semantic_ids import SemanticIds
 
 Ranking = Literal["beam", "rerank", "dense", "fused"]
@@ -113,6 +114,7 @@ class MicroBatcher:
     ) -> None:
         self._recommender, self._batch, self._wait, self._queue = recommender, batch, wait_ms / 1000, queue
         self._observe = observe
+        self.proven = False  # whether the last batch was answered
         self._waiting: deque[_Waiting] = deque()
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="recommender")
@@ -175,10 +177,12 @@ class MicroBatcher:
         try:
             lists = await self.call(self._recommend, [waiting.question for waiting in batch])
         except Exception as error:  # whatever it is belongs to those who asked; the loop goes on
+            self.proven = self.proven and isinstance(error, InputError)
             for waiting in batch:
                 if not waiting.answer.done():
                     waiting.answer.set_exception(error)
             return
+        self.proven = True
         for waiting, answer in zip(batch, lists, strict=True):
             if not waiting.answer.done():
                 waiting.answer.set_result(answer)
