@@ -29,18 +29,18 @@ from genrec.decoding.torch_scorer import TorchScorer
 from genrec.decoding.trie import CodeTrie
 from genrec.decoding.vocabulary import SidVocabulary
 from genrec.inference.text_search import TextSearch, whole_characters
-from genrec.ranking.config import Ranking, RankingConfig
+from genrec.ranking.config import Ranking
 from genrec.ranking.cooccurrence import Cooccurrence
 from genrec.ranking.dense_head import DenseHead
 from genrec.ranking.ranker import Ranker
 from genrec.recommendations import Recommendations
+from genrec.run import Run
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.errors import InputError
-from genrec.semtok.folders import check_folder, hash_value, read_json
-from genrec.semtok.pretrained import open_folder
+from genrec.semtok.folders import hash_value
+from genrec.semtok.pretrained import ModelFolder, open_folder
 from genrec.semtok.semantic_ids import SemanticIds
 from genrec.semtok.vectors import ItemVectors, unit_rows
-from genrec.sequential.frozen import load_frozen
 from genrec.tasks.writer import search_prompt
 
 Engine = Literal["torch", "vllm"]
@@ -99,51 +99,26 @@ class Recommender:
         Raises:
             InputError: a part of the run is missing, truncated, foreign or of another run; there is no such device.
         """
-        run = Path(run)
-        manifests = {name: check_folder(run / name) for name in ("catalog", "vectors/item", "semtok", "lm")}
-        catalog, ids = Catalog.load(run / "catalog"), SemanticIds.load(run / "semtok")
-        vectors = ItemVectors.load(run / "vectors/item/item.safetensors")
-        if ids.item_ids != catalog.item_ids or len(vectors) != len(catalog):
-            raise InputError(
-                f"{run}: catalogue, item vectors and semantic IDs differ; repeat the interrupted add-items"
-            )
-        lm, facts = run / "lm", read_json(run / "lm/genrec.json")
-        folder = open_folder(lm, str(lm))
-        vocabulary = SidVocabulary.load(lm)
-        if vocabulary.sizes != ids.sizes:
-            raise InputError(f"{lm}: trained for codes {vocabulary.sizes}, the semantic IDs have {ids.sizes}")
-        if device is None or engine == "vllm":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise InputError(f"device {device!r} is unavailable here ({str(error).splitlines()[0]})") from None
-        dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
-        trie = CodeTrie(ids.codes, ids.sizes)
-        content = torch.from_numpy(vectors.values).to(device)
-        item_input = ItemInput.load(lm / "heads", SpelledItems(vocabulary, ids.codes), content)
-        item_input = None if item_input is None else item_input.to(device)
-        score_space = facts["score_space"]
-        scorer: NextCodeScorer
-        if engine == "vllm":
-            from genrec.inference.engines.vllm_engine import VllmScorer
+        with Run.open(run) as opened:
+            return cls.of(opened, engine=engine, device=device, dtype=dtype)
 
-            scorer = VllmScorer(lm, vocabulary, score_space=score_space, dtype=dtype, item_input=item_input)
-        else:
-            model = folder.model("causal", getattr(torch, dtype), whole=True).to(device)
-            scorer = TorchScorer(model, vocabulary, score_space=score_space, item_input=item_input)
-        head = DenseHead.load(lm / "heads/dense.safetensors", torch.from_numpy(ids.codes), ids.sizes, content)
-        head = head.to(device)
-        nodes = NodeScores.load(lm / "heads", trie)
-        reader = scorer if nodes is None else NodeScorer(scorer, nodes.to(device), head)
-        cooccurrence = Cooccurrence.load(lm / "heads/cooccurrence.safetensors").extended(len(catalog))
-        sequence = load_frozen(run / "vectors/item")
-        config = RankingConfig(**facts["ranking"])
-        ranker = Ranker(reader, trie, vocabulary, ids.codes, head, config, cooccurrence, sequence)
-        run_id = hash_value({name: manifest["files"] for name, manifest in manifests.items()})[:16]
-        tokenizer = folder.tokenizer()
-        open_text = partial(TextSearch.load, run / "vectors/text", len(catalog))
-        return cls(catalog, ids, vectors, ranker, scorer, tokenizer, run_id, open_text)
+    @classmethod
+    def of(
+        cls,
+        run: Run,
+        *,
+        engine: Engine = "torch",
+        device: str | None = None,
+        dtype: Literal["float32", "bfloat16"] | None = None,
+    ) -> Recommender:
+        """The same of a run that is open, or that this process works on."""
+        device = _device(engine, device)
+        run_id = hash_value(run.files(("catalog", "vectors/item", "semtok", "lm")))[:16]
+        catalog, ids, vectors = run.catalog(), run.semantic_ids(), run.item_vectors()
+        folder = open_folder(run.lm, str(run.lm))
+        scorer = _scorer(run, folder, engine, device, dtype or ("bfloat16" if device.startswith("cuda") else "float32"))
+        ranker, search = _ranker(run, scorer, device), partial(TextSearch.of, run)
+        return cls(catalog, ids, vectors, ranker, scorer, folder.tokenizer(), run_id, search)
 
     def recommend(
         self,
@@ -254,3 +229,50 @@ class Recommender:
     def _shared(self, where: Mapping[str, Any] | None, allowed: NDArray[np.bool_] | None) -> ItemFilter:
         shared = self.filters(where)
         return shared if allowed is None else shared & ItemFilter.from_mask(self.trie, allowed)
+
+
+def open_ranker(run: Run) -> Ranker:
+    """The ranker of a run, by torch."""
+    return Recommender.of(run).ranker
+
+
+def _device(engine: Engine, device: str | None) -> str:
+    """The device by its name; raises InputError where there is none."""
+    if device is None or engine == "vllm":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device {device!r} is unavailable here ({str(error).splitlines()[0]})") from None
+    return device
+
+
+def _scorer(
+    run: Run, folder: ModelFolder, engine: Engine, device: str, dtype: Literal["float32", "bfloat16"]
+) -> NextCodeScorer:
+    """The language model, as an engine runs it."""
+    ids, facts, lm = run.semantic_ids(), run.language_model(), run.lm
+    vocabulary = SidVocabulary.load(lm)
+    if vocabulary.sizes != ids.sizes:
+        raise InputError(f"{lm}: trained for codes {vocabulary.sizes}, the semantic IDs have {ids.sizes}")
+    content = torch.from_numpy(run.item_vectors().values).to(device)
+    item_input = ItemInput.load(lm / "heads", SpelledItems(vocabulary, ids.codes), content)
+    item_input = None if item_input is None else item_input.to(device)
+    if engine == "vllm":
+        from genrec.inference.engines.vllm_engine import VllmScorer
+
+        return VllmScorer(lm, vocabulary, score_space=facts.score_space, dtype=dtype, item_input=item_input)
+    model = folder.model("causal", getattr(torch, dtype), whole=True).to(device)
+    return TorchScorer(model, vocabulary, score_space=facts.score_space, item_input=item_input)
+
+
+def _ranker(run: Run, scorer: NextCodeScorer, device: str) -> Ranker:
+    """The language model beside the other component scorers."""
+    ids, heads = run.semantic_ids(), run.lm / "heads"
+    trie, content = CodeTrie(ids.codes, ids.sizes), torch.from_numpy(run.item_vectors().values).to(device)
+    head = DenseHead.load(heads / "dense.safetensors", torch.from_numpy(ids.codes), ids.sizes, content).to(device)
+    nodes = NodeScores.load(heads, trie)
+    reader = scorer if nodes is None else NodeScorer(scorer, nodes.to(device), head)
+    cooccurrence = Cooccurrence.load(heads / "cooccurrence.safetensors").extended(len(ids))
+    ranking = run.language_model().ranking
+    return Ranker(reader, trie, SidVocabulary.load(run.lm), ids.codes, head, ranking, cooccurrence, run.sequential())

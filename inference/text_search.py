@@ -9,15 +9,11 @@ Shapes: N items, D width of the text vectors.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec.semtok.encoders import TextEncoder, load_encoder
-from genrec.semtok.errors import InputError
-from genrec.semtok.folders import check_folder
-from genrec.semtok.vectors import ItemVectors
+from genrec.run import Run
+from genrec.semtok.encoders import TextEncoder
 
 
 def whole_characters(text: str) -> str:
@@ -37,17 +33,9 @@ class TextSearch:
         self.encoder, self.vectors = encoder, vectors
 
     @classmethod
-    def load(cls, folder: Path, n_items: int) -> TextSearch:
-        """Read the `vectors/text` folder of a run.
-
-        Raises:
-            InputError: it is missing, truncated, foreign or of another catalogue.
-        """
-        check_folder(folder)
-        vectors = ItemVectors.load(folder / "text.safetensors")
-        if len(vectors) != n_items:
-            raise InputError(f"{folder}: vectors of {len(vectors)} items, the catalogue has {n_items}")
-        return cls(load_encoder(folder), vectors.values)
+    def of(cls, run: Run) -> TextSearch:
+        """By the text vectors and the encoder of a run; raises InputError where they are not the run's."""
+        return cls(run.text_encoder(), run.text_vectors().values)
 
     def cosines(self, query: str) -> NDArray[np.float32]:
         """[N]; zeros for a query without a known word."""

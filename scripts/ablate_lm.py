@@ -19,15 +19,14 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from genrec.cli.parsing import load_config
-from genrec.cli.pipeline import Pipeline
-from genrec.cli.seeds import markdown, stage_costs
+from genrec.cli.pipeline import fit
 from genrec.evaluation.metrics import Values, paired_interval, recall
-from genrec.evaluation.tables import DEFAULT, RANKS
+from genrec.evaluation.seeds import markdown, stage_costs
+from genrec.evaluation.tables import DEFAULT
+from genrec.run import Run
 from genrec.semtok.errors import InputError
-from genrec.semtok.folders import read_json
 from genrec.tasks.weights import TaskWeights
 
 LINES: dict[str, list[str]] = {
@@ -48,20 +47,20 @@ LINES: dict[str, list[str]] = {
 MODELS = ("genrec beam", "genrec dense", "genrec fused")
 
 
-def fit_line(run: Path, name: str, folder: Path) -> None:
+def fit_line(run: Run, name: str, folder: Path) -> Run:
     """One line; nothing is made again where it is done."""
     shared = [f"--run={folder}", f"--reuse={run}", "--topk.k=0"]
-    Pipeline(load_config(run / "config.yaml", [*shared, *LINES[name]])).fit()
+    return fit(load_config(run.config, [*shared, *LINES[name]]))
 
 
-def table(run: Path, folders: Mapping[str, Path]) -> str:
-    """Markdown: a line for the whole model and one for each of `folders`."""
+def table(run: Run, lines_of: Mapping[str, Run]) -> str:
+    """Markdown: a line for the whole model and one for each of `lines_of`."""
     headings = ["line", *(f"Recall@10, {model.removeprefix('genrec ')}" for model in MODELS), "tail, fused"]
     whole, lines = hits(run), []
-    for name, folder in {"whole": run, **folders}.items():
+    for name, other in {"whole": run, **lines_of}.items():
         figures = {
             (row["model"].removesuffix(DEFAULT), row["slice"]): f"{row['value']:.4f}"
-            for row in read_json(folder / "report/metrics.json")
+            for row in other.metrics()
             if (row["metric"], row["k"]) == ("recall", 10)
         }
         lines.append(
@@ -69,16 +68,16 @@ def table(run: Path, folders: Mapping[str, Path]) -> str:
                 name,
                 *(figures[model, "all"] for model in MODELS),
                 figures[MODELS[-1], "tail"],
-                "" if folder == run else paired_interval(hits(folder), whole).signed(),
-                f"{seconds['lm'][0]:,.0f}" if "lm" in (seconds := stage_costs(folder)) else "",
+                "" if other is run else paired_interval(hits(other), whole).signed(),
+                f"{seconds['lm'][0]:,.0f}" if "lm" in (seconds := stage_costs(other)) else "",
             ]
         )
     return markdown([*headings, "fused minus whole", "seconds"], lines)
 
 
-def hits(run: Path) -> Values:
+def hits(run: Run) -> Values:
     """Recall@10 of the fused ranking, case by case."""
-    return recall(load_file(run / "report" / RANKS)[MODELS[-1]].astype(np.int64), 10)
+    return recall(run.ranks()[MODELS[-1]].astype(np.int64), 10)
 
 
 def main() -> None:
@@ -89,19 +88,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder of the lines' runs; default: RUN-ablations")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    run: Path = arguments.run
-    out = arguments.out or run.with_name(f"{run.name}-ablations")
+    run = Run(arguments.run)
+    out = arguments.out or run.path.with_name(f"{run.path.name}-ablations")
     names = arguments.lines.split(",")
     try:
         unknown = [name for name in names if name not in LINES]
         if unknown:
             raise InputError(f"--lines {unknown[0]}: choose from {', '.join(LINES)}")
-        if not (run / "report" / RANKS).is_file():
-            raise InputError(f"{run}: not a finished run of genrec fit")
-        folders = {name: out / name for name in names}
-        for name, folder in folders.items():
-            fit_line(run, name, folder)
-        sys.stdout.write(table(run, folders))
+        run.check_finished(("report",))
+        sys.stdout.write(table(run, {name: fit_line(run, name, out / name) for name in names}))
     except InputError as error:
         sys.exit(f"ablate_lm: {error}")
 

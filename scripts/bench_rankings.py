@@ -27,13 +27,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec.cli.seeds import markdown
-from genrec.data.cases import Cases, Split
+from genrec.data.cases import Cases
 from genrec.data.sequences import Sequences
 from genrec.evaluation.metrics import interval, ndcg, paired_interval, rank_of_target, recall
+from genrec.evaluation.seeds import markdown
 from genrec.evaluation.tables import padded
 from genrec.inference.recommender import Recommender
 from genrec.ranking.config import Ranking, RankingConfig
+from genrec.run import Run
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import to_json, write_atomic
 
@@ -92,8 +93,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.cases < 1:
         parser.error("--cases must be at least 1")
-    recommender = Recommender.from_pretrained(options.run, device="cpu")
-    test = Split.load(options.run / "split").test
+    with Run.open(options.run) as run:
+        recommender, test = Recommender.of(run, device="cpu"), run.split().test
     count = min(500 if options.quick else options.cases, len(test))
     measured = measure(recommender, test.take(np.random.default_rng(options.seed).choice(len(test), count, False)))
 

@@ -28,15 +28,17 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from genrec.cli.parsing import load_config
-from genrec.cli.pipeline import Pipeline
+from genrec.cli.pipeline import stages_before_lm
 from genrec.data.sample_shop import make_sample_shop
+from genrec.run import Run
 from genrec.semtok.folders import to_json, write_atomic
+from genrec.stages import bring_up_to_date
 from genrec.training.lm.base import scratch_model, scratch_tokenizer
 from genrec.training.lm.build import LanguageModel, LmInputs
 from genrec.training.lm.config import LmConfig, SidInit
 from genrec.training.lm.data import PAD, collate, response_example
 from genrec.training.lm.fit import fit_lm
-from genrec.training.lm.stage import load_inputs
+from genrec.training.lm.stage import lm_inputs
 from genrec.training.loop.epochs import FitContext
 
 SHOP = ["--sasrec.width=64", "--collaborative.epochs=8", "--aligner.name=fusion", "--fusion.width=64"]
@@ -49,11 +51,11 @@ def shop_inputs(folder: Path, users: int) -> LmInputs:
     make_sample_shop(0, users=users).write(folder)
     data = f"data:\n  items: {folder / 'items.jsonl'}\n  interactions: {folder / 'interactions.csv'}\n"
     (folder / "config.yaml").write_text(f"{data}run: {folder / 'run'}\n")
-    pipeline = Pipeline(load_config(folder / "config.yaml", SHOP))
-    pipeline.run.mkdir()
-    for stage in pipeline._stages_before_lm():
-        pipeline._bring_up_to_date(stage)
-    return load_inputs(pipeline.run)
+    run = Run(folder / "run")
+    with run.locked():
+        for stage in stages_before_lm(load_config(folder / "config.yaml", SHOP)):
+            bring_up_to_date(run, stage)
+    return lm_inputs(run)
 
 
 def read_catalogue(texts: list[str], folder: Path) -> None:

@@ -15,13 +15,11 @@ from pathlib import Path
 import polars as pl
 
 from genrec.cli.parsing import load_config
-from genrec.cli.pipeline import Pipeline
-from genrec.data.cases import Split
+from genrec.cli.pipeline import fit
 from genrec.data.sample_shop import make_sample_shop
 from genrec.evaluation.tables import ORACLE, evaluate, format_table, rank
-from genrec.semtok.catalog import Catalog
+from genrec.run import Run
 from genrec.semtok.errors import InputError
-from genrec.semtok.folders import read_json
 
 
 def main() -> None:
@@ -41,22 +39,21 @@ def main() -> None:
         f"--data.items={data / 'items.jsonl'}", f"--data.interactions={data / 'interactions.csv'}",
         f"--run={options.run}", f"--seed={options.seed}",
     ])  # fmt: skip
-    pipeline = Pipeline(config)
-    pipeline.fit()
-    split = Split.load(options.run / "split")
+    run = fit(config)
+    split = run.split()
     best = {ORACLE: rank(shop.oracle_scores, split.test.histories, exclude_seen=True)}
-    rows = read_json(options.run / "report/metrics.json") + evaluate(best, split.test, split.train, len(shop.items))
+    rows = run.metrics() + evaluate(best, split.test, split.train, len(shop.items))
     print(format_table(rows))
-    _print_examples(options.run)
-    print(f"\nreport  {options.run / 'report/report.html'}\nlists   {options.run / 'topk'}")
+    _print_examples(run)
+    print(f"\nreport  {run.report / 'report.html'}\nlists   {run.topk}")
     print(f"done in {time.perf_counter() - started:.0f} s")
 
 
-def _print_examples(run: Path) -> None:
+def _print_examples(run: Run) -> None:
     """One shopper's last purchases and what they are recommended."""
-    catalog = Catalog.load(run / "catalog")
-    users = pl.read_parquet(run / "split/users.parquet").head(1)
-    lists = pl.read_parquet(run / "topk/part-00000.parquet").head(1)
+    catalog = run.catalog()
+    users = pl.read_parquet(run.users).head(1)
+    lists = pl.read_parquet(run.topk / "part-00000.parquet").head(1)
     print(f"\nuser {users['user_id'][0]} had, lately:")
     for item in users["history"][0].to_list()[-4:]:
         print(f"    {catalog.titles[catalog.row(item)]}")

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -64,6 +65,25 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(data, "sha256").hexdigest()
 
 
+_known_hashes: dict[tuple[int, int, int, int], str] = {}  # of this process, by device, inode, size and time
+_SETTLED = 2_000_000_000  # nanoseconds: a younger file may be written to again within one tick of the disk's clock
+
+
+def hash_unchanged(path: Path) -> str:
+    """`hash_file`, read once a process for a file that keeps its place on the disk, its size and its time.
+
+    For large files that are replaced and never written into, as weights in sealed folders are.
+    """
+    facts = path.stat()
+    key = facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
+    if key in _known_hashes:
+        return _known_hashes[key]
+    found = hash_file(path)
+    if time.time_ns() - facts.st_mtime_ns > _SETTLED:
+        _known_hashes[key] = found
+    return found
+
+
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that decide a run's bytes."""
     return {name: metadata.version(name) for name in _LIBRARIES}
@@ -107,7 +127,7 @@ def check_folder(folder: Path, *, hashes: bool = False) -> dict[str, Any]:
             raise InputError(f"{path}: listed in the manifest but missing")
         if path.stat().st_size != facts["bytes"]:
             raise InputError(f"{path}: {path.stat().st_size} bytes, the manifest says {facts['bytes']}; truncated?")
-        if hashes and hash_file(path) != facts["sha256"]:
+        if hashes and hash_unchanged(path) != facts["sha256"]:
             raise InputError(f"{path}: contents differ from the manifest's hash")
     return manifest
 
@@ -161,6 +181,23 @@ def hold_lock(path: Path, refusal: str) -> Iterator[None]:
 def new_folder(target: Path, inputs: Mapping[str, Any], *, resume: bool = False) -> Iterator[Path]:
     """Give a scratch folder beside `target`; when the block ends well, seal it with a manifest and put it in place.
 
+    A kill leaves either the old folder, or the new one, or a sealed scratch folder that `finish_rename` puts in place.
+    See `sealed_scratch`.
+    """
+    with sealed_scratch(target, inputs, resume=resume) as scratch:
+        yield scratch
+    finish_rename(target)
+
+
+def scratch_of(target: Path) -> Path:
+    """Where a folder is made before it is put in the place of `target`."""
+    return target.with_name(f".{target.name}.new")
+
+
+@contextlib.contextmanager
+def sealed_scratch(target: Path, inputs: Mapping[str, Any], *, resume: bool = False) -> Iterator[Path]:
+    """Give a scratch folder beside `target`, and seal it with a manifest when the block ends well.
+
     Args:
         target: where the folder will stand; an older one there is replaced, whatever it holds (see
             `check_replaceable`).
@@ -168,13 +205,11 @@ def new_folder(target: Path, inputs: Mapping[str, Any], *, resume: bool = False)
         resume: keep the scratch folder that an interrupted attempt with the same inputs left (its checkpoints live in
             it).
 
-    A kill leaves either the old folder, or the new one, or a sealed scratch folder that `finish_rename` puts in place.
-
     Raises:
         InputError: there can be no folder there.
     """
     finish_rename(target)
-    scratch = target.with_name(f".{target.name}.new")
+    scratch = scratch_of(target)
     key = hash_value(dict(inputs))
     owner = scratch / ".inputs"
     if not (resume and owner.is_file() and owner.read_text() == key):
@@ -188,7 +223,6 @@ def new_folder(target: Path, inputs: Mapping[str, Any], *, resume: bool = False)
     yield scratch
     owner.unlink()
     write_manifest(scratch, inputs)
-    finish_rename(target)
 
 
 def link_folder(source: Path, target: Path) -> None:
@@ -196,7 +230,7 @@ def link_folder(source: Path, target: Path) -> None:
 
     Sealed files are replaced and never written into, so neither place can change the other.
     """
-    scratch = target.with_name(f".{target.name}.new")
+    scratch = scratch_of(target)
     shutil.rmtree(scratch, ignore_errors=True)
     shutil.copytree(source, scratch, copy_function=_link, ignore=shutil.ignore_patterns(MANIFEST))
     _link(source / MANIFEST, scratch / MANIFEST)  # last: it says that the folder is whole
@@ -212,7 +246,7 @@ def _link(source: str | Path, target: str | Path) -> None:
 
 def finish_rename(target: Path) -> None:
     """Put a sealed scratch folder in place of `target`; does nothing where there is none."""
-    scratch = target.with_name(f".{target.name}.new")
+    scratch = scratch_of(target)
     old = target.with_name(f".{target.name}.old")
     if (scratch / MANIFEST).is_file():
         shutil.rmtree(old, ignore_errors=True)

@@ -9,27 +9,24 @@ import numpy as np
 import pytest
 import torch
 
-from genrec.cli.add_items import add
+from genrec.add_items import add
 from genrec.cli.parsing import load_config
-from genrec.cli.pipeline import Pipeline
+from genrec.cli.pipeline import stages_before_lm
 from genrec.data.sample_shop import make_sample_shop
 from genrec.data.sequences import Sequences
+from genrec.run import Run
 from genrec.semtok.aligners.saved import load_table, make_table
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import check_folder, read_json
 from genrec.semtok.semantic_ids import SemanticIds
 from genrec.semtok.vectors import ItemVectors, unit_rows
+from genrec.sequential.aligner_inputs import aligner_inputs, cold_items, vectors_from_text
 from genrec.sequential.base import SequentialModel
 from genrec.sequential.config import SasRecConfig
 from genrec.sequential.frozen import extended, frozen, load_frozen, log_probability
 from genrec.sequential.sasrec import SasRecBackbone
-from genrec.training.aligner.fit import (
-    aligned_vectors,
-    aligner_inputs,
-    cold_items,
-    load_aligner_inputs,
-    vectors_from_text,
-)
+from genrec.stages import bring_up_to_date
+from genrec.training.aligner.fit import aligned_vectors
 
 SMALL = ["--sasrec.width=16", "--collaborative.epochs=2", "--aligner.training.epochs=2", "--data.cold_share=0.1"]
 
@@ -40,11 +37,11 @@ def stages(folder: Path, *options: str) -> Path:
     config = folder / "my.yaml"
     data = f"data:\n  items: {folder / 'items.jsonl'}\n  interactions: {folder / 'interactions.csv'}\n"
     config.write_text(f"{data}run: {folder / 'run'}\n")
-    pipeline = Pipeline(load_config(config, [*SMALL, *options]))
-    pipeline.run.mkdir(exist_ok=True)
-    for stage in pipeline._stages_before_lm():
-        pipeline._bring_up_to_date(stage)
-    return pipeline.run
+    run = Run(folder / "run")
+    with run.locked():
+        for stage in stages_before_lm(load_config(config, [*SMALL, *options])):
+            bring_up_to_date(run, stage)
+    return run.path
 
 
 def test_inputs_count_events_and_mark_who_took_what() -> None:
@@ -79,7 +76,7 @@ def test_the_stage_holds_the_table_its_vectors_and_its_log(run: Path) -> None:
         "aligner.json", "aligner.safetensors", "item.safetensors", "sasrec.json", "sasrec.safetensors",
         "training.json",
     }  # fmt: skip
-    vectors, inputs = ItemVectors.load(run / "vectors/item/item.safetensors"), load_aligner_inputs(run)
+    vectors, inputs = ItemVectors.load(run / "vectors/item/item.safetensors"), Run(run).aligner_inputs()
     table = load_table(run / "vectors/item", inputs)
     np.testing.assert_array_equal(vectors.values, aligned_vectors(table, inputs, "").values)
     assert vectors.values.shape == (60, 16)
@@ -100,11 +97,11 @@ def test_new_items_are_placed_by_the_runs_own_aligner(run: Path, tmp_path: Path)
     for number, name in enumerate(["Copper kettle", "Alpine tent"]):  # the second finds a run that has grown
         file = tmp_path / f"{number}.jsonl"
         file.write_text(json.dumps({"item_id": f"new{number}", "title": name}) + "\n")
-        assert add(run, file) == 1
+        assert add(Run(run), file) == 1
     after = SemanticIds.load(run / "semtok")
     np.testing.assert_array_equal(after.codes[:60], before.codes)
     text = ItemVectors.load(run / "vectors/text/text.safetensors")
-    table = load_table(run / "vectors/item", load_aligner_inputs(run))
+    table = load_table(run / "vectors/item", Run(run).aligner_inputs())
     expected = vectors_from_text(table, ItemVectors(text.values[60:], text.source))
     np.testing.assert_allclose(
         ItemVectors.load(run / "vectors/item/item.safetensors").values[60:], unit_rows(expected.numpy()), atol=1e-6
@@ -156,7 +153,7 @@ def test_every_aligner_makes_a_run_that_takes_new_items(name: str, tmp_path: Pat
     assert (run / "vectors/users/users.safetensors").is_file() == (name == "recgoat")
     file = tmp_path / "new.jsonl"
     file.write_text(json.dumps({"item_id": "new", "title": "Copper kettle"}) + "\n")
-    assert add(run, file) == 1
+    assert add(Run(run), file) == 1
     assert len(SemanticIds.load(run / "semtok")) == 61
 
 

@@ -10,15 +10,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from genrec.cli.compare import Comparison
+from genrec.cli.compare import compare
 from genrec.cli.compare_config import CompareConfig, load_compare_config
-from genrec.cli.compare_plots import _two_dimensions, alignment, categories, following_pairs, uniformity
-from genrec.cli.compare_report import MINUS, Result, case_groups, table, write_comparison
 from genrec.cli.main import main
 from genrec.data.cases import Cases
 from genrec.data.sample_shop import make_sample_shop
 from genrec.data.sequences import Sequences
 from genrec.data.splits import Split
+from genrec.evaluation.comparison import MINUS, Result, case_groups, table, write_comparison
+from genrec.evaluation.comparison_plots import _two_dimensions, alignment, categories, following_pairs, uniformity
+from genrec.run import Run
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import read_json
@@ -95,20 +96,20 @@ def test_an_interrupted_comparison_goes_on_to_the_same_bytes(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = load_compare_config(write_config(tmp_path / "shop"))
-    noted, stops, undisturbed = [0], [2, 5, 6, 9], Comparison._note
+    noted, stops, undisturbed = [0], [2, 5, 6, 9], Run.note
 
-    def stopping(self: Comparison, row: Mapping[str, Any]) -> None:
+    def stopping(self: Run, row: Mapping[str, Any]) -> None:
         undisturbed(self, row)
         noted[0] += "epoch" in row
         if stops and noted[0] == stops[0]:
             stops.pop(0)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Comparison, "_note", stopping)
+    monkeypatch.setattr(Run, "note", stopping)
     for _ in range(4):
         with pytest.raises(KeyboardInterrupt):
-            Comparison(config).compare()
-    Comparison(config).compare()
+            compare(config)
+    compare(config)
     assert contents(tmp_path / "shop/run") == contents(run)
 
 

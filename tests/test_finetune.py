@@ -36,7 +36,7 @@ from genrec.training.lm.build import LanguageModel, LmInputs, build_lm
 from genrec.training.lm.config import LmConfig
 from genrec.training.lm.fit import fit_lm
 from genrec.training.lm.save import save_lm
-from genrec.training.lm.stage import from_config
+from genrec.training.lm.stage import lm_settings
 from genrec.training.lm.validation import DENSE_WEIGHTS, Figures, Validation
 from genrec.training.loop.epochs import FitContext, Log
 
@@ -183,7 +183,7 @@ def test_tasks_and_preference_stage_are_set_by_flags_and_read_back(tmp_path: Pat
     config = load_config(tmp_path / "config.yaml", flags)
     assert config.lm.tasks == TaskWeights(query_to_codes=0.5)
     assert (config.lm.preference.method, config.lm.warmup_steps) == ("dpo", 7)
-    assert from_config(yaml.safe_load(config.to_yaml()))[1] == config.lm
+    assert lm_settings(yaml.safe_load(config.to_yaml())).lm == config.lm
 
 
 @pytest.mark.parametrize(

@@ -26,12 +26,11 @@ from genrec import Recommender
 from genrec.cli.main import COMMANDS, main
 from genrec.data.cases import Split
 from genrec.data.sequences import Sequences
+from genrec.run import Run, best_epoch
 from genrec.semtok.errors import InputError
-from genrec.semtok.folders import hash_file, read_json, to_json
+from genrec.semtok.folders import hash_file, read_json
 from genrec.training.lm import stage as lm_stage
 from genrec.training.lm.validation import SEQUENTIAL_WEIGHTS
-from genrec.training.refit import chosen_epochs
-from genrec.training.run_folder import locked
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 bench_rankings = importlib.import_module("bench_rankings")
@@ -80,11 +79,10 @@ def test_what_each_ranking_gives(run: Path, tmp_path: Path, monkeypatch: pytest.
     assert all(figures[f"{name}_over_beam"] > 0 for name in ("rerank", "dense", "fused"))
 
 
-def test_a_refit_trains_as_long_as_the_first_best_epoch(tmp_path: Path) -> None:
+def test_a_refit_trains_as_long_as_the_first_best_epoch() -> None:
     for name in ("selection", "valid_recall@10"):
         rows = [{"epoch": epoch, name: value} for epoch, value in enumerate((0.1, 0.3, 0.3, 0.2))]
-        (tmp_path / "training.json").write_text(to_json(rows))
-        assert chosen_epochs(tmp_path) == 2
+        assert best_epoch(rows) == 1
 
 
 def test_a_second_fit_does_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,7 +199,7 @@ def test_the_recommender_of_a_trained_aligner_is_a_voice(
     items = recommender.catalog.item_ids
     found = recommender.recommend([[items[3], "new"], [items[3]]], k=61, exclude_seen=False)
     assert sorted(found.rows[0].tolist()) == list(range(61))
-    sequence = recommender.ranker.sequence
+    sequence = recommender.ranker.sequential
     assert sequence is not None
     scores = sequence.score(Sequences.from_lists([[3, 60], [3]]))
     assert [rows.tolist() for rows in found.rows] == np.argsort(-scores, axis=1, kind="stable").tolist()
@@ -211,7 +209,7 @@ def test_without_a_trained_aligner_there_is_no_such_voice(run: Path, tmp_path: P
     options = [*SMALL, "--aligner.name=fusion", "--fusion.width=16", f"--run={tmp_path / 'run'}"]
     assert main(["fit", str(run.parent / "my.yaml"), *options]) == 0
     assert read_json(tmp_path / "run/lm/genrec.json")["ranking"]["sequential_weight"] == 0
-    assert Recommender.from_pretrained(tmp_path / "run").ranker.sequence is None
+    assert Recommender.from_pretrained(tmp_path / "run").ranker.sequential is None
     models = {row["model"] for row in read_json(tmp_path / "run/report/metrics.json")}
     assert "SASRec + co-occurrence" in models
     assert not any("aligned" in model for model in models)
@@ -254,7 +252,7 @@ def test_add_items_moves_no_id_and_recommends_the_new(run: Path, tmp_path: Path)
     before = pl.read_parquet(copy / "semtok/semantic_ids.parquet")
     file = tmp_path / "new.jsonl"
     file.write_text(json.dumps({"item_id": "new1", "title": "Copper kettle", "price": 20.0}) + "\n")
-    with locked(copy):  # another process adds: of two that read one catalogue, one would lose its items
+    with Run(copy).locked():  # another process adds: of two that read one catalogue, one would lose its items
         assert main(["add-items", str(copy), str(file)]) == 2
     assert main(["add-items", str(copy), str(file)]) == 0
     after = pl.read_parquet(copy / "semtok/semantic_ids.parquet")
@@ -278,7 +276,7 @@ def test_a_fit_that_stopped_at_another_catalogue_takes_no_new_items(
     assert main(["fit", str(run.parent / "my.yaml"), *SMALL, f"--run={copy}", f"--data.items={fewer}"]) == 2
     capsys.readouterr()
     assert main(["add-items", str(copy), str(file)]) == 2
-    assert "catalogue and semantic IDs are of different items" in capsys.readouterr().err
+    assert "was made of another catalog; genrec fit finishes the run" in capsys.readouterr().err
     assert main(["fit", str(run.parent / "my.yaml"), *SMALL, f"--run={copy}"]) == 0
     assert Recommender.from_pretrained(copy).run_id == Recommender.from_pretrained(run).run_id
 
@@ -600,7 +598,7 @@ def test_the_lm_stage_alone_is_of_the_folder_of_its_configuration(
     started = [path.stat().st_mtime_ns for path in sorted((run / "lm").iterdir())]
     shutil.copytree(run, copy)
     shutil.rmtree(copy / "lm")
-    with locked(copy):
+    with Run(copy).locked():
         assert lm_stage_alone(monkeypatch, copy / "config.yaml") == 1
     assert "another genrec process is working on this run" in capsys.readouterr().err
     assert not (copy / "lm").exists()
@@ -663,7 +661,7 @@ def test_the_lm_stage_alone_on_two_processes(run: Path, tmp_path: Path) -> None:
     script = str(Path(__file__).with_name("accelerate_stage.py"))
     stage = ("-m", "genrec.training.finetune")
     assert launched_lm_stage(run, tmp_path / "parallel", "multi_cpu", *stage) == 0
-    with locked(tmp_path / "parallel"):  # refused in every process: none waits for the others
+    with Run(tmp_path / "parallel").locked():  # refused in every process: none waits for the others
         assert launched_lm_stage(run, tmp_path / "parallel", "multi_cpu", *stage) != 0
     assert launched_lm_stage(run, tmp_path / "parallel", "multi_cpu", *stage) == 0  # up to date
     assert launched_lm_stage(run, tmp_path / "sharded", "fsdp2", script) == 0

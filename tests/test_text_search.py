@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,10 @@ from genrec import Recommender
 from genrec.decoding.beam import score_all
 from genrec.inference import recommender as module
 from genrec.inference.text_search import TextSearch
+from genrec.run import Run
 from genrec.semtok.errors import InputError
+from genrec.semtok.folders import check_folder, write_manifest
+from genrec.semtok.vectors import ItemVectors
 from genrec.tasks.writer import search_prompt
 
 QUERIES = ["stone mug", "tea for the morning, green", "", "zzzz", "<a_1> <b_2>"]
@@ -63,6 +67,11 @@ def test_filters_hold_for_both_voices(shop: Recommender) -> None:
     assert shop.search(query, 5, allowed=np.zeros(60, dtype=np.bool_)) == []
 
 
-def test_vectors_of_another_catalogue_are_refused(run: Path) -> None:
-    with pytest.raises(InputError, match="vectors of 60 items, the catalogue has 61"):
-        TextSearch.load(run / "vectors/text", 61)
+def test_vectors_of_another_catalogue_are_refused(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    folder = copy / "vectors/text"
+    vectors = ItemVectors.load(folder / "text.safetensors")
+    ItemVectors(vectors.values[:59], vectors.source).save(folder / "text.safetensors")
+    write_manifest(folder, check_folder(run / "vectors/text")["inputs"])
+    with pytest.raises(InputError, match="vectors/text has 59 items, the catalogue 60"):
+        TextSearch.of(Run(copy))

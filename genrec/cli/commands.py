@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from genrec.ranking.config import Ranking
-from genrec.semtok import options as check
 from genrec.semtok.errors import InputError, OptionError, did_you_mean_file
+
+if TYPE_CHECKING:
+    from genrec.run import Run
 
 Config = TypeVar("Config")
 
@@ -32,17 +32,17 @@ def fit(arguments: Sequence[str]) -> None:
         return
     if not arguments or arguments[0].startswith("-"):
         raise InputError("CONFIG is missing: genrec fit my.yaml")
-    config = load_config(Path(arguments[0]), [one for one in arguments[1:] if one != "--before_lm"])
-    from genrec.cli.pipeline import Pipeline
+    config = load_config(Path(arguments[0]), [argument for argument in arguments[1:] if argument != "--before_lm"])
+    from genrec.cli.pipeline import fit as fit_run
 
     before_lm = "--before_lm" in arguments
-    Pipeline(config).fit(before_lm=before_lm)
+    run = fit_run(config, before_lm=before_lm)
     if before_lm:
         sys.stdout.write(
             f"ready for: accelerate launch -m genrec.training.finetune --config {config.run}/config.yaml\n"
         )
     else:
-        _print_report(Path(config.run))
+        _print_report(run)
 
 
 def compare(arguments: Sequence[str]) -> None:
@@ -55,23 +55,23 @@ def compare(arguments: Sequence[str]) -> None:
     if not arguments or arguments[0].startswith("-"):
         raise InputError("CONFIG is missing: genrec compare my.yaml")
     config = load_compare_config(Path(arguments[0]), arguments[1:])
-    from genrec.cli.compare import Comparison
+    from genrec.cli.compare import compare as compare_run
 
-    Comparison(config).compare()
-    run = Path(config.run)
-    sys.stdout.write((run / "table.md").read_text(encoding="utf-8"))
-    sys.stdout.write(f"\ntable: {run / 'table.md'}\nfigures and pictures: {run / 'report'}\n")
+    run = compare_run(config)
+    sys.stdout.write(run.table.read_text(encoding="utf-8"))
+    sys.stdout.write(f"\ntable: {run.table}\nfigures and pictures: {run.report}\n")
 
 
 def evaluate(arguments: Sequence[str]) -> None:
     """`genrec evaluate RUN [RUN ...]`: a finished run's report, made again where out of date; of several, one table."""
     runs = [_run([one], "evaluate") for one in arguments] or [_run(arguments, "evaluate")]
-    from genrec.cli.report_stage import update_report
-    from genrec.cli.seeds import check_runs, differences, table_over_seeds
+    from genrec.evaluation.report_stage import update_report
+    from genrec.evaluation.seeds import check_runs, differences, table_over_seeds
+    from genrec.inference.recommender import open_ranker
 
     check_runs(runs)
     for run in runs:
-        update_report(run)
+        update_report(run, open_ranker)
     if len(runs) == 1:
         _print_report(runs[0])
         sys.stdout.write(f"\n{differences(runs)}")
@@ -79,75 +79,14 @@ def evaluate(arguments: Sequence[str]) -> None:
         sys.stdout.write(table_over_seeds(runs))
 
 
-@dataclass(frozen=True)
-class RecommendConfig:
-    """What `genrec recommend` is asked to do.
-
-    Attributes:
-        run: the run folder.
-        users: a file with user_id and history (CSV, JSONL, Parquet), `-` for JSONL on standard input; null: the log's.
-        out: folder of the lists; null: RUN/topk.
-        k: items a user.
-        ranking: beam, rerank, dense or joined; null: what won on validation.
-        beams: prefixes kept on each level; null: the run's.
-        engine: torch, or vllm.
-        device: of the torch engine; null takes the GPU where there is one.
-        executor: local, or ray.
-        workers: engines of the ray executor.
-        cpus: CPUs of each of them; null: 1.
-        gpus: GPUs of each of them, also a fraction; null: 0.
-        address: Ray cluster, "auto" or ray://HOST:PORT; null starts one here unless RAY_ADDRESS names one.
-        exclude_seen: leave out the items of the history; null: as in the run's evaluation.
-        where: conditions on attributes as JSON, such as '{"categories": "Nails", "price": {"max": 20}}'.
-        shard_size: users a file.
-        restart: delete what another job left in `out`.
-    """
-
-    run: Path
-    users: str | None = None
-    out: Path | None = None
-    k: int = 20
-    ranking: Ranking | None = None
-    beams: int | None = None
-    engine: Literal["torch", "vllm"] = "torch"
-    device: str | None = None
-    executor: Literal["local", "ray"] = "local"
-    workers: int = 1
-    cpus: float | None = None
-    gpus: float | None = None
-    address: str | None = None
-    exclude_seen: bool | None = None
-    where: str | None = None
-    shard_size: int = 4096
-    restart: bool = False
-
-    def __post_init__(self) -> None:
-        check.at_least_one(self, "k", "beams", "workers", "shard_size")
-        check.path(self, "run", "users", "out")
-        if self.executor == "local" and (self.workers > 1 or {self.cpus, self.gpus, self.address} != {None}):
-            raise OptionError("executor", "local: workers, cpus, gpus and address go with ray")
-        self.conditions()
-
-    def conditions(self) -> dict[str, Any] | None:
-        """`where` as a mapping; what may stand in it, `genrec.decoding.filters` says."""
-        if self.where is None:
-            return None
-        try:
-            value = json.loads(self.where)
-        except (ValueError, RecursionError) as error:  # also a number of 5,000 digits
-            told = self.where if len(self.where) < 100 else f"{self.where[:100]}..."
-            raise OptionError("where", f"{told}: not JSON ({error})") from None
-        if not isinstance(value, dict):
-            raise OptionError("where", f"{self.where}: not a JSON object of attribute and condition")
-        return value
-
-
 def recommend(arguments: Sequence[str]) -> None:
     """`genrec recommend RUN …`."""
-    config = _parsed(RecommendConfig, "recommend", arguments, {"run": "RUN"})
-    from genrec.cli.batch_command import run
+    from genrec.inference.batch.config import RecommendConfig
 
-    counts = run(config)
+    config = _parsed(RecommendConfig, "recommend", arguments, {"run": "RUN"})
+    from genrec.inference.batch.command import recommend_all
+
+    counts = recommend_all(config)
     out = config.out or config.run / "topk"
     sys.stdout.write(f"{counts['users']:,} lists in {out}, {counts['short_lists']:,} of them short\n")
 
@@ -197,13 +136,15 @@ def import_(arguments: Sequence[str]) -> None:
 
 def inspect(arguments: Sequence[str]) -> None:
     """`genrec inspect RUN [ITEM...]`: quality of the IDs, or items with their neighbours under each prefix."""
-    run = _run(arguments[:1], "inspect")
-    from genrec.cli.inspection import describe_item, describe_quality
+    path = _run(arguments[:1], "inspect").path
+    from genrec.evaluation.inspection import describe_item, describe_quality
+    from genrec.run import Run
 
-    if not arguments[1:]:
-        sys.stdout.write(describe_quality(run))
-    for item_id in arguments[1:]:
-        sys.stdout.write(describe_item(run, item_id))
+    with Run.open(path) as run:
+        if not arguments[1:]:
+            sys.stdout.write(describe_quality(run))
+        for item_id in arguments[1:]:
+            sys.stdout.write(describe_item(run, item_id))
 
 
 def add_items(arguments: Sequence[str]) -> None:
@@ -211,23 +152,26 @@ def add_items(arguments: Sequence[str]) -> None:
     run = _run(arguments[:1], "add-items")
     if len(arguments) != 2:
         raise InputError("genrec add-items RUN FILE takes the run and one file of new items")
-    from genrec.cli.add_items import add
+    from genrec.add_items import add
 
     sys.stdout.write(f"{add(run, Path(arguments[1])):,} new items have semantic IDs and can be recommended\n")
 
 
-def _run(arguments: Sequence[str], command: str) -> Path:
+def _run(arguments: Sequence[str], command: str) -> Run:
+    from genrec.run import Run
+
     if len(arguments) != 1 or arguments[0].startswith("-"):
         raise InputError(f"RUN is missing: genrec {command} runs/mine")
-    return _check_run(Path(arguments[0]))
+    path = Path(arguments[0])
+    _check_run(path)
+    return Run(path)
 
 
-def _check_run(run: Path) -> Path:
+def _check_run(run: Path) -> None:
     if not run.is_dir():
         raise InputError(f"{run}: no such folder{did_you_mean_file(run)}")
     if not (run / "config.yaml").is_file():
         raise InputError(f"{run}: not a run folder (no config.yaml)")
-    return run
 
 
 def _parsed(kind: type[Config], command: str, arguments: Sequence[str], positional: dict[str, str]) -> Config:
@@ -264,11 +208,11 @@ def _parsed(kind: type[Config], command: str, arguments: Sequence[str], position
     return config
 
 
-def _print_report(run: Path) -> None:
+def _print_report(run: Run) -> None:
     from genrec.evaluation.tables import format_table
-    from genrec.semtok.folders import read_json
+    from genrec.semtok.folders import MANIFEST
 
-    sys.stdout.write(format_table(read_json(run / "report/metrics.json")))
-    sys.stdout.write(f"\nreport: {run / 'report/report.html'}\n")
-    if (run / "topk/manifest.json").is_file():
-        sys.stdout.write(f"lists:  {run / 'topk'}\n")
+    sys.stdout.write(format_table(run.metrics()))
+    sys.stdout.write(f"\nreport: {run.report / 'report.html'}\n")
+    if (run.topk / MANIFEST).is_file():
+        sys.stdout.write(f"lists:  {run.topk}\n")

@@ -29,17 +29,14 @@ from genrec.cli.config import TextConfig, plain, with_sections
 from genrec.cli.parsing import config_parser, read_config
 from genrec.data.config import DataConfig
 from genrec.semtok import options as check
-from genrec.semtok.aligners import aligner_config
+from genrec.semtok.aligners import PLAIN, aligner_config
 from genrec.semtok.aligners.config import RecGoatConfig
 from genrec.semtok.errors import OptionError, did_you_mean
 from genrec.semtok.options import MOST_SEED
-from genrec.sequential import BACKBONES
+from genrec.sequential import BACKBONES, LIGHTGCN
 from genrec.sequential.config import LightGcnConfig
 from genrec.training.loop.options import typed_options
 from genrec.training.sequential.config import SequentialTrainingConfig
-
-PLAIN = "plain"  # one free vector an item: what every other line is measured against unless `reference` says otherwise
-LIGHTGCN = "lightgcn"
 
 
 @dataclass(frozen=True)

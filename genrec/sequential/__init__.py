@@ -16,6 +16,8 @@ from genrec.sequential.config import Bert4RecConfig, Gru4RecConfig, LruRecConfig
 if TYPE_CHECKING:
     from genrec.sequential.base import Backbone
 
+LIGHTGCN = "lightgcn"  # beside the names of `BACKBONES`
+
 
 @dataclass(frozen=True)
 class BackboneEntry:

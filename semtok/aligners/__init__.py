@@ -23,6 +23,8 @@ from genrec.semtok.errors import InputError, OptionError, did_you_mean
 if TYPE_CHECKING:
     from genrec.semtok.aligners.base import AlignerInputs, ItemTable
 
+PLAIN = "plain"  # beside the names of `ALIGNERS`: no aligner, one free vector an item
+
 
 @dataclass(frozen=True)
 class Aligner:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -20,15 +19,10 @@ from typing import Any, NamedTuple
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
-from genrec.data.cases import Split
-from genrec.ranking.config import RankingConfig
-from genrec.semtok.catalog import Catalog
+from genrec.ranking.config import FusionWeights, RankingConfig
+from genrec.run import Run, read_settings
 from genrec.semtok.errors import InputError, OptionError
-from genrec.semtok.folders import new_folder, read_json
-from genrec.semtok.quantizers import load_quantizer
-from genrec.semtok.semantic_ids import SemanticIds
-from genrec.semtok.vectors import ItemVectors
-from genrec.sequential.frozen import load_frozen
+from genrec.stages import Stage, check_stage_folder, is_made_of, make_stage, progress_bar
 from genrec.tasks.weights import TaskWeights
 from genrec.training.lm.build import LmInputs
 from genrec.training.lm.config import LmConfig, PreferenceStageConfig
@@ -36,104 +30,81 @@ from genrec.training.lm.fit import fit_lm
 from genrec.training.lm.preference_stage import preference_finetune
 from genrec.training.lm.save import load_lm, save_lm
 from genrec.training.lm.validation import Validation
-from genrec.training.loop.checkpoint import remove_work
-from genrec.training.loop.epochs import FitContext, Log
-from genrec.training.refit import chosen_epochs, chosen_weights, with_weights
-from genrec.training.run_folder import (
-    check_stage_folder,
-    files_hash,
-    has_added_items,
-    is_current,
-    locked,
-    read_settings,
-)
+from genrec.training.loop.checkpoint import work_folder
+from genrec.training.loop.epochs import FitContext
 
 NEEDS = ("catalog", "split", "vectors/collaborative", "vectors/item", "semtok")
 
 
-class LmStage(NamedTuple):
+class LmSettings(NamedTuple):
     """The stage's settings.
 
     Attributes:
-        run: the run's folder.
         lm: seeds included.
-        ranking: of a refit, with the shares that were chosen before.
+        ranking: of a refit, with the fusion weights that were chosen before.
         stop_after: epochs of a refit; None: the epoch is chosen on validation.
     """
 
-    run: Path
     lm: LmConfig
     ranking: RankingConfig
     stop_after: int | None = None
 
-    def inputs(self) -> dict[str, Any]:
-        """What decides the stage's bytes: configuration, and the files of the stages before it."""
-        needs = {name: files_hash(self.run / name) for name in NEEDS}
+    def stage(self, finetuned_in: Iterable[Run] = ()) -> Stage:
+        """Fine-tunes and writes a model folder.
+
+        Args:
+            finetuned_in: runs whose finished model may only lack the preference stage, which then is all that is done.
+        """
         config: dict[str, Any] = {"lm": asdict(self.lm), "ranking": asdict(self.ranking)}
         if self.stop_after is not None:
             config["stop_after"] = self.stop_after
-        return {"stage": "lm", "config": config, "needs": needs}
+        return Stage("lm", config, NEEDS, partial(_fine_tune, self, tuple(finetuned_in)))
 
-    def before_preference(self) -> LmStage | None:
-        """The same without the preference stage, whose model this one begins with; None where this has none."""
+    def finetuned(self, run: Run, others: Iterable[Run]) -> Path | None:
+        """The folder of a finished model, in one of the other runs, that lacks the preference stage of this one."""
         if self.lm.preference.method == "none":
             return None
-        return self._replace(lm=replace(self.lm, preference=PreferenceStageConfig()))
+        before = self._replace(lm=replace(self.lm, preference=PreferenceStageConfig())).stage().inputs(run)
+        return next((other.lm for other in others if is_made_of(other.lm, before)), None)
 
 
-def load_inputs(run: Path) -> LmInputs:
+def lm_inputs(run: Run) -> LmInputs:
     """Read the stages before this one."""
-    ids = SemanticIds.load(run / "semtok")
     return LmInputs(
-        catalog=Catalog.load(run / "catalog"),
-        semantic_ids=ids,
-        codebooks=load_quantizer(run / "semtok").codebooks,
-        item_vectors=ItemVectors.load(run / "vectors/item/item.safetensors"),
-        split=Split.load(run / "split"),
-        identity=ItemVectors.load(run / "vectors/collaborative/collaborative.safetensors").values,
-        exclude_seen=read_json(run / "split/data.json")["exclude_seen"],
-        sequential=load_frozen(run / "vectors/item"),
+        catalog=run.catalog(),
+        semantic_ids=run.semantic_ids(),
+        codebooks=run.quantizer().codebooks,
+        item_vectors=run.item_vectors(),
+        split=run.split(),
+        identity=run.collaborative_vectors().values,
+        exclude_seen=run.exclude_seen,
+        sequential=run.sequential(),
     )
 
 
-def run_lm_stage(
-    stage: LmStage, log: Log, progress: Callable[[int, int], None], *, finetuned: Path | None = None
-) -> None:
-    """Fine-tune and write `RUN/lm`; an interrupted attempt goes on from its last epoch.
-
-    Args:
-        finetuned: the finished folder of `stage.before_preference()`, so that only the preference stage is left to do.
-    """
-    main_process = _main_process()
-    run, lm, ranking, stop_after = stage
-    inputs = load_inputs(run)
-    target = run / "lm"
-    with contextlib.ExitStack() as stack:
-        scratch = target.with_name(".lm.new")
-        if main_process:
-            scratch = stack.enter_context(new_folder(target, stage.inputs(), resume=True))
-            (scratch / "work").mkdir(exist_ok=True)
-        PartialState().wait_for_everyone()
-        ranking = replace(ranking, max_items=lm.max_items)
-        validation = Validation(inputs, ranking, lm.valid_cases, lm.seed)
+def _fine_tune(settings: LmSettings, others: tuple[Run, ...], run: Run, folder: Path) -> None:
+    """Every process calls this; the main one writes."""
+    lm, stop_after = settings.lm, settings.stop_after
+    inputs, ranking = lm_inputs(run), replace(settings.ranking, max_items=lm.max_items)
+    validation = Validation(inputs, ranking, lm.valid_cases, lm.seed)
+    finetuned = settings.finetuned(run, others)
+    work_of = work_folder(folder) if main_process() else contextlib.nullcontext(folder / "work")
+    with work_of as work, progress_bar("language model", "step") as progress:
+        PartialState().wait_for_everyone()  # the main process has made the folder
         if finetuned is None:
-            context = FitContext(scratch / "work", log, progress, stop_after)
-            built = fit_lm(inputs, lm, validation, context)
+            built = fit_lm(inputs, lm, validation, FitContext(work, run.note, progress, stop_after))
         else:
             built = load_lm(finetuned, inputs, lm)
-            shutil.copyfile(finetuned / "training.json", scratch / "work/training.json")
+            shutil.copyfile(finetuned / "training.json", work / "training.json")
         if built is None:
             return
         if lm.preference.method != "none":
-            context = FitContext(scratch / "work/preference", log, progress)
-            preference_finetune(built, inputs, lm, ranking, context)
-            (scratch / "work/preference/preference.json").rename(scratch / "preference.json")
+            preference_finetune(built, inputs, lm, ranking, FitContext(work / "preference", run.note, progress))
+            (work / "preference/preference.json").rename(folder / "preference.json")
         if None in (ranking.dense_weight, ranking.cooccurrence_weight, ranking.sequential_weight):
             ranking = with_weights(ranking, validation.choose(built))
-        (scratch / "work/training.json").rename(scratch / "training.json")
-        save_lm(built, scratch, {"score_space": lm.score_space, "ranking": asdict(ranking)})
-        validation.cooccurrence.save(scratch / "heads/cooccurrence.safetensors")
-        remove_work(scratch / "work")
+        save_lm(built, folder, {"score_space": lm.score_space, "ranking": asdict(ranking)})
+        validation.cooccurrence.save(folder / "heads/cooccurrence.safetensors")
 
 
 def main() -> None:
@@ -143,20 +114,20 @@ def main() -> None:
     )
     parser.add_argument("--config", type=Path, required=True, help="config.yaml of a run that `genrec fit` began")
     path: Path = parser.parse_args().config
-    main_process = _main_process()
+    main_process()  # before anything asks for the process's device
     try:
         # A run may have been copied or renamed: it is the folder that its configuration lies in.
-        stage = from_config(read_settings(path))._replace(run=path.parent)
+        run, stage = Run(path.parent), lm_settings(read_settings(path)).stage()
         with contextlib.ExitStack() as held:
-            if _begin(stage, held):
-                run_lm_stage(stage, partial(_note, stage.run / "log.jsonl"), lambda done, total: None)
-            elif main_process:
-                sys.stderr.write(f"genrec.training.finetune: {stage.run / 'lm'} is up to date\n")
+            if _begin(run, stage, held):
+                make_stage(run, stage, main_process=main_process())
+            elif main_process():
+                sys.stderr.write(f"genrec.training.finetune: {run.lm} is up to date\n")
             PartialState().wait_for_everyone()  # the main process still chooses and saves when the others are done
         status = 0
     except InputError as error:
         status = 1
-        if main_process:
+        if main_process():
             sys.stderr.write(f"genrec.training.finetune: {error}\n")
     if PartialState().num_processes > 1:
         sys.stderr.flush()
@@ -164,20 +135,20 @@ def main() -> None:
     sys.exit(status)
 
 
-def _begin(stage: LmStage, held: contextlib.ExitStack) -> bool:
+def _begin(run: Run, stage: Stage, held: contextlib.ExitStack) -> bool:
     """Whether there is something to train; if so the main process holds the run's lock, and all processes agree.
 
     Raises:
         InputError: in every process, where the main process may not work on the run.
     """
     todo, refusal = False, None
-    if _main_process():
+    if main_process():
         try:
-            held.enter_context(locked(stage.run))
-            todo = not is_current(stage.run / "lm", stage.inputs())
-            if todo and has_added_items(stage.run):
-                raise InputError(f"{stage.run}: lm is out of date, and items were added since; fit another run")
-            check_stage_folder(stage.run, "lm")
+            held.enter_context(run.locked())
+            todo = not stage.is_current(run)
+            if todo and run.has_added_items:
+                raise InputError(f"{run}: lm is out of date, and items were added since; fit another run")
+            check_stage_folder(run, stage.folder)
         except InputError as error:
             refusal = str(error)
     todo, refusal = broadcast_object_list([todo, refusal])
@@ -186,29 +157,32 @@ def _begin(stage: LmStage, held: contextlib.ExitStack) -> bool:
     return bool(todo)
 
 
-def _main_process() -> bool:
+def main_process() -> bool:
+    """Whether this process is the one that writes."""
     # Unlike `Accelerator`, `PartialState` does not read by itself that the launcher asked for CPUs.
     return bool(PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).is_main_process)
 
 
-def _note(file: Path, row: Mapping[str, Any]) -> None:
-    with open(file, "a", encoding="utf-8") as out:
-        out.write(json.dumps(dict(row)) + "\n")
-
-
-def from_config(value: Mapping[str, Any]) -> LmStage:
+def lm_settings(value: Mapping[str, Any]) -> LmSettings:
     """The stage's settings from the resolved configuration of a run."""
     try:
         parts = {"tasks": TaskWeights, "preference": PreferenceStageConfig}
         lm = LmConfig(**{**value["lm"], **{name: kind(**value["lm"][name]) for name, kind in parts.items()}})
         lm, ranking = replace(lm, seed=lm.seed + value["seed"]), RankingConfig(**value["ranking"])
         if value.get("refit") is None:
-            return LmStage(Path(value["run"]), lm, ranking)
+            return LmSettings(lm, ranking)
         if lm.preference.method != "none":
             raise OptionError(
                 "refit", "goes without lm.preference, which chooses on validation, of which a refit has none"
             )
-        ranking = with_weights(ranking, chosen_weights(Path(value["refit"])))
-        return LmStage(Path(value["run"]), lm, ranking, chosen_epochs(Path(value["refit"]) / "lm"))
+        selection_run = Run(value["refit"])
+        ranking = with_weights(ranking, selection_run.chosen_weights())
+        return LmSettings(lm, ranking, selection_run.chosen_epochs("lm"))
     except (KeyError, TypeError) as error:
         raise InputError(f"not the resolved configuration of a run ({error})") from None
+
+
+def with_weights(ranking: RankingConfig, weights: FusionWeights) -> RankingConfig:
+    """The same ranking with chosen fusion weights."""
+    dense, cooccurrence, sequential = weights
+    return replace(ranking, dense_weight=dense, cooccurrence_weight=cooccurrence, sequential_weight=sequential)

@@ -5,10 +5,11 @@ Weights, optimiser state and progress travel in one file, so a kill can never le
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -105,6 +106,19 @@ def remove_best(folder: Path, *, but: int) -> None:
     for stale in folder.glob("best-*.safetensors"):
         if stale.name != f"best-{but}.safetensors":
             stale.unlink()
+
+
+@contextlib.contextmanager
+def work_folder(folder: Path) -> Iterator[Path]:
+    """The folder for the checkpoints of a stage that is made in `folder`; its log outlives it as `training.json`.
+
+    Leave it when everything else is saved: what an interrupted stage would go on from is then gone.
+    """
+    work = folder / "work"
+    work.mkdir(exist_ok=True)
+    yield work
+    (work / "training.json").rename(folder / "training.json")
+    remove_work(work)
 
 
 def remove_work(folder: Path) -> None:

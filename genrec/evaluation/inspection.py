@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.box import SIMPLE
@@ -12,16 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from genrec.decoding.vocabulary import spell
-from genrec.semtok.catalog import Catalog
-from genrec.semtok.folders import read_json
-from genrec.semtok.semantic_ids import SemanticIds
+from genrec.run import Run
 
 NEIGHBOURS = 8
 
 
-def describe_item(run: Path, item_id: str) -> str:
+def describe_item(run: Run, item_id: str) -> str:
     """The item's codes and the items that share each of its prefixes; raises InputError for an unknown item."""
-    catalog, ids = Catalog.load(run / "catalog"), SemanticIds.load(run / "semtok")
+    catalog, ids = run.catalog(), run.semantic_ids()
     row = catalog.row(item_id)
     codes = ids.codes[row]
     lines = [
@@ -37,13 +33,12 @@ def describe_item(run: Path, item_id: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def describe_quality(run: Path) -> str:
+def describe_quality(run: Run) -> str:
     """The quality report of the run's semantic IDs as a table."""
-    quality: dict[str, Any] = read_json(run / "semtok/quality.json")
     table = Table(box=SIMPLE, title="Semantic IDs", title_justify="left")
     table.add_column("figure")
     table.add_column("value", justify="right")
-    for name, value in quality.items():
+    for name, value in run.quality().items():
         parts = value if isinstance(value, list) else [value]
         text = ", ".join(f"{part:.3f}" if isinstance(part, float) else str(part) for part in parts)
         table.add_row(name.replace("_", " "), text)

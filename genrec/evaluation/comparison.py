@@ -14,26 +14,51 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec.cli.compare_config import PLAIN
-from genrec.cli.compare_plots import plot_comparison
 from genrec.data.cases import Cases, Split
 from genrec.data.sequences import Sequences
 from genrec.evaluation.baselines import ContentKnn, ItemKnn, Markov
+from genrec.evaluation.comparison_plots import plot_comparison
 from genrec.evaluation.metrics import paired_interval, rank_of_target
 from genrec.evaluation.tables import HISTORY_GROUPS, METRICS, rank, slices
+from genrec.run import Run
+from genrec.semtok.aligners import PLAIN
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.folders import to_json, write_atomic
+from genrec.semtok.schema import read_arrays
 from genrec.semtok.vectors import ItemVectors, unit_rows
+from genrec.stages import Stage
 
 KS = (5, 10, 20)
+RANKS = max(KS)  # items of a cell's list for a case
 FREQUENCY_GROUPS = {"1-4": (1, 4), "5-9": (5, 9), "10-19": (10, 19), "20-49": (20, 49), "50+": (50, None)}
 MINUS = "recall_minus_"  # before the reference's name in the rows of differences
+
+
+@dataclass(frozen=True)
+class CellName:
+    """One training of a comparison.
+
+    Attributes:
+        name: of the table's line.
+        backbone: its name.
+        seed: of the training.
+    """
+
+    name: str
+    backbone: str
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        """Its place in the run."""
+        return f"cells/{self.name}-{self.backbone}-{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -53,6 +78,41 @@ class Result:
     seed: int
     lists: NDArray[np.int32]
     vectors: ItemVectors
+
+
+def comparison_stage(cells: Sequence[CellName], reference: str) -> Stage:
+    """The report of a comparison as far as these cells."""
+    needs = ("catalog", "split", "vectors/text", *(cell.folder for cell in cells))
+    config = {"cells": [cell.folder for cell in cells], "reference": reference}
+    return Stage("report", config, needs, partial(_report, cells, reference))
+
+
+def _report(cells: Sequence[CellName], reference: str, run: Run, folder: Path) -> None:
+    split = run.split()
+    results = []
+    for cell in cells:
+        files = run.verified(cell.folder)
+        lists = read_arrays(files / "lists.safetensors", {"rows": ("int32", (len(split.test), RANKS))})["rows"]
+        vectors = ItemVectors.load(files / "item.safetensors")
+        results.append(Result(cell.name, cell.backbone, cell.seed, lists, vectors))
+    write_comparison(
+        folder, results, split, run.catalog(), run.text_vectors(), exclude_seen=run.exclude_seen, reference=reference
+    )
+
+
+def costs(run: Run, cells: Sequence[CellName]) -> dict[str, float]:
+    """Seconds of training and validation of each line, mean over its seeds, by the log.
+
+    Of several rows about an epoch the last counts: an interrupted cell repeats one. 0 for what the log has lost.
+    """
+    epochs: dict[str, dict[int, float]] = {}
+    for row in run.log_rows():
+        if "epoch" in row:
+            epochs.setdefault(row["stage"], {})[row["epoch"]] = row["seconds"] + row["valid_seconds"]
+    of_line: dict[str, list[float]] = {}
+    for cell in cells:
+        of_line.setdefault(f"{cell.name} {cell.backbone}", []).append(sum(epochs.get(cell.folder, {}).values()))
+    return {name: sum(values) / len(values) for name, values in of_line.items()}
 
 
 def write_comparison(

@@ -1,4 +1,4 @@
-"""`genrec recommend`: from a run and its flags to the batch job.
+"""`genrec recommend`: from a run and its flags to the batch job; and the lists that `genrec fit` writes at its end.
 
 Shapes: none; users stream through.
 """
@@ -7,54 +7,65 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from genrec.data.sequences import Sequences
-from genrec.inference.batch.job import BatchJob, run_batch
+from genrec.inference.batch.config import RecommendConfig
+from genrec.inference.batch.job import JOB, BatchJob, run_batch
 from genrec.inference.batch.users import FileUsers, standard_input
 from genrec.inference.recommender import Recommender
 from genrec.recommendations import Recommendations
+from genrec.run import Run
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import read_json
 
-if TYPE_CHECKING:
-    from genrec.cli.commands import RecommendConfig
 
-
-def run(config: RecommendConfig) -> dict[str, int]:
+def recommend_all(config: RecommendConfig) -> dict[str, int]:
     """Write the lists; returns the manifest's counts."""
-    recommender = Recommender.from_pretrained(config.run, engine=config.engine, device=config.device)
-    if config.exclude_seen is None:
-        exclude_seen = bool(read_json(config.run / "split/data.json")["exclude_seen"])
-        config = dataclasses.replace(config, exclude_seen=exclude_seen)
+    with Run.open(config.run) as run:
+        recommender = Recommender.of(run, engine=config.engine, device=config.device)
+        if config.exclude_seen is None:
+            config = dataclasses.replace(config, exclude_seen=run.exclude_seen)
     recommender.filters(config.conditions())  # a bad condition is refused before any work
-    out = config.out or config.run / "topk"
+    out = config.out or run.topk
     job_options: dict[str, Any] = {
-        "job": batch_job(recommender, config),
+        "job": _batch_job(recommender, config),
         "item_ids": recommender.catalog.item_ids,
-        "log": config.run / "log.jsonl",
+        "log": run.log,
+        "restart": config.restart,
     }
-    job_options["restart"] = config.restart
     with contextlib.ExitStack() as stack:
         if config.users == "-":
             users = stack.enter_context(standard_input(sys.stdin.buffer, recommender.catalog, out))
         else:
-            path = config.run / "split/users.parquet" if config.users is None else Path(config.users)
-            users = FileUsers(path, recommender.catalog)
+            users = FileUsers(run.users if config.users is None else Path(config.users), recommender.catalog)
         if config.executor == "ray":
             from genrec.inference.batch.ray_executor import Slots, run_on_ray
 
             cpus, gpus = 1.0 if config.cpus is None else config.cpus, config.gpus or 0.0
             slots = Slots(workers=config.workers, cpus=cpus, gpus=gpus, address=config.address)
-            return run_on_ray(recommend_from, config, users, out, slots=slots, **job_options)
+            return run_on_ray(_recommend_from, config, users, out, slots=slots, **job_options)
         return run_batch(_callable(recommender, config), users, out, **job_options)
 
 
-def batch_job(recommender: Recommender, config: RecommendConfig) -> BatchJob:
-    """What decides the lists; `genrec fit` writes its own by it, so that `genrec recommend RUN` finds them done."""
+def write_lists(run: Run, *, k: int, shard_size: int) -> None:
+    """The lists of the log's users, which `genrec recommend RUN` then finds done; those of another job are deleted."""
+    recommender = Recommender.of(run)
+    config = RecommendConfig(run.path, k=k, shard_size=shard_size, exclude_seen=run.exclude_seen)
+    job, users = _batch_job(recommender, config), FileUsers(run.users, recommender.catalog)
+    identity = {**dataclasses.asdict(job), "users": users.count, "users_digest": users.digest}
+    left = run.topk / JOB
+    restart = left.is_file() and read_json(left) != json.loads(json.dumps(identity))
+    recommend, item_ids = _callable(recommender, config), recommender.catalog.item_ids
+    run_batch(recommend, users, run.topk, job=job, item_ids=item_ids, log=run.log, restart=restart)
+
+
+def _batch_job(recommender: Recommender, config: RecommendConfig) -> BatchJob:
+    """What decides the lists."""
     defaults = recommender.ranker.config
     return BatchJob(
         run_id=recommender.run_id,
@@ -74,7 +85,7 @@ def batch_job(recommender: Recommender, config: RecommendConfig) -> BatchJob:
     )
 
 
-def recommend_from(config: RecommendConfig) -> Callable[[Sequences], Recommendations]:
+def _recommend_from(config: RecommendConfig) -> Callable[[Sequences], Recommendations]:
     """Open the run where a worker is, and return what answers a shard there."""
     return _callable(Recommender.from_pretrained(config.run, engine=config.engine, device=config.device), config)
 

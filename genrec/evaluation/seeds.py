@@ -11,37 +11,31 @@ Shapes: B cases.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file
 
-from genrec.cli.report_stage import fitted_items
-from genrec.cli.stages import log_rows
-from genrec.data.cases import Split
 from genrec.evaluation.metrics import Values, paired_interval
-from genrec.evaluation.tables import COLUMNS, DEFAULT, METRICS, RANKS, slices
+from genrec.evaluation.tables import COLUMNS, DEFAULT, METRICS, slices
+from genrec.run import Run, other_section
 from genrec.semtok.errors import InputError
-from genrec.semtok.folders import hash_file, read_json
-from genrec.training.refit import other_section
-from genrec.training.run_folder import read_settings
+from genrec.semtok.folders import hash_file
 
 _FREE = ("run", "refit", "reuse", "topk", "seed")  # what runs of one table may have set otherwise
 _EPOCHS = {"vectors/collaborative": "collaborative", "vectors/item": "aligner", "lm": "lm"}  # their names in the log
 _DIFFERENCES = (("Recall@10", "all", "recall"), ("NDCG@10", "all", "ndcg"), ("tail", "tail", "recall"))
 
 
-def check_runs(runs: Sequence[Path]) -> None:
+def check_runs(runs: Sequence[Run]) -> None:
     """Refuse runs that no table could speak of together.
 
     Raises:
         InputError: a run that is named twice, or has other settings than the first, or other test cases.
     """
-    first = read_settings(runs[0] / "config.yaml")
-    seeds: dict[int, Path] = {}
+    first = runs[0].settings()
+    seeds: dict[int, Run] = {}
     for run in runs:
-        config = read_settings(run / "config.yaml")
+        config = run.settings()
         other = other_section(first, config, _FREE)
         if other is not None:
             raise InputError(f"{run}: its {other} settings are others than those of {runs[0]}")
@@ -52,7 +46,7 @@ def check_runs(runs: Sequence[Path]) -> None:
         seeds[config["seed"]] = run
 
 
-def table_over_seeds(runs: Sequence[Path]) -> str:
+def table_over_seeds(runs: Sequence[Run]) -> str:
     """Markdown: models × figures, the default's differences to every other model, seconds and memory of the stages.
 
     Args:
@@ -62,15 +56,15 @@ def table_over_seeds(runs: Sequence[Path]) -> str:
         InputError: the test cases differ, as with cold items drawn by other seeds.
     """
     for run in runs[1:]:
-        if hash_file(run / "split/test.parquet") != hash_file(runs[0] / "split/test.parquet"):
+        if hash_file(run.test_cases) != hash_file(runs[0].test_cases):
             raise InputError(f"{run}: its test cases are others than those of {runs[0]}")
     return "\n".join([_figures(runs), differences(runs), _costs(runs)])
 
 
-def _figures(runs: Sequence[Path]) -> str:
+def _figures(runs: Sequence[Run]) -> str:
     values: dict[str, dict[tuple[str, str, int], list[float]]] = {}
     for run in runs:
-        for row in read_json(run / "report/metrics.json"):
+        for row in run.metrics():
             key = row["slice"], row["metric"], row["k"]
             values.setdefault(row["model"].removesuffix(DEFAULT), {}).setdefault(key, []).append(row["value"])
     columns = {name: key for name, key in COLUMNS.items() if any(key in figures for figures in values.values())}
@@ -78,12 +72,12 @@ def _figures(runs: Sequence[Path]) -> str:
     return markdown(["model", *columns], lines)
 
 
-def differences(runs: Sequence[Path]) -> str:
+def differences(runs: Sequence[Run]) -> str:
     """Markdown: the default ranking minus every other model, paired, over one run or the mean of several."""
-    split, n_items = Split.load(runs[0] / "split"), fitted_items(runs[0])
-    groups = slices(split.test, split.train, n_items)
-    ranks = [load_file(run / "report" / RANKS) for run in runs]
-    models = dict.fromkeys(row["model"] for row in read_json(runs[0] / "report/metrics.json"))
+    split = runs[0].split()
+    groups = slices(split.test, split.train, runs[0].fitted_items)
+    ranks = [run.ranks() for run in runs]
+    models = dict.fromkeys(row["model"] for row in runs[0].metrics())
     ours = next((one.removesuffix(DEFAULT) for one in models if one.endswith(DEFAULT)), "genrec fused")
 
     def per_case(model: str, metric: str) -> Values:
@@ -104,7 +98,7 @@ def differences(runs: Sequence[Path]) -> str:
     return markdown([f"{ours} minus", *(name for name, _, _ in _DIFFERENCES)], lines)
 
 
-def _costs(runs: Sequence[Path]) -> str:
+def _costs(runs: Sequence[Run]) -> str:
     seconds: dict[str, list[float]] = {}
     peaks: dict[str, list[float]] = {}
     for run in runs:
@@ -118,12 +112,12 @@ def _costs(runs: Sequence[Path]) -> str:
     return markdown(["stage", "seconds", "peak memory of the process so far, MiB"], lines)
 
 
-def stage_costs(run: Path) -> dict[str, tuple[float, float]]:
+def stage_costs(run: Run) -> dict[str, tuple[float, float]]:
     """Seconds, and MiB (0 where not logged), of each stage that was made in this run and not linked from another.
 
     Of a stage with epochs the seconds of all its epochs count, so that an interrupted one counts whole.
     """
-    rows = log_rows(run)
+    rows = run.log_rows()
     last: dict[str, Mapping[str, Any]] = {row["stage"]: row for row in rows if row.get("event") == "done"}
     epochs: dict[str, dict[int, float]] = {}
     for row in rows:

@@ -1,0 +1,66 @@
+"""The stages `catalog` and `split` of a run: the two tables, read, checked and split."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from genrec.data.config import DataConfig
+from genrec.data.interactions import Interactions
+from genrec.data.splits import by_time, from_given, leave_last_out
+from genrec.run import Run
+from genrec.semtok.catalog import Catalog
+from genrec.semtok.folders import hash_file, to_json, write_atomic
+from genrec.stages import Stage
+
+
+def catalog_stage(data: DataConfig) -> Stage:
+    """The item table as read."""
+    return Stage("catalog", {"items": hash_file(Path(data.items))}, (), partial(_catalog, data))
+
+
+def split_stage(data: DataConfig, seed: int, *, refit: bool = False) -> Stage:
+    """Training histories and cases, the users with their whole histories, and what was found out about the log.
+
+    Args:
+        seed: draws cold items.
+        refit: training histories go on with the validation cases, which are gone.
+    """
+    config: dict[str, Any] = {k: v for k, v in asdict(data).items() if k not in ("items", "interactions", "splits")}
+    config |= {"interactions": hash_file(Path(data.interactions)), "seed": seed}
+    if data.splits is not None:
+        config["splits"] = {part.name: hash_file(part) for part in sorted(Path(data.splits).glob("*.csv"))}
+    if refit:
+        config["refit"] = True
+    return Stage("split", config, ("catalog",), partial(_split, data, seed, refit))
+
+
+def _catalog(data: DataConfig, run: Run, folder: Path) -> None:
+    Catalog.from_file(Path(data.items)).save(folder)
+
+
+def _split(data: DataConfig, seed: int, refit: bool, run: Run, folder: Path) -> None:
+    catalog = run.catalog()
+    log = Interactions.from_file(Path(data.interactions), catalog, time_unit=data.time_unit)
+    if data.split == "given":
+        split = from_given(Path(data.splits or ""), catalog, log)
+    elif data.split == "by_time":
+        split = by_time(
+            log, valid_share=data.valid_share, test_share=data.test_share, cold_share=data.cold_share, seed=seed
+        )
+    else:
+        split = leave_last_out(log, cold_share=data.cold_share, seed=seed)
+    (split.refit() if refit else split).save(folder)
+    owners = np.repeat(np.arange(len(log.histories)), log.histories.lengths)
+    pairs = pl.DataFrame({"user": owners, "item": log.histories.values})
+    exclude_seen = not pairs.is_duplicated().any() if data.exclude_seen is None else data.exclude_seen
+    names = pl.Series(catalog.item_ids, dtype=pl.String).gather(pairs["item"])
+    histories = pairs.select("user", names.alias("history")).group_by("user", maintain_order=True).agg("history")
+    users = pl.DataFrame({"user_id": pl.Series(log.user_ids, dtype=pl.String), "history": histories["history"]})
+    users.write_parquet(folder / "users.parquet")
+    write_atomic(folder / "data.json", to_json({"exclude_seen": bool(exclude_seen), "time_unit": log.time_unit}))

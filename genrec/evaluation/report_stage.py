@@ -1,0 +1,165 @@
+"""The report of a run: every ranking of it beside baselines, on the test split; for `genrec fit` and `genrec evaluate`.
+
+It reads nothing but the run's own folder, and of that the items that the run was fitted on: items that were added since
+are nobody's target, and some of the models do not know them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from genrec.data.cases import Cases
+from genrec.decoding.filters import ItemFilter, WhereFilters
+from genrec.evaluation.baselines import BASELINES, ContentKnn, Random
+from genrec.evaluation.metrics import rank_of_target
+from genrec.evaluation.report import write_report
+from genrec.evaluation.search_diagnosis import search_diagnosis
+from genrec.evaluation.tables import DEFAULT, KS, RANKS, Lists, compare, evaluate, rank
+from genrec.ranking.config import FusionWeights, RankingConfig
+from genrec.ranking.cooccurrence import Cooccurrence, Score, best_weight, mixture
+from genrec.ranking.ranker import Ranker
+from genrec.run import Run
+from genrec.semtok.folders import write_atomic
+from genrec.semtok.vectors import unit_rows
+from genrec.sequential.sasrec import SasRec
+from genrec.stages import Stage, bring_up_to_date, progress_bar
+
+NEEDS = ("catalog", "split", "vectors/text", "vectors/collaborative", "vectors/item", "semtok", "lm")
+OpenRanker = Callable[[Run], Ranker]
+
+
+def report_stage(run: Run, open_ranker: OpenRanker) -> Stage:
+    """The stage of a run.
+
+    Args:
+        open_ranker: opens the run's model.
+    """
+    return Stage("report", {"title": run.path.name, "ranks": True}, NEEDS, partial(_report, open_ranker))
+
+
+def update_report(run: Run, open_ranker: OpenRanker) -> None:
+    """Make the report of a finished run again where it is out of date; nothing is trained, and only the run is read.
+
+    Raises:
+        InputError: a stage of the run is unfinished or was made of another one than stands there, or another process
+            works on the run.
+    """
+    run.settings()
+    with run.locked():
+        run.check_finished(NEEDS)
+        bring_up_to_date(run, report_stage(run, open_ranker))
+
+
+def _report(open_ranker: OpenRanker, run: Run, folder: Path) -> None:
+    lists = {**_baseline_lists(run), **_sequential_lists(run)}
+    sequential = list(_sequential_models(run))
+    ranker = open_ranker(run)
+    filters = _filters(run, ranker)
+    lists |= _ranker_lists(run, ranker, filters)
+    cases, train, n_items = run.split().test, run.split().train, run.fitted_items
+    rows = evaluate(lists, cases, train, n_items)
+    rows += search_diagnosis(ranker, cases, filters)
+    for name in ("Markov", "ItemKnn", *(part for model in sequential for part in (model, f"{model} + co-occurrence"))):
+        rows += compare(lists, cases, reference=name)
+    training = [row for part in ("vectors/collaborative", "vectors/item", "lm") for row in run.training_log(part)]
+    title, notes = f"Report of {run.path.name}", _notes(run, ranker.config)
+    write_report(folder, rows, training_log=training, quality=run.quality(), title=title, notes=notes)
+    ranks = {name: rank_of_target(ranked, cases.targets).astype(np.uint8) for name, ranked in lists.items()}
+    write_atomic(folder / RANKS, save({name.removesuffix(DEFAULT): ranks_of for name, ranks_of in ranks.items()}))
+
+
+def _notes(run: Run, ranking: RankingConfig) -> list[str]:
+    """On the protocol."""
+    split, refit = run.split(), run.selection_run is not None
+    return [
+        f"Split {split.name}: {len(split.test):,} test cases over {run.fitted_items:,} items; the whole catalogue is "
+        "ranked.",
+        f"Fitted on training items {'and validation items' if refit else 'only'}; epochs and the "
+        f"fusion weights ({ranking.fusion_weights}) were chosen on validation"
+        f"{' by the run before' if refit else ''}; the test split was read once.",
+        "Items of the history are left out of every list."
+        if run.exclude_seen
+        else "Items of the history may be listed.",
+    ]
+
+
+def _baseline_lists(run: Run) -> dict[str, Any]:
+    split, n_items = run.split(), run.fitted_items
+    scores: dict[str, Score] = {name: kind.fit(split.train, n_items).score for name, kind in BASELINES.items()}
+    scores["ContentKnn"] = ContentKnn(unit_rows(run.text_vectors().values[:n_items])).score
+    scores["Random"] = Random(n_items).score
+    return _ranked(run, scores)
+
+
+def _sequential_lists(run: Run) -> dict[str, Any]:
+    """Of each sequential model, alone and beside co-occurrence at the weight that won on validation."""
+    models, cooccurrence = _sequential_models(run), Cooccurrence.fit(run.split().train, run.fitted_items)
+    selection = run.selection_run or run
+    split, counted = selection.split(), Cooccurrence.fit(selection.split().train, run.fitted_items)
+    scores: dict[str, Score] = {}
+    for name, score in models.items():
+        weighed = score if selection is run else _sequential_models(selection)[name]
+        weight = best_weight(weighed, counted, split.valid, selection.exclude_seen)
+        scores |= {name: score, f"{name} + co-occurrence": mixture(score, cooccurrence, weight)}
+    return _ranked(run, scores)
+
+
+def _ranked(run: Run, scores: dict[str, Score]) -> dict[str, Any]:
+    histories, exclude_seen = run.split().test.histories, run.exclude_seen
+    return {name: rank(score, histories, exclude_seen=exclude_seen) for name, score in scores.items()}
+
+
+def _filters(run: Run, ranker: Ranker) -> list[ItemFilter]:
+    """What each test case's list may hold: fitted items, but for those of the history."""
+    fitted = np.arange(len(run.catalog())) < run.fitted_items
+    shared = WhereFilters(ranker.trie, run.catalog())() & ItemFilter.from_mask(ranker.trie, fitted)
+    return [shared.deny(history) if run.exclude_seen else shared for history in run.split().test.histories]
+
+
+def _ranker_lists(run: Run, ranker: Ranker, filters: list[ItemFilter]) -> Lists:
+    """Lists of every ranking of the run over the items that it was fitted on."""
+    cases, best = run.split().test, ranker.config.fusion_weights
+    rankings = {
+        "beam": FusionWeights(0.0),
+        "dense": FusionWeights(1.0),
+        "beam and dense": FusionWeights(best.dense),
+        "fused": best,
+    }
+    with progress_bar("ranking the test cases", "case") as progress:
+        lists = ranker.fused_lists(
+            cases.histories,
+            weights=list(dict.fromkeys(rankings.values())),
+            k=max(KS),
+            filters=filters,
+            progress=_counted(progress, cases),
+        )
+    default = ranker.config.ranking
+    return {f"genrec {name}{DEFAULT if name == default else ''}": lists[weights] for name, weights in rankings.items()}
+
+
+def _sequential_models(run: Run) -> dict[str, Score]:
+    """SASRec of ID vectors, and the one that the run's aligner was trained with, where there is one: float32 [B, N]."""
+    n_items = run.fitted_items
+    models: dict[str, Score] = {"SASRec": SasRec.load(run.verified("vectors/collaborative")).score}
+    aligned = run.sequential()
+    if aligned is not None:
+        models[f"{aligned.backbone.name}, aligned"] = lambda histories: aligned.score(histories)[:, :n_items]
+    return models
+
+
+def _counted(progress: Callable[[int, int], None], cases: Cases) -> Callable[[int], None]:
+    """From "so many more are done" to "so many of all are done"."""
+    done = 0
+
+    def told(more: int) -> None:
+        nonlocal done
+        done += more
+        progress(done, len(cases))
+
+    return told

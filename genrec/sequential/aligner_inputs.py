@@ -1,0 +1,50 @@
+"""What an aligner reads of a run: vectors of both modalities, and who interacted with what.
+
+Shapes: N items, U users, D_t and D_c widths.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from genrec.data.sequences import Sequences
+from genrec.semtok.aligners.base import AlignerInputs, ItemTable
+from genrec.semtok.vectors import ItemVectors
+from genrec.sequential.base import ColdItems
+from genrec.sequential.lightgcn import user_item_matrix
+
+
+def aligner_inputs(
+    text: ItemVectors, collaborative: ItemVectors, train: Sequences, user_text: NDArray[np.float32] | None = None
+) -> AlignerInputs:
+    """What an aligner reads, from the vectors of both modalities and the training histories.
+
+    Args:
+        text: [N, D_t].
+        collaborative: [N, D_c].
+        train: U histories.
+        user_text: [U, D_t].
+    """
+    n_items, values = len(text), train.values
+    matrix = user_item_matrix(train, n_items)
+    counts = np.bincount(values, minlength=n_items).astype(np.int64)
+    return AlignerInputs(text.values, collaborative.values, counts, matrix, user_text)
+
+
+def cold_items(inputs: AlignerInputs) -> ColdItems:
+    """The items without training events, with their text vectors."""
+    rows = np.flatnonzero(inputs.counts == 0)
+    return ColdItems(rows, inputs.text[rows])
+
+
+@torch.inference_mode()
+def vectors_from_text(table: ItemTable, text: ItemVectors) -> Tensor:
+    """Vectors [M, D] of new items, from their text alone; not of unit length.
+
+    Raises:
+        InputError: the table reads no text, or the text vectors are of another width.
+    """
+    return table.from_text(torch.from_numpy(text.values))

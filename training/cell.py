@@ -1,0 +1,118 @@
+"""`Cell`: one training of `genrec compare`: an aligner through a backbone by a seed, in a folder of its own.
+
+Cold items, which no training history has, come after training: they are no classes of the softmax, and are ranked by
+the vectors that their words give them (`ItemTable.from_text`). A table that knows no words cannot rank them.
+
+Shapes: N items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from genrec.evaluation.comparison import CellName
+from genrec.evaluation.tables import rank
+from genrec.run import Run
+from genrec.semtok.aligners import ALIGNERS, PLAIN
+from genrec.semtok.aligners.base import AlignerInputs, IdTable, ItemTable
+from genrec.semtok.folders import write_atomic
+from genrec.semtok.vectors import ItemVectors
+from genrec.sequential import BACKBONES, LIGHTGCN
+from genrec.sequential.aligner_inputs import aligner_inputs
+from genrec.sequential.base import ColdItems, SequentialModel
+from genrec.sequential.lightgcn import LightGcn, user_item_matrix
+from genrec.stages import Stage, progress_bar
+from genrec.training.loop.checkpoint import work_folder
+from genrec.training.loop.epochs import FitContext
+from genrec.training.sequential.config import SequentialTrainingConfig
+from genrec.training.sequential.fit import fit_sequential
+from genrec.training.sequential.lightgcn_fit import fit_lightgcn
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training.
+
+    Attributes:
+        name: its line, backbone and seed.
+        aligner: a name of `ALIGNERS`, or `plain`.
+        options: the aligner's configuration; of `plain` None.
+        shape: the backbone's configuration.
+        training: how it is trained; the seed is the cell's.
+        negatives: classes that the softmax samples for a batch; None: the whole catalogue.
+        collaborative: the plain cell whose vectors an aligner may look at.
+    """
+
+    name: CellName
+    aligner: str
+    options: Any
+    shape: Any
+    training: SequentialTrainingConfig
+    negatives: int | None
+    collaborative: CellName
+
+    @property
+    def reads_users(self) -> bool:
+        """Whether the aligner looks at the users' preference texts."""
+        return self.aligner != PLAIN and ALIGNERS[self.aligner].reads_users
+
+    def stage(self) -> Stage:
+        """The cell's weights, the item vectors that it ranks with, its lists for the test cases, its log."""
+        facts: dict[str, Any] = {"aligner": self.aligner, "backbone": self.name.backbone, "seed": self.name.seed}
+        facts |= {"shape": asdict(self.shape), "negatives": self.negatives}
+        facts |= {"training": {name: value for name, value in asdict(self.training).items() if name != "seed"}}
+        needs = ["split", "vectors/text"]
+        if self.aligner != PLAIN:
+            facts["options"] = asdict(self.options)
+            needs.append(self.collaborative.folder)
+        if self.reads_users:
+            needs.append("vectors/users")
+        return Stage(self.name.folder, facts, tuple(needs), self._train)
+
+    def _train(self, run: Run, folder: Path) -> None:
+        split, text = run.split(), run.text_vectors()
+        unseen = np.flatnonzero(np.bincount(split.train.values, minlength=len(text)) == 0)
+        cold = ColdItems(unseen, text.values[unseen])
+        fit: Callable[..., Any] = fit_lightgcn if self.name.backbone == LIGHTGCN else fit_sequential
+        with work_folder(folder) as work, progress_bar(self.name.folder, "step") as progress:
+            model = fit(
+                self._model_maker(run),
+                split,
+                replace(self.training, seed=self.name.seed),
+                FitContext(work, run.note, progress),
+                exclude_seen=run.exclude_seen,
+                negatives=self.negatives,
+                cold=cold,
+                stage=self.name.folder,
+            )
+            lists = rank(model.scorer(cold), split.test.histories, exclude_seen=run.exclude_seen)
+            model.save(folder)
+            source = f"{self.name.name}-{self.name.backbone}"
+            ItemVectors(model.ranking_vectors(cold), source).save(folder / "item.safetensors")
+            write_atomic(folder / "lists.safetensors", save({"rows": lists}))
+
+    def _model_maker(self, run: Run) -> Callable[[], SequentialModel] | Callable[[], LightGcn]:
+        """A function that builds the untrained model under the generator's seed of the moment."""
+        n_items, shape = len(run.catalog()), self.shape
+        inputs = None if self.aligner == PLAIN else self._inputs(run)
+
+        def items() -> ItemTable:
+            if inputs is None:
+                return IdTable(n_items, shape.width)
+            return ALIGNERS[self.aligner].table(inputs, shape.width, self.options)
+
+        if self.name.backbone == LIGHTGCN:
+            interactions = user_item_matrix(run.split().train, n_items)
+            return lambda: LightGcn(items(), interactions, shape)
+        return lambda: SequentialModel(items(), BACKBONES[self.name.backbone].build(shape))
+
+    def _inputs(self, run: Run) -> AlignerInputs:
+        plain = ItemVectors.load(run.verified(self.collaborative.folder) / "item.safetensors")
+        users = run.user_vectors() if self.reads_users else None
+        return aligner_inputs(run.text_vectors(), plain, run.split().train, None if users is None else users.values)

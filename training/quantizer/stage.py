@@ -1,0 +1,45 @@
+"""The stage `semtok` of a run: a quantiser of the item vectors, the semantic IDs, and how good they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genrec.run import Run
+from genrec.semtok.folders import to_json, write_atomic
+from genrec.semtok.quality import measure_quality
+from genrec.semtok.quality_plots import plot_quality
+from genrec.semtok.semantic_ids import assign_ids
+from genrec.stages import Stage
+from genrec.training.quantizer.fit import fit_quantizer
+from genrec.training.quantizer.letter import Collaborative
+
+
+def semtok_stage(settings: Mapping[str, Any], options: Any, seed: int) -> Stage:
+    """Semantic IDs.
+
+    Args:
+        settings: the whole section of the configuration, by which the stage is known: quantizer, sizes, extra_level.
+        options: configuration of the chosen quantiser.
+        seed: of the run.
+    """
+    needs = ("catalog", "split", "vectors/text", "vectors/item")
+    return Stage("semtok", {**settings, "seed": seed}, needs, partial(_semtok, settings, options, seed))
+
+
+def _semtok(settings: Mapping[str, Any], options: Any, seed: int, run: Run, folder: Path) -> None:
+    catalog, vectors = run.catalog(), run.item_vectors()
+    text, collaborative = run.text_vectors(), run.collaborative_vectors()
+    seen = np.bincount(run.split().train.values, minlength=len(text)) > 0
+    targets = Collaborative(collaborative.values, seen)
+    quantizer = fit_quantizer(settings["quantizer"], vectors.values, settings["sizes"], options, seed, targets)
+    ids = assign_ids(quantizer, catalog.item_ids, vectors.values, extra_level=settings["extra_level"])
+    quantizer.save(folder)
+    ids.save(folder)
+    quality = measure_quality(ids, quantizer, vectors.values, text.values, collaborative.values, seen)
+    plot_quality(quality, ids, folder)
+    write_atomic(folder / "quality.json", to_json(quality.to_json()))
