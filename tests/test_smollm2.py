@@ -61,7 +61,14 @@ def test_it_is_fine_tuned_with_adapters_and_merged(tmp_path: Path) -> None:
         f"data: {{items: {tmp_path}/items.jsonl, interactions: {tmp_path}/interactions.csv}}\nrun: {tmp_path}/run\n"
     )
     small = ["--text.encoder=tfidf", "--sasrec.width=16", "--collaborative.epochs=1", "--aligner.training.epochs=1"]
-    lm = ["--lm.base=smollm2", "--lm.lora_rank=4", "--lm.epochs=1", "--lm.dense_width=16", "--lm.valid_cases=4", "--lm.text_share=0"]
+    lm = [
+        "--lm.base=smollm2",
+        "--lm.lora_rank=4",
+        "--lm.epochs=1",
+        "--lm.dense_width=16",
+        "--lm.valid_cases=4",
+        "--lm.text_share=0",
+    ]
     assert main(["fit", str(tmp_path / "my.yaml"), *small, *lm, "--topk.k=3"]) == 0
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "run/lm", dtype=torch.float32)
     recommender = Recommender.from_pretrained(tmp_path / "run", device="cpu")
