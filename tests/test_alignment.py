@@ -49,7 +49,7 @@ def test_inputs_count_events_and_mark_who_took_what() -> None:
     behaviour = ItemVectors(np.eye(4, 2, dtype=np.float32), "log")
     inputs = aligner_inputs(text, behaviour, Sequences.from_lists([[0, 1, 0], [], [1]]))
     assert inputs.counts.tolist() == [2, 2, 0, 0]
-    assert inputs.taken.toarray().tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [0, 1, 0, 0]]
+    assert inputs.user_item.toarray().tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [0, 1, 0, 0]]
     assert cold_items(inputs).rows.tolist() == [2, 3]
     np.testing.assert_array_equal(cold_items(inputs).text, text.values[2:])
 

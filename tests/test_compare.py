@@ -149,7 +149,7 @@ def test_every_aligner_through_every_backbone(tmp_path: Path) -> None:
     config = write_config(
         tmp_path,
         "{plain: {}, text: {}, concatenation: {}, faerec: {}, llmemb: {}, recgoat: {heads: 2}, bare: "
-        "{aligner: faerec, gate: false}}",
+        "{aligner: faerec_no_gate}}",
         "gru4rec: {width: 16}\nbert4rec: {width: 16}\nlrurec: {width: 16}\nlightgcn: {width: 16}\n"
         "backbones: [sasrec, gru4rec, bert4rec, lrurec, lightgcn]\ncollaborative: lightgcn\n",
     )
@@ -289,7 +289,7 @@ def test_the_first_level_that_tells_items_apart() -> None:
         (["{config}", "--aligners", "{text: {name: words}}"], "aligners.text.name is no option"),
         (["{config}", "--aligners", "{text: {no: 1}}"], "aligners.text.False is no option"),
         (["{config}", "--aligners", "{text: {hidden: 2.5}}"], "aligners.text.hidden '2.5': must be of the type int"),
-        (["{config}", "--aligners", "{faerec: {gate: 3}}"], "aligners.faerec.gate '3': must be of the type bool"),
+        (["{config}", "--aligners", "{faerec: {gate: 3}}"], "aligners.faerec.gate is no option"),
         (["{config}", "--aligners", "{faerec: {weight: null}}"], "aligners.faerec.weight has no value"),
         (["{config}", "--aligners", "{faerec: {weight: .nan}}"], "weight nan"),
         (["{config}", "--aligners", "{text: {hidden: -1}}"], "hidden -1"),

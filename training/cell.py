@@ -19,7 +19,7 @@ from safetensors.numpy import save
 from genrec.evaluation.comparison import CellName
 from genrec.evaluation.tables import rank
 from genrec.run import Run
-from genrec.semtok.aligners import ALIGNERS, PLAIN
+from genrec.semtok.aligners import PLAIN, aligner_entry
 from genrec.semtok.aligners.base import AlignerInputs, IdTable, ItemTable
 from genrec.semtok.folders import write_atomic
 from genrec.semtok.vectors import ItemVectors
@@ -60,7 +60,7 @@ class Cell:
     @property
     def reads_users(self) -> bool:
         """Whether the aligner looks at the users' preference texts."""
-        return self.aligner != PLAIN and ALIGNERS[self.aligner].reads_users
+        return self.aligner != PLAIN and aligner_entry(self.aligner).reads_users
 
     def stage(self) -> Stage:
         """The cell's weights, the item vectors that it ranks with, its lists for the test cases, its log."""
@@ -105,7 +105,7 @@ class Cell:
         def items() -> ItemTable:
             if inputs is None:
                 return IdTable(n_items, shape.width)
-            return ALIGNERS[self.aligner].table(inputs, shape.width, self.options)
+            return aligner_entry(self.aligner).table(inputs, shape.width, self.options)
 
         if self.name.backbone == LIGHTGCN:
             interactions = user_item_matrix(run.split().train, n_items)

@@ -29,7 +29,7 @@ from genrec.cli.config import TextConfig, plain, with_sections
 from genrec.cli.parsing import config_parser, read_config
 from genrec.data.config import DataConfig
 from genrec.semtok import options as check
-from genrec.semtok.aligners import PLAIN, aligner_config
+from genrec.semtok.aligners import PLAIN, aligner_config, aligner_entry
 from genrec.semtok.aligners.config import RecGoatConfig
 from genrec.semtok.errors import OptionError, did_you_mean
 from genrec.semtok.options import MOST_SEED
@@ -113,7 +113,7 @@ class CompareConfig:
         return [PLAIN, *(name for name in self.aligners if name != PLAIN)]
 
     def aligner(self, name: str) -> tuple[str, Any]:
-        """What is built for a line: `plain` and None, or a name of `ALIGNERS` and its configuration.
+        """What is built for a line: `plain` and None, or a name of `ALIGNERS` or `ABLATIONS` and its configuration.
 
         Raises:
             OptionError: no such aligner or option, or a value that is bad or of another type.
@@ -129,11 +129,10 @@ class CompareConfig:
             raise OptionError("aligner", f"{kind!r}: this line is the plain model, which others look at")
         if not isinstance(kind, str):
             raise OptionError("aligner", f"{kind!r}: the name of an aligner")
-        _, defaults = aligner_config(kind)
-        typed = typed_options(type(defaults), options)
+        typed = typed_options(aligner_entry(kind).config, options)
         # A 1 that was given for 1.0 stays one: the cells of finished comparisons are found again by a hash of it.
         typed = {key: options[key] if options[key] == value else value for key, value in typed.items()}
-        return aligner_config(kind, **typed)
+        return kind, aligner_config(kind, **typed)
 
     def training_of(self, name: str) -> SequentialTrainingConfig:
         """How a line's cells are trained.

@@ -22,31 +22,31 @@ from genrec.semtok.errors import InputError
 
 @dataclass(frozen=True)
 class AlignerInputs:
-    """Everything an aligner may look at; all of it from training histories and item words.
+    """Everything an aligner may look at; all of it from training histories and item texts.
 
     Attributes:
         text: float32 [N, D_t].
-        collaborative: float32 [N, D_c]; rows of items that were never taken mean nothing.
-        counts: int64 [N], how often each item was taken in training; 0 marks a cold item.
-        taken: [U, N], 1 where a user took an item in training.
+        collaborative: float32 [N, D_c]; rows of items without training interactions mean nothing.
+        counts: int64 [N], training interactions of each item; 0 marks a cold-start item.
+        user_item: [U, N], 1 where a user interacted with an item in training.
         user_text: float32 [U, D_t], vectors of the users' preference texts; None where no aligner asks for them.
     """
 
     text: NDArray[np.float32]
     collaborative: NDArray[np.float32]
     counts: NDArray[np.int64]
-    taken: csr_array
+    user_item: csr_array
     user_text: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
-        n = {len(self.text), len(self.collaborative), len(self.counts), self.taken.shape[1]}
+        n = {len(self.text), len(self.collaborative), len(self.counts), self.user_item.shape[1]}
         if len(n) > 1:
             raise InputError(
                 f"aligner: {len(self.text)} text vectors, {len(self.collaborative)} collaborative vectors, "
-                f"{len(self.counts)} counts and {self.taken.shape[1]} columns of the interaction matrix"
+                f"{len(self.counts)} counts and {self.user_item.shape[1]} columns of the interaction matrix"
             )
-        if self.user_text is not None and len(self.user_text) != self.taken.shape[0]:
-            raise InputError(f"aligner: {len(self.user_text)} user texts for {self.taken.shape[0]} users")
+        if self.user_text is not None and len(self.user_text) != self.user_item.shape[0]:
+            raise InputError(f"aligner: {len(self.user_text)} user texts for {self.user_item.shape[0]} users")
 
 
 class ItemTable(nn.Module):
@@ -88,12 +88,12 @@ class ItemTable(nn.Module):
         return torch.zeros((), device=rows.device)
 
     def from_text(self, text: Tensor) -> Tensor:
-        """Vectors [M, D] of items that nobody has taken, from their words [M, D_t] alone.
+        """Vectors [M, D] of cold-start items, from their text vectors [M, D_t] alone.
 
         Raises:
-            InputError: the table knows no words.
+            InputError: the table reads no text.
         """
-        raise InputError(f"{type(self).__name__} has no vectors for items that nobody has taken")
+        raise InputError(f"{type(self).__name__} has no vectors for cold-start items")
 
 
 class IdTable(ItemTable):

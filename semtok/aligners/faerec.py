@@ -1,11 +1,12 @@
-"""FAERec: ID and text vectors fused by a gate and aligned on two levels, for items that few have taken (Wei et al.
+"""FAERec: ID and text vectors fused by a gate and aligned on two levels, for items with few interactions (Wei et al.
 2026, arXiv 2604.03688).
 
     e = LayerNorm( g * E_id + (1 - g) * m(x) ),   m(x) = W2 dropout(GELU(W1 x)),   g = gate(E_id, m(x))
     loss = lambda ( w_item(epoch) L_item(E_id, m) + w_feature(epoch) L_feature(E_id, m) )
 
 The same vectors are read, trained against, scored with and quantised. The released code compares next items with raw ID
-vectors in training and with an ungated sum when it ranks; `id_targets` and `ungated_scores` bring that back.
+vectors in training and with an ungated sum when it ranks; `genrec.semtok.aligners.ablations` has that, and the table
+without each of its parts.
 
 Shapes: N items, D_t width of the text, D width of the table, M rows of a batch.
 """
@@ -25,9 +26,13 @@ from genrec.semtok.aligners.principal_axes import Floats, principal_axes
 from genrec.semtok.dropout import Dropout
 from genrec.semtok.errors import InputError
 
+ID_SCALE = 0.05  # root mean square of the ID vectors' entries at the start
+_GATE_DROPOUT = 0.1
+_OFF_DIAGONAL = 0.005  # weight of the correlation of different dimensions
+
 
 class FaeRecTable(ItemTable):
-    """The table; items that nobody has taken have their text side alone, as if the gate were shut."""
+    """The table; cold-start items have their text alone, as if the gate were shut."""
 
     standard: Tensor
     text_mean: Tensor
@@ -43,47 +48,44 @@ class FaeRecTable(ItemTable):
         self.mapper = nn.Sequential(
             nn.Linear(text_width, hidden), nn.GELU(), Dropout(config.mapper_dropout), nn.Linear(hidden, width)
         )
-        self.gate = DimensionGate(width, config.gate_dropout) if config.gate else None
+        self.gate = DimensionGate(width, _GATE_DROPOUT)
         self.norm = nn.LayerNorm(width)
         # Vectors of unit length: with a softmax over the whole catalogue, LayerNorm's own length of sqrt(D) would start
         # from logits in the tens.
         nn.init.constant_(self.norm.weight, width**-0.5)
         mean = inputs.text.mean(axis=0)
-        scale = np.sqrt(np.square(inputs.text - mean).mean()) or 1.0  # 0 where all items have the same words
+        scale = np.sqrt(np.square(inputs.text - mean).mean()) or 1.0  # 0 where all items have the same text
         self.register_buffer("text_mean", torch.from_numpy(mean))
         self.register_buffer("text_scale", torch.tensor(scale, dtype=torch.float32))
         self.register_buffer("standard", self._standard(torch.from_numpy(inputs.text)), persistent=False)
         self.register_buffer("counts", torch.from_numpy(inputs.counts), persistent=False)
         with torch.no_grad():
-            if config.init == "pca":
-                self.items.weight.copy_(torch.from_numpy(pca_rows(inputs.text, width, config.init_scale)))
-            else:
-                nn.init.normal_(self.items.weight, std=config.init_scale)
+            self.items.weight.copy_(torch.from_numpy(pca_rows(inputs.text, width, ID_SCALE)))
 
     def forward(self) -> Tensor:
         return self._fused(self.mapper(self.standard))
-
-    def scores(self) -> Tensor:
-        mapped = self.mapper(self.standard)
-        if not self.config.ungated_scores:
-            return self._fused(mapped)
-        vectors: Tensor = self.norm(mapped + self.items.weight * (self.counts > 0)[:, None])
-        return vectors
 
     def loss(self, rows: Tensor, epoch: float) -> Tensor:
         config = self.config
         drawn = torch.randint(self.n_items, (round(config.drawn_items * len(rows)),), device=rows.device)
         rows = torch.cat([rows, drawn])
-        rows = rows[self.counts[rows] > 0]  # a cold item's ID vector is never read
-        own, mapped = self.items.weight[rows], self.mapper(self.standard[rows])
-        item, feature = self._weights(epoch)
-        total = own.new_zeros(())
-        if config.item_loss and len(rows):
-            total = total + item * item_contrast(own, mapped, rows, config.temperature)
-        if config.feature_loss and len(rows):
-            counts = self.counts[rows]
-            total = total + feature * feature_correlation_by_popularity(own, mapped, counts, config.off_diagonal)
+        rows = rows[self.counts[rows] > 0]  # a cold-start item's ID vector is never read
+        if not len(rows):
+            return self.items.weight.new_zeros(())
+        own, mapped, counts = self.items.weight[rows], self.mapper(self.standard[rows]), self.counts[rows]
+        item, feature = self.loss_weights(epoch)
+        total = item * item_contrast(own, mapped, rows, config.temperature)
+        total = total + feature * feature_correlation_by_popularity(own, mapped, counts, _OFF_DIAGONAL)
         return config.weight * total
+
+    def loss_weights(self, epoch: float) -> tuple[float, float]:
+        """Of the item-level and of the feature-level loss, after so many epochs."""
+        return CosineCurriculum(self.config.minimum, self.config.period).weights(epoch)
+
+    def share(self, own: Tensor, mapped: Tensor) -> Tensor:
+        """g, the share of the ID vectors [M, D] beside the mapped text [M, D], in each dimension."""
+        gate: Tensor = self.gate(own, mapped)
+        return gate
 
     def from_text(self, text: Tensor) -> Tensor:
         if text.shape[1] != self.standard.shape[1]:
@@ -97,28 +99,9 @@ class FaeRecTable(ItemTable):
 
     def _fused(self, mapped: Tensor) -> Tensor:
         own = self.items.weight
-        gate = 0.5 if self.gate is None else self.gate(own, mapped)
-        gate = gate * (self.counts > 0)[:, None]
+        gate = self.share(own, mapped) * (self.counts > 0)[:, None]
         vectors: Tensor = self.norm(gate * own + (1 - gate) * mapped)
         return vectors
-
-    def _weights(self, epoch: float) -> tuple[float, float]:
-        if not self.config.curriculum:
-            return (1 + self.config.minimum) / 2, (1 - self.config.minimum) / 2
-        return CosineCurriculum(self.config.minimum, self.config.period).weights(epoch)
-
-
-class IdTargetsTable(FaeRecTable):
-    """Next items are compared with raw ID vectors in training. A class of its own: where a table has
-    `targets` of its own, a training step passes through it twice."""
-
-    def targets(self) -> Tensor:
-        return self.items.weight
-
-
-def faerec_table(inputs: AlignerInputs, width: int, config: FaeRecConfig) -> FaeRecTable:
-    """The table of a configuration."""
-    return (IdTargetsTable if config.id_targets else FaeRecTable)(inputs, width, config)
 
 
 def pca_rows(text: Floats, width: int, scale: float) -> Floats:

@@ -1,94 +1,88 @@
-"""RecGOAT: words spread over a graph of like items, behaviour spread over who took what, the two aligned on two levels
-and summed (Li et al. 2026, arXiv 2602.00682).
+"""RecGOAT: text spread over a graph of like items, interactions spread over the user-item graph, the two aligned on two
+levels and summed (Li et al. 2026, arXiv 2602.00682).
 
-    m = Attention(item graph, A p)                          words p of an item and of its neighbours
-    u = Attention(user graph, B q)                          words q of a user's preferences, and of like users'
+    m = Attention(item graph, A p)                          text p of an item and of its neighbours
+    u = Attention(user graph, B q)                          text q of a user's preferences, and of like users'
     z = mean of layers 0..L of LightGCN(user-item graph) started from ID vectors and u
-    e = LayerNorm( (1 - b) z + b transport(m) ),   loss = w_c InfoNCE(z, m) + w_t S(z, m)
+    e = LayerNorm( (1 - b) z + b transport(m) ),   loss = w_c InfoNCE(z, m)
 
-LightGCN is He et al. 2020 (arXiv 2002.02126, equations 3 and 4), InfoNCE runs in both directions between the two sides
-of an item, `transport` is a map of features or, where the distance S between samples does its work, nothing.
+LightGCN is He et al. 2020 (arXiv 2002.02126, equations 3 and 4), InfoNCE runs in both directions between the two
+modalities of an item, `transport` is a map of features.
 
 Unlike the released code: InfoNCE is minimised, not maximised; transport keeps its mass (see `aligners.transport`); the
-user-user graph and users' words, which exist there as options only, are used; there are no images; lengths are left to
-the recommender, since a softmax over the catalogue needs them. Of items that nobody has taken the paper is silent: here
-such an item borrows its behaviour from those of like words, because the model learns to believe behaviour far more than
-words (b falls to 0.05 on Amazon's Scientific) and never lists what has only words.
+user-user graph and users' texts, which exist there as options only, are used; there are no images; lengths are left to
+the recommender, since a softmax over the catalogue needs them. Of cold-start items the paper is silent: here such an
+item borrows the collaborative vectors of those with like text, because the model learns to weigh interactions far more
+than text (b falls to 0.05 on Amazon's Scientific) and never lists what has only text. The table with each part changed
+or left out is in `genrec.semtok.aligners.ablations`.
 
 Shapes: N items, U users, D_t width of the text, D width of the table, M rows of a batch.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 import torch
 from scipy.sparse import csr_array, eye_array, hstack
 from torch import Tensor, nn
-from torch.nn import functional
 
 from genrec.semtok.aligners.base import AlignerInputs, ItemTable
 from genrec.semtok.aligners.config import RecGoatConfig
 from genrec.semtok.aligners.graph_attention import Edges, GraphAttention, propagate, propagate_back
-from genrec.semtok.aligners.graphs import bipartite, nearest, neighbour_graph, shuffled
+from genrec.semtok.aligners.graphs import bipartite, nearest, neighbour_graph
 from genrec.semtok.aligners.losses import symmetric_contrast
 from genrec.semtok.aligners.principal_axes import Floats, principal_axes
-from genrec.semtok.aligners.transport import FeatureMap, relative_epsilon, sinkhorn_divergence
+from genrec.semtok.aligners.transport import FeatureMap
 from genrec.semtok.dropout import dropout
 from genrec.semtok.errors import InputError
 
-
-class Sides(NamedTuple):
-    """The two sides of every item [N, D], before transport and fusion."""
-
-    words: Tensor
-    behaviour: Tensor
+GraphKind = Literal["item", "new_item", "user_item", "user"]
+ID_SCALE = 0.1  # root mean square of the ID vectors' entries at the start
+SINKHORN_ITERATIONS = 30
 
 
-class Users(nn.Module):
-    """Where users start in the user-item graph: [U, D].
+class Modalities(NamedTuple):
+    """The vectors of every item in either modality [N, D], before transport and fusion."""
+
+    text: Tensor
+    collaborative: Tensor
+
+
+class UserText(nn.Module):
+    """Where users start in the user-item graph: their preference texts, spread over like users. [U, D].
 
     Args:
-        inputs: with `user_text`, unless `user_start` is free and `user_graph` none.
+        text: [U, D_t].
         width: D.
-
-    Raises:
-        InputError: `user_text` is missing.
+        graph: [U, U], of users with like preferences; None: each keeps its own text.
     """
 
     text: Tensor
 
-    def __init__(self, inputs: AlignerInputs, width: int, config: RecGoatConfig) -> None:
+    def __init__(self, text: Floats, width: int, config: RecGoatConfig, graph: csr_array | None) -> None:
         super().__init__()
-        if inputs.user_text is None and (config.user_start == "text" or config.user_graph != "none"):
-            raise InputError(
-                "recgoat: no vectors of the users' preference texts; without them, set --aligner.recgoat.user_start "
-                "free and --aligner.recgoat.user_graph none"
-            )
-        self.start: nn.Linear | nn.Parameter
-        if config.user_start == "text" and inputs.user_text is not None:
-            mean, scale = _mean_and_scale(inputs.user_text)
-            self.register_buffer("text", torch.from_numpy((inputs.user_text - mean) / scale), persistent=False)
-            self.start = nn.Linear(self.text.shape[1], width)
-        else:
-            self.start = nn.Parameter(config.id_scale * torch.randn(inputs.taken.shape[0], width))
+        mean, scale = _mean_and_scale(text)
+        self.register_buffer("text", torch.from_numpy((text - mean) / scale), persistent=False)
+        self.start = nn.Linear(self.text.shape[1], width)
         self.edges = self.attention = None
-        if config.user_graph != "none" and inputs.user_text is not None:
-            graph = neighbour_graph(inputs.user_text, config.user_neighbours)
-            self.edges = Edges(shuffled(graph, config.graph_seed) if config.user_graph == "shuffled" else graph)
-            self.attention = GraphAttention(width, config.heads, config.dropout)
+        if graph is not None:
+            self.edges, self.attention = Edges(graph), GraphAttention(width, config.heads, config.dropout)
 
     def forward(self) -> Tensor:
-        start: Tensor = self.start(self.text) if isinstance(self.start, nn.Linear) else self.start
+        start: Tensor = self.start(self.text)
         return start if self.attention is None else self.attention(self.edges, start)
 
 
 class RecGoatTable(ItemTable):
-    """The table; items that nobody has taken have their words, and the behaviour of items with like words.
+    """The table; cold-start items have their text, and the collaborative vectors of items with like text.
 
     A pass over the graphs is kept until its gradient is taken or a weight changes, so that `forward` and `loss` of one
     training step share it.
+
+    Raises:
+        InputError: `inputs.user_text` is missing.
     """
 
     text: Tensor
@@ -106,38 +100,50 @@ class RecGoatTable(ItemTable):
         self.register_buffer("text", torch.from_numpy(inputs.text), persistent=False)
         self.register_buffer("known", torch.from_numpy(known), persistent=False)
         self.items = nn.Embedding(self.n_items, width)
-        nn.init.normal_(self.items.weight, std=config.id_scale)
-        if config.id_start == "collaborative" and known.any():
-            rows = _components(inputs.collaborative[known], width, config.id_scale)
+        nn.init.normal_(self.items.weight, std=ID_SCALE)
+        if known.any():  # ID vectors start as the main components of the collaborative vectors
+            rows = _components(inputs.collaborative[known], width, ID_SCALE)
             with torch.no_grad():
                 self.items.weight[self.known] = torch.from_numpy(rows)
         self.text_in = nn.Linear(inputs.text.shape[1], width)
         self.item_edges = self.item_attention = None
-        if config.item_graph != "none":
-            graph = neighbour_graph(inputs.text, config.item_neighbours)
-            self.item_edges = Edges(shuffled(graph, config.graph_seed) if config.item_graph == "shuffled" else graph)
-            self.item_attention = GraphAttention(width, config.heads, config.dropout)
-        self.taken_edges = self.users = None
-        if config.user_item_graph != "none":
-            graph = bipartite(inputs.taken)
-            if config.user_item_graph == "shuffled":
-                graph = shuffled(graph, config.graph_seed, two_sided=True)
-            self.taken_edges, self.users = Edges(graph), Users(inputs, width, config)
-        self.map = FeatureMap(width, config.epsilon, config.iterations) if config.transport == "map" else None
+        graph = self.graph("item", neighbour_graph(inputs.text, config.item_neighbours))
+        if graph is not None:
+            self.item_edges, self.item_attention = Edges(graph), GraphAttention(width, config.heads, config.dropout)
+        self.user_item_edges = self.users = None
+        graph = self.graph("user_item", bipartite(inputs.user_item))
+        if graph is not None:
+            self.user_item_edges, self.users = Edges(graph), self.make_users(inputs)
+        self.map = self.make_map()
         self.share = nn.Parameter(torch.tensor(config.text_share))
         self.norm = nn.LayerNorm(width)
         # Vectors of unit length, as the released code scales them; LayerNorm's own sqrt(D) would start a softmax over
         # the whole catalogue from logits in the tens.
         nn.init.constant_(self.norm.weight, width**-0.5)
-        self._kept: tuple[list[tuple[int, int]], Sides] | None = None
+        self._kept: tuple[list[tuple[int, int]], Modalities] | None = None
+
+    def graph(self, kind: GraphKind, graph: csr_array) -> csr_array | None:
+        """The graph that is used in place of the one that the data give; None: none of this kind."""
+        return graph
+
+    def make_users(self, inputs: AlignerInputs) -> nn.Module:
+        """A module that gives the users' layer 0, [U, D]."""
+        if inputs.user_text is None:
+            raise InputError("recgoat: no vectors of the users' preference texts")
+        graph = self.graph("user", neighbour_graph(inputs.user_text, self.config.user_neighbours))
+        return UserText(inputs.user_text, self.width, self.config, graph)
+
+    def make_map(self) -> FeatureMap | None:
+        """What moves text vectors to collaborative ones; None leaves them where they are."""
+        return FeatureMap(self.width, self.config.epsilon, SINKHORN_ITERATIONS)
 
     def train(self, mode: bool = True) -> Self:
         self._kept = None
         return super().train(mode)
 
     def forward(self) -> Tensor:
-        words, behaviour = self._sides()
-        mixed = self.share * self._moved(words) + (1 - self.share) * behaviour * self.known[:, None]
+        text, collaborative = self._modalities()
+        mixed = self.share * self._moved(text) + (1 - self.share) * collaborative * self.known[:, None]
         vectors: Tensor = dropout(self.norm(mixed), self.config.dropout, self.training)
         return vectors
 
@@ -145,84 +151,79 @@ class RecGoatTable(ItemTable):
         config = self.config
         drawn = torch.randint(self.n_items, (round(config.drawn_items * len(rows)),), device=rows.device)
         rows = torch.cat([rows, drawn])
-        rows = rows[self.known[rows]]  # a cold item has no behaviour
-        total = self.share.new_zeros(())
+        rows = rows[self.known[rows]]  # a cold-start item has no interactions
         if not len(rows):
-            return total
-        words, behaviour = self._sides()
-        if config.contrast:
-            contrast = symmetric_contrast(words[rows], behaviour[rows], rows, config.temperature)
-            total = total + config.contrast * contrast
-        if config.transport == "divergence" and config.transport_weight:
-            sample = rows[torch.randperm(len(rows), device=rows.device)[: config.transport_rows]]
-            x, y = (functional.normalize(side[sample], dim=-1) for side in (words, behaviour))
-            epsilon = relative_epsilon(x, y, config.epsilon)
-            total = total + config.transport_weight * sinkhorn_divergence(x, y, epsilon, config.iterations)
-        return total
+            return self.share.new_zeros(())
+        text, collaborative = self._modalities()
+        return self.alignment(text[rows], collaborative[rows], rows)
+
+    def alignment(self, text: Tensor, collaborative: Tensor, rows: Tensor) -> Tensor:
+        """The loss between the two modalities [M, D] of items `rows` [M]; a scalar."""
+        if not self.config.contrast:
+            return text.new_zeros(())
+        return self.config.contrast * symmetric_contrast(text, collaborative, rows, self.config.temperature)
 
     def from_text(self, text: Tensor) -> Tensor:
         if text.shape[1] != self.text.shape[1]:
             raise InputError(f"recgoat: text vectors of width {text.shape[1]}, fitted on width {self.text.shape[1]}")
-        words = self._projected(text)
+        own = self._projected(text)
         if self.item_attention is not None and len(text):
             ours, theirs = self.text.cpu().numpy(), text.cpu().numpy()
-            graph = nearest(theirs, ours, self.config.item_neighbours)
-            if self.config.item_graph == "shuffled":
-                graph = shuffled(graph, self.config.graph_seed, two_sided=True)
+            graph = self.graph("new_item", nearest(theirs, ours, self.config.item_neighbours))
             loops = eye_array(len(theirs), dtype=np.float32)
             edges = Edges(csr_array(hstack([graph, loops]))).to(text.device)
-            heard = torch.cat([self._projected(self.text), words])
-            words = self.item_attention(edges, heard, words)
-        mixed = self.share * self._moved(words) + (1 - self.share) * self._borrowed(text)
+            read = torch.cat([self._projected(self.text), own])
+            own = self.item_attention(edges, read, own)
+        mixed = self.share * self._moved(own) + (1 - self.share) * self._borrowed(text)
         vectors: Tensor = self.norm(mixed)
         return vectors
 
     def _borrowed(self, text: Tensor) -> Tensor:
-        """The mean behaviour [M, D] of the known items nearest to words [M, D_t]."""
-        behaviour = self._sides().behaviour[self.known]
-        if not (self.config.cold_neighbours and len(behaviour) and len(text)):
+        """The mean collaborative vector [M, D] of the known items with text nearest to [M, D_t]."""
+        collaborative = self._modalities().collaborative[self.known]
+        if not (self.config.cold_neighbours and len(collaborative) and len(text)):
             return text.new_zeros(len(text), self.width)
         theirs, ours = text.cpu().numpy(), self.text[self.known].cpu().numpy()
         graph = nearest(theirs, ours, self.config.cold_neighbours)
-        shares = graph.data / np.repeat(graph.sum(axis=1).clip(1), np.diff(graph.indptr))
-        edges = Edges(csr_array((shares, graph.indices, graph.indptr), shape=graph.shape)).to(text.device)
-        return propagate(edges, behaviour)
+        weights = graph.data / np.repeat(graph.sum(axis=1).clip(1), np.diff(graph.indptr))
+        edges = Edges(csr_array((weights, graph.indices, graph.indptr), shape=graph.shape)).to(text.device)
+        return propagate(edges, collaborative)
 
-    def _sides(self) -> Sides:
+    def _modalities(self) -> Modalities:
         if not (self.training and torch.is_grad_enabled()):
             return self._propagated()
         versions = [(id(parameter), parameter._version) for parameter in self.parameters()]
         if self._kept is None or self._kept[0] != versions:
-            sides = self._propagated()
+            both = self._propagated()
             if self.map is not None:
-                self.map.update(sides.words[self.known], sides.behaviour[self.known])
-            for side in sides:
-                side.register_hook(self._forget)
-            self._kept = (versions, sides)
+                self.map.update(both.text[self.known], both.collaborative[self.known])
+            for vectors in both:
+                vectors.register_hook(self._forget)
+            self._kept = (versions, both)
         return self._kept[1]
 
     def _forget(self, grad: Tensor) -> None:
         self._kept = None  # the pass behind it is freed with its gradient
 
-    def _propagated(self) -> Sides:
-        words = self._projected(self.text)
+    def _propagated(self) -> Modalities:
+        text = self._projected(self.text)
         if self.item_attention is not None:
-            words = self.item_attention(self.item_edges, words)
-        behaviour = self.items.weight * self.known[:, None]
-        if self.users is not None and self.taken_edges is not None:
-            items, users = behaviour, self.users()
+            text = self.item_attention(self.item_edges, text)
+        collaborative = self.items.weight * self.known[:, None]
+        if self.users is not None and self.user_item_edges is not None:
+            edges, items, users = self.user_item_edges, collaborative, self.users()
             for _ in range(self.config.layers):
-                items, users = propagate_back(self.taken_edges, users), propagate(self.taken_edges, items)
-                behaviour = behaviour + items
-            behaviour = behaviour / (self.config.layers + 1)
-        return Sides(words, behaviour)
+                items, users = propagate_back(edges, users), propagate(edges, items)
+                collaborative = collaborative + items
+            collaborative = collaborative / (self.config.layers + 1)
+        return Modalities(text, collaborative)
 
     def _projected(self, text: Tensor) -> Tensor:
         projected: Tensor = self.text_in((text - self.text_mean) / self.text_scale)
         return projected
 
-    def _moved(self, words: Tensor) -> Tensor:
-        moved: Tensor = words if self.map is None else self.map(words)
+    def _moved(self, text: Tensor) -> Tensor:
+        moved: Tensor = text if self.map is None else self.map(text)
         return moved
 
 

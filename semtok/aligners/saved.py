@@ -23,12 +23,12 @@ def make_table(name: str, inputs: AlignerInputs, width: int, config: Any = None)
     """An untrained table; its weights come from torch's global generator.
 
     Args:
-        name: of `ALIGNERS`, or of `ABLATIONS` where no config is given.
+        name: of `ALIGNERS` or `ABLATIONS`.
         width: D.
         config: of the aligner's own class; None: the defaults.
     """
     if config is None:
-        name, config = aligner_config(name)
+        config = aligner_config(name)
     table = aligner_entry(name).table(inputs, width, config)
     table.aligner = (name, config)
     return table
