@@ -7,17 +7,11 @@ from collections.abc import Collection
 from pathlib import Path
 
 import pytest
+from worlds.design_page import LINKED, ROOT, packages
 
-ROOT = Path(__file__).resolve().parent.parent
-MAY_IMPORT = {
-    "semtok": {"semtok"},
-    "genrec": {"semtok", "genrec"},
-    "training": {"semtok", "genrec", "training"},
-    "inference": {"semtok", "genrec", "inference"},
-}
+MAY_IMPORT = packages()
 # These import every room, lazily: the package's public names and the command line.
 EXEMPT = ("genrec/__init__.py", "genrec/cli/")
-LINKED = ("semtok", "training", "inference")
 
 
 def room(module: str) -> str:
