@@ -13,11 +13,11 @@ import polars as pl
 import pytest
 from worlds.small_shop import write_shop
 
-from genrec.cli.commands import RecommendConfig
 from genrec.cli.main import main
 from genrec.cli.parsing import load_config
 from genrec.data.interactions import Interactions
 from genrec.data.splits import leave_last_out
+from genrec.inference.batch.config import RecommendConfig
 from genrec.semtok import options as check
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.errors import InputError
