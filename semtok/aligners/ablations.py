@@ -15,15 +15,16 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 from torch.nn import functional
 
-from genrec.semtok.aligners import faerec, recgoat
 from genrec.semtok.aligners.base import AlignerInputs, ItemTable
 from genrec.semtok.aligners.config import FaeRecConfig
+from genrec.semtok.aligners.faerec import ID_SCALE as FAEREC_ID_SCALE
 from genrec.semtok.aligners.faerec import FaeRecTable
 from genrec.semtok.aligners.graphs import shuffled
 from genrec.semtok.aligners.llmemb import LlmEmbTable, scaled_axes
 from genrec.semtok.aligners.losses import soft_target_contrast
 from genrec.semtok.aligners.principal_axes import Floats, principal_axes
-from genrec.semtok.aligners.recgoat import GraphKind, RecGoatTable
+from genrec.semtok.aligners.recgoat import ID_SCALE as RECGOAT_ID_SCALE
+from genrec.semtok.aligners.recgoat import SINKHORN_ITERATIONS, GraphKind, RecGoatTable
 from genrec.semtok.aligners.transport import FeatureMap, relative_epsilon, sinkhorn_divergence
 
 _DIVERGENCE_WEIGHT, _DIVERGENCE_ROWS = 0.1, 512
@@ -61,7 +62,7 @@ class FaeRecNoPca(FaeRecTable):
 
     def __init__(self, inputs: AlignerInputs, width: int, config: FaeRecConfig) -> None:
         super().__init__(inputs, width, config)
-        nn.init.normal_(self.items.weight, std=faerec.ID_SCALE)
+        nn.init.normal_(self.items.weight, std=FAEREC_ID_SCALE)
 
 
 class FaeRecIdTargets(FaeRecTable):
@@ -164,7 +165,7 @@ class FreeUsers(nn.Module):
 
     def __init__(self, n_users: int, width: int) -> None:
         super().__init__()
-        self.start = nn.Parameter(recgoat.ID_SCALE * torch.randn(n_users, width))
+        self.start = nn.Parameter(RECGOAT_ID_SCALE * torch.randn(n_users, width))
 
     def forward(self) -> Tensor:
         return self.start
@@ -192,7 +193,7 @@ class RecGoatDivergence(RecGoatNoTransport):
         sample = torch.randperm(len(rows), device=rows.device)[:_DIVERGENCE_ROWS]
         x, y = (functional.normalize(vectors[sample], dim=-1) for vectors in (text, collaborative))
         epsilon = relative_epsilon(x, y, self.config.epsilon)
-        return total + self.weight * sinkhorn_divergence(x, y, epsilon, recgoat.SINKHORN_ITERATIONS)
+        return total + self.weight * sinkhorn_divergence(x, y, epsilon, SINKHORN_ITERATIONS)
 
 
 TABLES: dict[str, type[ItemTable]] = {
