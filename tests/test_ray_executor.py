@@ -25,7 +25,7 @@ from genrec.recommendations import Recommendations
 from genrec.semtok.errors import InputError
 
 ray = pytest.importorskip("ray")
-from genrec.inference.batch.ray_executor import IN_FLIGHT, Slots, on_ray, run_on_ray  # noqa: E402
+from genrec.inference.batch.ray_executor import IN_FLIGHT, Slots, on_ray  # noqa: E402
 
 pytestmark = pytest.mark.slow
 SIZES = (8, 8, 8)
@@ -132,7 +132,8 @@ def contents(out: Path) -> dict[str, bytes]:
 
 def run(spec: Spec, out: Path) -> None:
     slots = Slots(workers=2)
-    run_on_ray(engine, spec, Shoppers(70), out, job=JOB, item_ids=ITEM_IDS, log=out.parent / "l.jsonl", slots=slots)
+    log = out.parent / "l.jsonl"
+    write_shards(on_ray(engine, spec, slots=slots), Shoppers(70), out, job=JOB, item_ids=ITEM_IDS, log=log)
 
 
 @pytest.mark.usefixtures("cluster")
@@ -187,11 +188,11 @@ def test_mistakes_arrive_as_they_are(tmp_path: Path) -> None:
     spec, users = Spec("nowhere"), Shoppers(9)
     options = {"job": JOB, "item_ids": ITEM_IDS, "log": tmp_path / "l.jsonl"}
     with pytest.raises(InputError, match=r"^nowhere: no such run$"):
-        run_on_ray(mistaken, spec, users, tmp_path / "a", slots=Slots(), **options)  # type: ignore[arg-type]
+        write_shards(on_ray(mistaken, spec, slots=Slots()), users, tmp_path / "a", **options)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="3 workers need 3 CPUs; the cluster has 2"):
-        run_on_ray(engine, spec, users, tmp_path / "b", slots=Slots(workers=3), **options)  # type: ignore[arg-type]
+        write_shards(on_ray(engine, spec, slots=Slots(workers=3)), users, tmp_path / "b", **options)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="1 workers need 1 GPUs; the cluster has 0"):
-        run_on_ray(engine, spec, users, tmp_path / "c", slots=Slots(gpus=1), **options)  # type: ignore[arg-type]
+        write_shards(on_ray(engine, spec, slots=Slots(gpus=1)), users, tmp_path / "c", **options)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="workers must be at least 1"):
         replace(Slots(), workers=0)
     with pytest.raises(ValueError, match="must be a function of a module"):

@@ -138,10 +138,10 @@ def evaluate(lists: Lists, cases: Cases, train: Sequences, n_items: int, *, spli
         for name, members in groups.items():
             for metric, per_case in METRICS.items():
                 for k in KS:
-                    rows.append(_row(model, split, name, metric, k, *interval(per_case(ranks[members], k))))
+                    rows.append(_row(model, split, name, metric, k, interval(per_case(ranks[members], k))))
         for metric, whole in {"coverage": coverage, "gini": gini}.items():
             for k in KS:
-                rows.append(_row(model, split, "all", metric, k, whole(ranked, n_items, k), None, None, len(cases)))
+                rows.append(_row(model, split, "all", metric, k, (whole(ranked, n_items, k), None, None, len(cases))))
     return rows
 
 
@@ -156,13 +156,14 @@ def compare(lists: Lists, cases: Cases, *, reference: str, split: str = "test", 
         for metric in ("recall", "ndcg") if model != reference else ():
             per_case = METRICS[metric]
             figure = paired_interval(per_case(ranks[model], k), per_case(ranks[reference], k))
-            rows.append(_row(model, split, "all", f"{metric}{MINUS}{reference}", k, *figure))
+            rows.append(_row(model, split, "all", f"{metric}{MINUS}{reference}", k, figure))
     return rows
 
 
 def _row(
-    model: str, split: str, name: str, metric: str, k: int, value: float, low: float | None, high: float | None, n: int
+    model: str, split: str, name: str, metric: str, k: int, figure: tuple[float, float | None, float | None, int]
 ) -> Row:
+    value, low, high, n = figure
     return Row(model=model, split=split, slice=name, metric=metric, k=k, value=value, low=low, high=high, n=n)
 
 

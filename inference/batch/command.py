@@ -15,7 +15,7 @@ from typing import Any
 
 from genrec.data.sequences import Sequences
 from genrec.inference.batch.config import RecommendConfig
-from genrec.inference.batch.job import JOB, BatchJob, run_batch
+from genrec.inference.batch.job import JOB, BatchJob, run_batch, write_shards
 from genrec.inference.batch.users import FileUsers, standard_input
 from genrec.inference.recommender import Recommender
 from genrec.recommendations import Recommendations
@@ -44,11 +44,11 @@ def recommend_all(config: RecommendConfig) -> dict[str, int]:
         else:
             users = FileUsers(run.users if config.users is None else Path(config.users), recommender.catalog)
         if config.executor == "ray":
-            from genrec.inference.batch.ray_executor import Slots, run_on_ray
+            from genrec.inference.batch.ray_executor import Slots, on_ray
 
             cpus, gpus = 1.0 if config.cpus is None else config.cpus, config.gpus or 0.0
             slots = Slots(workers=config.workers, cpus=cpus, gpus=gpus, address=config.address)
-            return run_on_ray(_recommend_from, config, users, out, slots=slots, **job_options)
+            return write_shards(on_ray(_recommend_from, config, slots=slots), users, out, **job_options)
         return run_batch(_callable(recommender, config), users, out, **job_options)
 
 

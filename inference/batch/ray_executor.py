@@ -8,22 +8,20 @@ Plain actors rather than Ray Data: there the input is a dataset that Ray cuts in
 resumes needs shards in input order, from a stream, each answered as a whole.
 
     slots = Slots(workers=8, gpus=1)
-    run_on_ray(recommender_of_run, spec, users, out, job=job, item_ids=item_ids, log=log, slots=slots)
+    write_shards(on_ray(recommender_of_run, spec, slots=slots), users, out, job=job, item_ids=item_ids, log=log)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from genrec.data.sequences import Sequences
-from genrec.inference.batch.job import ATTEMPTS, BatchJob, Executor, Recommend, Shard, note_failure, write_shards
-from genrec.inference.batch.users import Users
+from genrec.inference.batch.job import ATTEMPTS, Executor, Recommend, Shard, note_failure
 from genrec.recommendations import Recommendations
 from genrec.semtok.errors import InputError
 
@@ -108,7 +106,7 @@ class _Team:
 
 
 def on_ray(factory: Factory, spec: Any, *, slots: Slots, attempts: int = ATTEMPTS) -> Executor:
-    """An executor for `write_shards`; see `run_on_ray`. Answers come in the order in which they are ready.
+    """An executor for `write_shards`. Answers come in the order in which they are ready.
 
     Raises:
         InputError: the cluster has not the CPUs or GPUs that the actors need.
@@ -166,27 +164,3 @@ def _require(slots: Slots) -> None:
     for name, needed in (("CPU", slots.workers * slots.cpus), ("GPU", slots.workers * slots.gpus)):
         if needed > there.get(name, 0):
             raise InputError(f"{slots.workers} workers need {needed:g} {name}s; the cluster has {there.get(name, 0):g}")
-
-
-def run_on_ray(
-    factory: Factory,
-    spec: Any,
-    users: Users,
-    out: Path,
-    *,
-    job: BatchJob,
-    item_ids: Sequence[str],
-    log: Path,
-    slots: Slots,
-    restart: bool = False,
-    attempts: int = ATTEMPTS,
-) -> dict[str, int]:
-    """Write every user's list, on a Ray cluster; see `genrec.inference.batch.job.write_shards`.
-
-    Args:
-        factory: builds each actor's engine from `spec`.
-        spec: a description that can be pickled; the folders that it names must be visible to the workers.
-        slots: how many actors, and what each needs.
-    """
-    execute = on_ray(factory, spec, slots=slots, attempts=attempts)
-    return write_shards(execute, users, out, job=job, item_ids=item_ids, log=log, restart=restart)
