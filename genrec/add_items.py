@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from genrec.run import ADDED, BEFORE, EXTENDED, Run, files_hash
+from genrec.run import Run
+from genrec.run_folder import ADDED, BEFORE, EXTENDED, files_hash
 from genrec.semtok.aligners.fusion import Fusion
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.folders import MANIFEST, check_folder, finish_rename, hash_file, sealed_scratch

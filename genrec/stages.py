@@ -19,7 +19,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from genrec.run import ADDED, BEFORE, Run, files_hash, is_extended
+from genrec.run import Run
+from genrec.run_folder import ADDED, BEFORE, files_hash, is_extended
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import (
     MANIFEST,

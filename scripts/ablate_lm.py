@@ -95,7 +95,8 @@ def main() -> None:
         unknown = [name for name in names if name not in LINES]
         if unknown:
             raise InputError(f"--lines {unknown[0]}: choose from {', '.join(LINES)}")
-        run.check_finished(("report",))
+        if not (run.report / "metrics.json").is_file():
+            raise InputError(f"{run}: not a finished run of genrec fit")
         sys.stdout.write(table(run, {name: fit_line(run, name, out / name) for name in names}))
     except InputError as error:
         sys.exit(f"ablate_lm: {error}")

@@ -72,11 +72,10 @@ def make_batch(folder: Path, users: int, letter: str) -> None:
 
 def make_run(folder: Path) -> None:
     """What the server wants of a run that only serves stored lists."""
-    (folder / "catalog").mkdir(parents=True)
     ids = tuple(f"{letter}{n:09d}" for letter in "ab" for n in range(ITEMS))
-    Catalog(ids, ids, pl.DataFrame({"price": np.ones(len(ids))}), np.zeros(len(ids), dtype=bool)).save(
-        folder / "catalog"
-    )
+    catalog = Catalog(ids, ids, pl.DataFrame({"price": np.ones(len(ids))}), np.zeros(len(ids), dtype=bool))
+    with new_folder(folder / "catalog", {"stage": "catalog"}) as sealed:
+        catalog.save(sealed)
 
 
 def store_command(*arguments: str) -> float:

@@ -14,15 +14,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from scipy import sparse
-from torch import Tensor, nn
 
 from genrec.semtok.errors import InputError
+
+if TYPE_CHECKING:  # what reads numpy arrays alone does without
+    from torch import Tensor, nn
 
 Spec = Mapping[str, tuple[str, tuple[int | str, ...]]]
 """Name to dtype and shape. A letter in a shape stands for one length wherever it occurs; the dtype "float" is any of

@@ -14,6 +14,7 @@ import redis
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from worlds.ring_recommender import RingRecommender, shop
+from worlds.sealed import seal_catalog
 from worlds.store_contract import LISTS, StoreContract, batch_of, check_equals_dictionaries, served
 from worlds.topk_batches import write_batch
 
@@ -197,8 +198,7 @@ def test_the_server_answers_from_redis_and_says_when_it_is_gone(tmp_path):
 
 def test_a_server_that_fails_later_is_one_line(url, tmp_path, capsys):
     run = tmp_path / "run"
-    (run / "catalog").mkdir(parents=True)
-    shop().save(run / "catalog")
+    seal_catalog(run, shop())
     batch = write_batch(run / "topk", {"ann": [("i3", -1.0)]})
     client = redis.Redis.from_url(url)
     client.config_set("maxmemory", 1)  # it answers, and refuses every write

@@ -21,6 +21,7 @@ import pytest
 import uvicorn
 from fastapi.testclient import TestClient
 from worlds.ring_recommender import RingRecommender, shop
+from worlds.sealed import seal_catalog, seal_data
 from worlds.topk_batches import write_batch
 
 from genrec.cli.main import main as genrec_main
@@ -129,8 +130,7 @@ class TestLive:
         assert (answer["model_id"], answer["index_version"]) == ("ring", "ix")
 
     def test_a_run_that_recommends_again_what_was_seen_does_so_live_too(self, ring, tmp_path, monkeypatch):
-        (tmp_path / "split").mkdir()
-        (tmp_path / "split/data.json").write_text('{"exclude_seen": false}')
+        seal_data(tmp_path, exclude_seen=False)
         monkeypatch.setattr("genrec.inference.recommender.Recommender.from_pretrained", lambda *_, **__: ring)
         with TestClient(_app(dataclasses.replace(CONFIG, run=tmp_path))) as client:
             client.post("/v1/users/ann/events", json={"item_ids": ["i4", "i5"]})
@@ -542,8 +542,8 @@ class TestHealth:
     def test_a_run_that_opens_and_cannot_recommend_is_one_line(self, ring, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr("genrec.inference.recommender.Recommender.from_pretrained", lambda *_, **__: ring)
         monkeypatch.setattr(ring, "similar", lambda item_id, k: [][60])
-        (tmp_path / "catalog").mkdir()
-        shop().save(tmp_path / "catalog")
+        (tmp_path / "config.yaml").write_text("")
+        seal_catalog(tmp_path, shop())
         assert genrec_main(["serve", str(tmp_path)]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"genrec serve: {tmp_path}: opened, but it cannot recommend (IndexError: ")
@@ -604,8 +604,7 @@ serve(ServeConfig(run=Path(sys.argv[1]), port=int(sys.argv[2]), workers=int(sys.
     [(1, signal.SIGTERM), (1, signal.SIGHUP), pytest.param(2, signal.SIGTERM, marks=pytest.mark.slow)],
 )
 def test_a_run_is_served_and_stops_gracefully(tmp_path, workers, stop):
-    (tmp_path / "catalog").mkdir()
-    shop().save(tmp_path / "catalog")
+    seal_catalog(tmp_path, shop())
     write_batch(tmp_path / "topk", LISTS)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -632,8 +631,7 @@ def test_a_run_is_served_and_stops_gracefully(tmp_path, workers, stop):
 
 
 def test_a_worker_whose_store_went_away_ends_with_one_line(tmp_path, monkeypatch):
-    (tmp_path / "catalog").mkdir()
-    shop().save(tmp_path / "catalog")
+    seal_catalog(tmp_path, shop())
     gone = ServeConfig(run=tmp_path, store="redis://127.0.0.1:1/0", live=False)
     monkeypatch.setenv("GENREC_SERVE_CONFIG", json.dumps(dataclasses.asdict(gone), default=str))
     with pytest.raises(SystemExit, match=r"genrec serve: redis://.* cannot reach Redis"):

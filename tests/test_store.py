@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from worlds.ring_recommender import RingRecommender, shop
+from worlds.sealed import seal_catalog
 from worlds.store_contract import LISTS, USERS, StoreContract, batch_of, check_equals_dictionaries, served
 from worlds.topk_batches import write_batch
 
@@ -294,8 +295,7 @@ def test_the_command_line_loads_shows_and_rolls_back(tmp_path, capsys):
 def test_what_the_batch_job_writes_is_loaded_with_the_histories_behind_it(tmp_path, capsys):
     ring = RingRecommender(shop())
     run, log = tmp_path / "run", tmp_path / "log.csv"
-    (run / "catalog").mkdir(parents=True)
-    ring.catalog.save(run / "catalog")
+    seal_catalog(run, ring.catalog)
     log.write_text("user_id,item_id,timestamp\nann,i3,1000000000\nbob,i11,1000000000\nann,i5,1000086400\n")
     users = LogUsers(Interactions.from_file(log, ring.catalog))
 
@@ -326,8 +326,7 @@ def test_what_the_batch_job_writes_is_loaded_with_the_histories_behind_it(tmp_pa
 
 def test_lists_outside_their_run_are_loaded_with_histories_where_the_run_is_named(tmp_path, capsys):
     run, users, place = tmp_path / "run", tmp_path / "users.jsonl", str(tmp_path / "store")
-    (run / "catalog").mkdir(parents=True)
-    shop().save(run / "catalog")
+    seal_catalog(run, shop())
     users.write_text('{"user_id": "ann", "history": ["i3", "i5"]}\n')
     load = ["load", place, str(write_batch(tmp_path / "lists", {"ann": [("i1", -1.0)]})), "--users", str(users)]
     assert genrec_main(["store", *load]) == 2

@@ -29,9 +29,9 @@ from genrec.evaluation.metrics import paired_interval, rank_of_target
 from genrec.evaluation.tables import HISTORY_GROUPS, METRICS, rank, slices
 from genrec.run import Run
 from genrec.semtok.aligners import PLAIN
+from genrec.semtok.arrays import read_arrays
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.folders import to_json, write_atomic
-from genrec.semtok.schema import read_arrays
 from genrec.semtok.vectors import ItemVectors, unit_rows
 from genrec.stages import Stage
 
@@ -92,7 +92,8 @@ def _report(cells: Sequence[CellName], reference: str, run: Run, folder: Path) -
     results = []
     for cell in cells:
         files = run.verified(cell.folder)
-        lists = read_arrays(files / "lists.safetensors", {"rows": ("int32", (len(split.test), RANKS))})["rows"]
+        shape = {"rows": ("int32", (len(split.test), RANKS))}
+        lists = read_arrays(files / "lists.safetensors", shape, "lists of a cell")["rows"]
         vectors = ItemVectors.load(files / "item.safetensors")
         results.append(Result(cell.name, cell.backbone, cell.seed, lists, vectors))
     write_comparison(

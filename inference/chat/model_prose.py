@@ -27,7 +27,7 @@ from genrec.decoding.vocabulary import SidVocabulary, encode_text
 from genrec.inference.chat.prose import Facts, Prose, ProseError, TemplateProse
 from genrec.inference.chat.state import Speaker
 from genrec.inference.recommender import Recommender
-from genrec.semtok.folders import read_json
+from genrec.run import Run
 from genrec.semtok.pretrained import open_folder
 
 MAX_TOKENS = 64
@@ -55,7 +55,7 @@ def prose_for(run: Path, recommender: Recommender, *, server: str | None = None)
 
 def base_of(run: Path) -> str:
     """What a run's LM was fine-tuned from, by its own manifest: `scratch`, or a model's folder or id."""
-    config: dict[str, Any] = read_json(run / "lm/manifest.json")["inputs"].get("config", {})
+    config = Run(run).made_from("lm").get("config", {})
     return str(config.get("lm", {}).get("base", "scratch"))
 
 

@@ -25,9 +25,10 @@ from genrec.inference.serve.connections import ConnectionLimits, Connections
 from genrec.inference.store.histories import histories_behind
 from genrec.inference.store.opening import open_store
 from genrec.inference.store.topk_store import StoreFull, StoreUnavailable
+from genrec.run import Run
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.errors import InputError
-from genrec.semtok.folders import MANIFEST, read_json
+from genrec.semtok.folders import MANIFEST
 
 if TYPE_CHECKING:
     from genrec.inference.recommender import Recommender
@@ -86,19 +87,25 @@ def app_in_worker() -> FastAPI:
         raise SystemExit(f"genrec serve: {error}") from None
 
 
+def _catalog(config: ServeConfig) -> Catalog:
+    with Run.open(config.run) as run:
+        return run.catalog()
+
+
 def _place(config: ServeConfig) -> str:
     return config.store or str(config.run / "store")
 
 
 def _prepare(config: ServeConfig) -> None:
     """Check the run and the store once, before any worker starts; fill an empty store."""
-    Catalog.load(config.run / "catalog")
+    _catalog(config)
     _api_key()
     with contextlib.closing(open_store(_place(config), verify=True)) as store:
         # Nothing serves yet, so a store that fails is a line for whoever starts it.
         try:
-            if store.info() is None and (config.run / "topk" / MANIFEST).is_file():
-                store.load(config.run / "topk", histories=histories_behind(config.run / "topk", config.run))
+            lists = Run(config.run).topk
+            if store.info() is None and (lists / MANIFEST).is_file():
+                store.load(lists, histories=histories_behind(lists, config.run))
         except (StoreFull, StoreUnavailable) as error:
             raise InputError(f"the store: {error}") from error
 
@@ -132,10 +139,9 @@ def _app(config: ServeConfig) -> FastAPI:
 
         recommender = Recommender.from_pretrained(config.run, engine=config.engine, device=config.device)
         _prove(recommender, config.run)
-        data = config.run / "split" / "data.json"  # a run that was copied for serving alone may come without
-        exclude_seen = bool(read_json(data)["exclude_seen"]) if data.is_file() else True
+        exclude_seen = Run(config.run).exclude_seen
     else:
-        catalog = Catalog.load(config.run / "catalog")
+        catalog = _catalog(config)
     store = open_store(_place(config))
     app = create_app(recommender, store, config, catalog=catalog, exclude_seen=exclude_seen, api_key=_api_key())
     # What is loaded by now stays: out of the collector's sight it no longer stops requests for a tenth of a second.

@@ -21,7 +21,7 @@ from genrec.inference.batch.users import FileUsers, LogUsers
 from genrec.inference.store.histories import histories_behind, histories_of
 from genrec.inference.store.opening import open_store
 from genrec.inference.store.topk_store import ListsInfo, StoreFull, StoreUnavailable, TopKStore
-from genrec.semtok.catalog import Catalog
+from genrec.run import Run
 from genrec.semtok.errors import InputError
 
 
@@ -87,7 +87,7 @@ def _histories(batch: Path, run: Path, config: StoreConfig) -> pl.DataFrame | No
         return histories_behind(batch, run)
     if not (run / "catalog").is_dir():
         raise InputError(f"{run}: not a run, and histories go by its catalogue; name the run with --run")
-    catalog = Catalog.load(run / "catalog")
+    catalog = Run(run).catalog()
     if config.interactions is not None:
         return histories_of(LogUsers(Interactions.from_file(config.interactions, catalog)), catalog)
     assert config.users is not None

@@ -9,6 +9,7 @@ import polars as pl
 from genrec.inference.batch.job import JOB
 from genrec.inference.batch.users import FileUsers, Users
 from genrec.inference.store.topk_store import LONGEST_HISTORY
+from genrec.run import Run
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.folders import hash_file, read_json
 
@@ -29,8 +30,9 @@ def histories_of(users: Users, catalog: Catalog, *, longest: int = LONGEST_HISTO
 def histories_behind(batch: Path, run: Path) -> pl.DataFrame | None:
     """Those of the run's own users, where the batch says that it was made from them; else None."""
     job = batch / JOB
-    users = run / "split" / "users.parquet"
+    opened = Run(run)
+    users = opened.users
     if not (job.is_file() and users.is_file()) or read_json(job).get("users_digest") != hash_file(users):
         return None
-    catalog = Catalog.load(run / "catalog")
+    catalog = opened.catalog()
     return histories_of(FileUsers(users, catalog), catalog)

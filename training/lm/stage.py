@@ -20,7 +20,8 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
 from genrec.ranking.config import FusionWeights, RankingConfig
-from genrec.run import Run, read_settings
+from genrec.run import Run
+from genrec.run_folder import read_settings
 from genrec.semtok.errors import InputError, OptionError
 from genrec.stages import Stage, check_stage_folder, is_made_of, make_stage, progress_bar
 from genrec.tasks.weights import TaskWeights
