@@ -1,4 +1,4 @@
-"""The LM stage under FSDP2 or ZeRO-2 on CPUs, for `test_pipeline`: run under `accelerate launch`.
+"""The LM stage under FSDP2 or ZeRO-2 on CPUs, for `test_lm_processes`: run under `accelerate launch`.
 
     accelerate_stage.py --config RUN/config.yaml
 

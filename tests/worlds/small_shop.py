@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from genrec.data.sample_shop import make_sample_shop
+from genrec.semtok.folders import hash_file
 
 SMALL = [
     "--text.encoder=tfidf",
@@ -20,3 +21,12 @@ def write_shop(folder: Path) -> Path:
     data = f"data:\n  items: {folder / 'items.jsonl'}\n  interactions: {folder / 'interactions.csv'}\n"
     config.write_text(f"{data}run: {folder / 'run'}\n")
     return config
+
+
+def contents(run: Path) -> dict[str, str]:
+    """Every file of a run that must be the same every time, by its hash: a difference of bytes takes ages to print."""
+    return {
+        str(path.relative_to(run)): hash_file(path)
+        for path in sorted(run.rglob("*"))
+        if path.is_file() and path.name not in ("log.jsonl", ".lock", "config.yaml")
+    }
