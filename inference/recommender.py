@@ -25,9 +25,9 @@ from genrec.decoding.filters import ItemFilter, WhereFilters
 from genrec.decoding.item_input import ItemInput, SpelledItems
 from genrec.decoding.node_scores import NodeScorer, NodeScores
 from genrec.decoding.scorer import NextCodeScorer
-from genrec.decoding.torch_scorer import TorchScorer
 from genrec.decoding.trie import CodeTrie
 from genrec.decoding.vocabulary import SidVocabulary
+from genrec.inference.engines import ENGINES, EngineModel
 from genrec.inference.text_search import TextSearch, whole_characters
 from genrec.ranking.config import Ranking
 from genrec.ranking.cooccurrence import Cooccurrence
@@ -43,7 +43,6 @@ from genrec.semtok.semantic_ids import SemanticIds
 from genrec.semtok.vectors import ItemVectors, unit_rows
 from genrec.tasks.writer import search_prompt
 
-Engine = Literal["torch", "vllm"]
 TEMPERATURE = 0.01  # of cosines in `search`: a difference of 0.01 weighs as much as one of 1 in log-probability
 PROPOSED = 50  # items that the cosines propose
 
@@ -85,7 +84,7 @@ class Recommender:
         cls,
         run: Path | str,
         *,
-        engine: Engine = "torch",
+        engine: str = "torch",
         device: str | None = None,
         dtype: Literal["float32", "bfloat16"] | None = None,
     ) -> Recommender:
@@ -107,7 +106,7 @@ class Recommender:
         cls,
         run: Run,
         *,
-        engine: Engine = "torch",
+        engine: str = "torch",
         device: str | None = None,
         dtype: Literal["float32", "bfloat16"] | None = None,
     ) -> Recommender:
@@ -236,9 +235,11 @@ def open_ranker(run: Run) -> Ranker:
     return Recommender.of(run).ranker
 
 
-def _device(engine: Engine, device: str | None) -> str:
+def _device(engine: str, device: str | None) -> str:
     """The device by its name; raises InputError where there is none."""
-    if device is None or engine == "vllm":
+    if engine not in ENGINES:
+        raise InputError(f"engine {engine!r}: choose one of {', '.join(ENGINES)}")
+    if device is None or not ENGINES[engine].takes_device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(0, device=device)
@@ -248,7 +249,7 @@ def _device(engine: Engine, device: str | None) -> str:
 
 
 def _scorer(
-    run: Run, folder: ModelFolder, engine: Engine, device: str, dtype: Literal["float32", "bfloat16"]
+    run: Run, folder: ModelFolder, engine: str, device: str, dtype: Literal["float32", "bfloat16"]
 ) -> NextCodeScorer:
     """The language model, as an engine runs it."""
     ids, facts, lm = run.semantic_ids(), run.language_model(), run.lm
@@ -258,12 +259,8 @@ def _scorer(
     content = torch.from_numpy(run.item_vectors().values).to(device)
     item_input = ItemInput.load(lm / "heads", SpelledItems(vocabulary, ids.codes), content)
     item_input = None if item_input is None else item_input.to(device)
-    if engine == "vllm":
-        from genrec.inference.engines.vllm_engine import VllmScorer
-
-        return VllmScorer(lm, vocabulary, score_space=facts.score_space, dtype=dtype, item_input=item_input)
-    model = folder.model("causal", getattr(torch, dtype), whole=True).to(device)
-    return TorchScorer(model, vocabulary, score_space=facts.score_space, item_input=item_input)
+    model = EngineModel(lm, folder, vocabulary, facts.score_space, dtype, device, item_input)
+    return ENGINES[engine].build(model)
 
 
 def _ranker(run: Run, scorer: NextCodeScorer, device: str) -> Ranker:

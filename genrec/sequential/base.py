@@ -224,7 +224,11 @@ def read_shape(folder: Path, name: str, shape: type[Any]) -> tuple[int, Any]:
     if not weights.is_file():
         raise InputError(f"{weights}: no such file")
     size = weights.stat().st_size  # one vector an item is the least, and a layer has more than one number
-    if type(n_items) is not int or not 0 <= n_items * config.width * 4 <= size or config.layers * config.width > size:
+    if (
+        type(n_items) is not int
+        or not 0 <= n_items * config.width * 4 <= size
+        or getattr(config, "layers", 1) * config.width > size
+    ):
         raise InputError(f"{path}: not the shape of the {size:,} bytes of weights beside it")
     return n_items, config
 

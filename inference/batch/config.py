@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from genrec.inference.engines import ENGINES
 from genrec.ranking.config import Ranking
 from genrec.semtok import options as check
 from genrec.semtok.errors import OptionError
@@ -42,7 +43,7 @@ class RecommendConfig:
     k: int = 20
     ranking: Ranking | None = None
     beams: int | None = None
-    engine: Literal["torch", "vllm"] = "torch"
+    engine: str = "torch"
     device: str | None = None
     executor: Literal["local", "ray"] = "local"
     workers: int = 1
@@ -55,6 +56,7 @@ class RecommendConfig:
     restart: bool = False
 
     def __post_init__(self) -> None:
+        check.choice(self, "engine", ENGINES)
         check.at_least_one(self, "k", "beams", "workers", "shard_size")
         check.path(self, "run", "users", "out")
         if self.executor == "local" and (self.workers > 1 or {self.cpus, self.gpus, self.address} != {None}):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from genrec.inference.engines import ENGINES
 from genrec.semtok import options as check
 from genrec.semtok.errors import OptionError
 
@@ -41,7 +41,7 @@ class ServeConfig:
     port: int = 8000
     workers: int = 1
     live: bool = True
-    engine: Literal["torch", "vllm"] = "torch"
+    engine: str = "torch"
     device: str | None = None
     max_k: int = 100
     max_history: int = 200
@@ -55,6 +55,7 @@ class ServeConfig:
     drain: int = 30
 
     def __post_init__(self) -> None:
+        check.choice(self, "engine", ENGINES)
         check.at_least_one(self, "workers", "max_k", "max_history", "max_body_bytes", "connections", "batch", "queue")
         check.path(self, "run")
         check.not_negative(self, "rate", "wait_ms", "drain")
