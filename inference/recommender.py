@@ -114,6 +114,7 @@ class Recommender:
         device = _device(engine, device)
         run_id = hash_value(run.files(("catalog", "vectors/item", "semtok", "lm")))[:16]
         catalog, ids, vectors = run.catalog(), run.semantic_ids(), run.item_vectors()
+        run.language_model()  # a run of an earlier version says so before its model is opened
         folder = open_folder(run.lm, str(run.lm))
         scorer = _scorer(run, folder, engine, device, dtype or ("bfloat16" if device.startswith("cuda") else "float32"))
         ranker, search = _ranker(run, scorer, device), partial(TextSearch.of, run)

@@ -8,10 +8,11 @@ definition of them, it bounds the depth of what it parses, and the server has it
 
 from __future__ import annotations
 
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from genrec.semtok.errors import InputError
 
@@ -23,6 +24,8 @@ _adapters: dict[Any, TypeAdapter[Any]] = {}  # by type; making one takes millise
 
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     if kind not in _adapters:
+        if is_dataclass(kind):
+            with_config(ConfigDict(extra="forbid"))(cast(type[Any], kind))  # of those inside too
         _adapters[kind] = TypeAdapter(kind)
     return _adapters[kind]
 
