@@ -22,19 +22,19 @@ def random_graph(n: int, m: int, seed: int, share: float = 0.4) -> csr_array:
 
 
 def dense(
-    layer: GraphAttention, graph: csr_array, x: torch.Tensor, hearers: torch.Tensor | None = None
+    layer: GraphAttention, graph: csr_array, x: torch.Tensor, targets: torch.Tensor | None = None
 ) -> torch.Tensor:
     """The published equations over all pairs, with minus infinity where there is no edge."""
     mask = torch.from_numpy(graph.toarray() != 0)
     outputs = []
     for head in range(layer.heads):
-        size = layer.to_heard.shape[1]
+        size = layer.to_source.shape[1]
         weight = layer.linear.weight[head * size : (head + 1) * size]
-        heard = x @ weight.T
-        own = heard if hearers is None else hearers @ weight.T
-        scores = F.leaky_relu((own @ layer.to_hearer[head])[:, None] + heard @ layer.to_heard[head], layer.slope)
+        source = x @ weight.T
+        own = source if targets is None else targets @ weight.T
+        scores = F.leaky_relu((own @ layer.to_target[head])[:, None] + source @ layer.to_source[head], layer.slope)
         attention = scores.masked_fill(~mask, -math.inf).softmax(dim=1)
-        outputs.append(attention.nan_to_num() @ heard)  # a node without neighbours: 0 / 0
+        outputs.append(attention.nan_to_num() @ source)  # a node without neighbours: 0 / 0
     return torch.cat(outputs, dim=1) + layer.bias
 
 
@@ -62,32 +62,32 @@ def test_attention_of_other_nodes() -> None:
     torch.manual_seed(0)
     graph = random_graph(3, 7, 0)
     layer = GraphAttention(8, 2).double().eval()
-    x, hearers = (torch.randn(n, 8, dtype=torch.double) for n in (7, 3))
-    torch.testing.assert_close(layer(Edges(graph), x, hearers), dense(layer, graph, x, hearers))
+    x, targets = (torch.randn(n, 8, dtype=torch.double) for n in (7, 3))
+    torch.testing.assert_close(layer(Edges(graph), x, targets), dense(layer, graph, x, targets))
 
 
 def test_attention_passes_gradcheck() -> None:
     torch.manual_seed(0)
     edges = Edges(random_graph(5, 6, 1))
     layer = GraphAttention(4, 2).double().eval()
-    x, hearers = (torch.randn(n, 4, dtype=torch.double, requires_grad=True) for n in (6, 5))
+    x, targets = (torch.randn(n, 4, dtype=torch.double, requires_grad=True) for n in (6, 5))
 
-    def attend(x: torch.Tensor, hearers: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
+    def attend(x: torch.Tensor, targets: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
         names = [name for name, _ in layer.named_parameters()]
         values = dict(zip(names, parameters, strict=True))
-        result: torch.Tensor = torch.func.functional_call(layer, values, (edges, x, hearers))
+        result: torch.Tensor = torch.func.functional_call(layer, values, (edges, x, targets))
         return result
 
     parameters = [p.detach().clone().requires_grad_() for p in layer.parameters()]
-    assert torch.autograd.gradcheck(attend, (x, hearers, *parameters))
+    assert torch.autograd.gradcheck(attend, (x, targets, *parameters))
 
 
 def test_large_scores_neither_overflow_nor_vanish() -> None:
     layer = GraphAttention(4, 1).eval()
     with torch.no_grad():
         layer.linear.weight.copy_(torch.eye(4))
-        layer.to_heard.fill_(1e3)
-        layer.to_hearer.fill_(0)
+        layer.to_source.fill_(1e3)
+        layer.to_target.fill_(0)
     x = torch.tensor([[1.0, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0, -90]])
     edges = Edges(csr_array(np.array([[1, 1, 0], [0, 0, 1], [0, 0, 0]])))
     torch.testing.assert_close(layer(edges, x), torch.stack([x[1], x[2], torch.zeros(4)]))
@@ -99,8 +99,8 @@ def test_dropout_leaves_out_edges_and_keeps_the_mean() -> None:
     edges = Edges(random_graph(6, 6, 2, share=0.8))
     x = torch.randn(6, 4)
     with torch.no_grad():
-        layer.to_heard.zero_()  # equal attention: the output is linear in both masks
-        layer.to_hearer.zero_()
+        layer.to_source.zero_()  # equal attention: the output is linear in both masks
+        layer.to_target.zero_()
         first, second = layer(edges, x), layer(edges, x)
         assert not torch.equal(first, second)
         mean = torch.stack([layer(edges, x) for _ in range(1000)]).mean(dim=0)
@@ -126,7 +126,7 @@ def test_propagation_passes_gradcheck() -> None:
 def test_a_graph_moves_with_its_owner_and_is_no_weight() -> None:
     edges = Edges(random_graph(3, 3, 0))
     assert not edges.state_dict()
-    assert edges.to("meta").heard.device.type == "meta"
+    assert edges.to("meta").source.device.type == "meta"
 
 
 def test_heads_must_divide_the_width() -> None:

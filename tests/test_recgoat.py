@@ -61,11 +61,11 @@ def noise() -> Any:
 
 def dense_attention(layer: GraphAttention, edges: Edges, x: Tensor) -> Tensor:
     mask = torch.zeros(edges.shape, dtype=torch.bool)
-    mask[edges.hearer, edges.heard] = True
+    mask[edges.target, edges.source] = True
     heads = []
     for head, weight in enumerate(layer.linear.weight.view(layer.heads, -1, x.shape[1])):
         h = x @ weight.T
-        scores = F.leaky_relu((h @ layer.to_hearer[head])[:, None] + h @ layer.to_heard[head], 0.2)
+        scores = F.leaky_relu((h @ layer.to_target[head])[:, None] + h @ layer.to_source[head], 0.2)
         heads.append(scores.masked_fill(~mask, -math.inf).softmax(dim=1) @ h)
     return torch.cat(heads, dim=1) + layer.bias
 
@@ -121,7 +121,7 @@ def test_the_table_passes_gradcheck(kind: Any) -> None:
     if model.map is not None:
         torch.nn.init.normal_(model.map.residual, std=0.1)
     rows = torch.arange(0, N, 3)
-    names = ["share", "text_in.bias", "item_attention.to_heard", "users.attention.to_hearer", "norm.weight"]
+    names = ["share", "text_in.bias", "item_attention.to_source", "users.attention.to_target", "norm.weight"]
     direction = torch.randn(N, WIDTH, dtype=torch.double)
 
     class Objective(torch.nn.Module):
@@ -220,8 +220,8 @@ def test_a_new_item_hears_itself_and_the_nearest_words(borrowed_from: int) -> No
     x = model.text_in((torch.cat([model.text, text.double()]) - model.text_mean) / model.text_scale)
     cosines = F.normalize(text, dim=-1) @ F.normalize(torch.from_numpy(inputs.text), dim=-1).T
     for row, new in enumerate(model.from_text(text.double())):
-        heard = [*cosines[row].argsort(descending=True)[:3].tolist(), N + row]
-        one = Edges(csr_array((np.ones(4), (np.full(4, N + row), heard)), shape=(N + 2, N + 2)))
+        source = [*cosines[row].argsort(descending=True)[:3].tolist(), N + row]
+        one = Edges(csr_array((np.ones(4), (np.full(4, N + row), source)), shape=(N + 2, N + 2)))
         words = dense_attention(model.item_attention, one, x)[N + row]
         moved = words @ (model.map.plan + model.map.residual)
         nearest = cosines[row].masked_fill(~known, -1).argsort(descending=True)[:borrowed_from]

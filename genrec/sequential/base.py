@@ -41,7 +41,7 @@ Scorer = Callable[[Sequences], Scores]
 
 @dataclass(frozen=True)
 class ColdItems:
-    """Items that nobody has taken in training, with their words.
+    """Cold-start items: without training interactions, with their text vectors.
 
     Attributes:
         rows: int64 [M], distinct catalogue rows.
@@ -219,7 +219,7 @@ def read_shape(folder: Path, name: str, shape: type[Any]) -> tuple[int, Any]:
     try:
         n_items = facts.pop("n_items")
         config = shape(**facts)
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, InputError) as error:
         raise InputError(f"{path}: not the shape of {name} ({error})") from None
     if not weights.is_file():
         raise InputError(f"{weights}: no such file")

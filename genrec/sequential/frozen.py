@@ -4,7 +4,7 @@
     sequence = load_frozen(folder)              # None where the run's vectors were not trained
     log_probability(sequence, histories)        # [B, N]
 
-The aligner's own parts (mapper, gate, graphs) are not needed to rank: items that nobody has taken have their vectors
+The aligner's own parts (mapper, gate, graphs) are not needed to rank: cold-start items have their vectors
 from text already, and items that are added later get theirs by `extended`.
 
 Shapes: B histories, N items, M new items, D width.

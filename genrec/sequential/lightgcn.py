@@ -1,11 +1,11 @@
-"""LightGCN: item and user vectors spread over the graph of who took what (He et al., SIGIR 2020, arXiv 2002.02126).
+"""LightGCN: item and user vectors spread over the user-item graph (He et al., SIGIR 2020, arXiv 2002.02126).
 
     R^ = D_u^(-1/2) R D_i^(-1/2),   users_(l+1) = R^ items_l,   items_(l+1) = R^T users_l      (equation 3)
     z  = mean over l = 0..L of layer l                                                          (equation 4)
 
 Layer 0 of the items is an item table, so it takes ID vectors or fused ones like every other model here; layer 0 of the
-users is free. A history is scored as a user who took these items and has no vector of its own, by layers 1..L of such a
-user,
+users is free. A history is scored as a user who interacted with these items and has no vector of its own, by layers
+1..L of such a user,
 
     z_h = 1 / (L + 1) sum over l = 0..L-1 and items i of h of  items_l[i] / sqrt(|h| d_i),
 
@@ -41,25 +41,25 @@ class LightGcn(nn.Module):
 
     Args:
         items: layer 0 of the items, of the configuration's width.
-        taken: [U, N], 1 where a user took an item in training.
+        user_item: [U, N], 1 where a user interacted with an item in training.
         config: shape.
 
     Raises:
         InputError: widths or numbers of items differ.
     """
 
-    def __init__(self, items: ItemTable, taken: csr_array, config: LightGcnConfig) -> None:
+    def __init__(self, items: ItemTable, user_item: csr_array, config: LightGcnConfig) -> None:
         super().__init__()
         if items.width != config.width:
             raise InputError(f"lightgcn width {config.width}: the item table has {items.width}")
-        if items.n_items != taken.shape[1]:
-            raise InputError(f"lightgcn: {items.n_items} items in the table, {taken.shape[1]} in the graph")
+        if items.n_items != user_item.shape[1]:
+            raise InputError(f"lightgcn: {items.n_items} items in the table, {user_item.shape[1]} in the graph")
         self.items, self.config, self.n_items = items, config, items.n_items
-        self.users = nn.Embedding(taken.shape[0], config.width)
+        self.users = nn.Embedding(user_item.shape[0], config.width)
         nn.init.normal_(self.users.weight, std=0.02)
-        self.graph = normalised(taken)
+        self.graph = normalised(user_item)
         # An item without an edge has degree 1 for those who ask about it.
-        degrees = np.maximum(np.asarray(taken.sum(axis=0)), 1)
+        degrees = np.maximum(np.asarray(user_item.sum(axis=0)), 1)
         self._history_weights = torch.from_numpy(degrees**-0.5).float()
 
     @property
@@ -151,18 +151,18 @@ def user_item_matrix(histories: Sequences, n_items: int) -> csr_array:
     """The matrix [B, N] with 1 where a history has an item."""
     people = np.repeat(np.arange(len(histories)), histories.lengths)
     ones = np.ones(len(people), dtype=np.float32)
-    taken = csr_array((ones, (people, histories.values)), shape=(len(histories), n_items))
-    taken.sum_duplicates()
-    taken.data[:] = 1.0
-    return taken
+    user_item = csr_array((ones, (people, histories.values)), shape=(len(histories), n_items))
+    user_item.sum_duplicates()
+    user_item.data[:] = 1.0
+    return user_item
 
 
-def normalised(taken: csr_array) -> csr_array:
+def normalised(user_item: csr_array) -> csr_array:
     """D_u^(-1/2) R D_i^(-1/2) (equation 3); rows and columns without an edge stay empty."""
-    coordinates = taken.tocoo()
-    per_user, per_item = np.asarray(taken.sum(axis=1)), np.asarray(taken.sum(axis=0))
+    coordinates = user_item.tocoo()
+    per_user, per_item = np.asarray(user_item.sum(axis=1)), np.asarray(user_item.sum(axis=0))
     values = coordinates.data / np.sqrt(per_user[coordinates.row] * per_item[coordinates.col])
-    return csr_array((values.astype(np.float32), (coordinates.row, coordinates.col)), shape=taken.shape)
+    return csr_array((values.astype(np.float32), (coordinates.row, coordinates.col)), shape=user_item.shape)
 
 
 class _Product(torch.autograd.Function):

@@ -19,7 +19,7 @@ class FusionConfig:
         method: see the module.
         width: W; less where a side has fewer dimensions.
         text_weight: w, between 0 and 1.
-        gate_count: c0, how often an item must be taken for its behaviour to be believed half.
+        gate_count: c0, interactions at which an item's own collaborative vector has half the weight.
     """
 
     method: FusionMethod = "concatenation"

@@ -1,4 +1,4 @@
-"""Fusing what an item says (text) with who takes it (behaviour) into the vectors that are quantised.
+"""Fusing the text and the collaborative modality of items into the vectors that are quantised.
 
 Both sides are centred, turned to their principal axes, cut to a common width W and scaled to unit length. An item's
 fused vector is
@@ -6,14 +6,14 @@ fused vector is
     [ sqrt(w) t ; sqrt(1 - w) b ],    b = unit( g c + (1 - g) r(t) )
 
 with t its text side, c its collaborative side, w the weight of text, and r the ridge regression from t to c fitted on
-the items that somebody has taken. The gate g says how far an item's own behaviour is believed:
+the items with interactions. The gate g weighs an item's own collaborative vector:
 
-    concatenation   g = 1 for an item that was ever taken, 0 for the others
-    gate            g = n / (n + c0), with n how often the item was taken (an item taken c0 times is believed half)
+    concatenation   g = 1 for an item with interactions, 0 for the others
+    gate            g = n / (n + c0), with n the interactions of the item (one half at n = c0)
 
-so that an item nobody has taken (n = 0) lands where items with such words are found. `text` and `collaborative` give
+so that a cold-start item (n = 0) lands where items with like text are found. `text` and `collaborative` give
 one side alone. The squared distance of two fused vectors is w times that of their text sides plus 1 - w times that of
-their behaviour.
+their collaborative sides.
 
 Shapes: N items, D_t and D_c widths of the two inputs, W common width.
 """
@@ -70,11 +70,11 @@ class Fusion:
 
         Args:
             text: [N, D_t].
-            collaborative: [N, D_c]; rows of items that were never taken are not looked at.
-            counts: integers [N], how often each item was taken in training.
+            collaborative: [N, D_c]; rows of cold-start items are not read.
+            counts: integers [N], training interactions of each item.
 
         Raises:
-            InputError: different numbers of items, or no item was ever taken (text alone does not mind).
+            InputError: different numbers of items, or no item has interactions (text alone needs none).
         """
         _check_rows(text, collaborative, counts)
         state: dict[str, Floats] = {}
@@ -83,7 +83,7 @@ class Fusion:
             return cls(config, state)
         seen = counts > 0
         if not seen.any():
-            raise InputError("fusion: no item occurs in the training histories, so there is no behaviour to fuse")
+            raise InputError("fusion: no item occurs in the training histories, so there is nothing to fuse")
         state["collaborative_mean"], state["collaborative_axes"] = principal_axes(
             collaborative.values[seen], config.width
         )
@@ -107,7 +107,7 @@ class Fusion:
 
         Args:
             text: [N, D_t], of the width that the fusion was fitted on.
-            collaborative: [N, D_c], or None for items that nobody has taken.
+            collaborative: [N, D_c], or None for cold-start items.
             counts: integers [N]; given with `collaborative`.
 
         Returns:

@@ -3,7 +3,7 @@
 Graphs are CSR patterns; the sums over neighbours are sparse matrix products, which never hold a vector an edge. On a
 CPU that is an order of magnitude faster than gathering and adding such vectors.
 
-Shapes: N nodes that hear, M nodes that are heard, E edges, H heads, C width of a head, D = H * C.
+Shapes: N target nodes, M source nodes, E edges, H heads, C width of a head, D = H * C.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta 
 
 
 class Edges(nn.Module):
-    """Who hears whom: the pattern of a CSR matrix [N, M] and of its transpose, moved between devices with its owner.
+    """Which targets receive from which sources: the pattern of a CSR matrix [N, M] and of its transpose, moved between
+    devices with its owner.
 
     Not part of the owner's weights: a graph is made again from what it was made from.
 
@@ -34,8 +35,8 @@ class Edges(nn.Module):
     """
 
     starts: Tensor  # [N + 1]
-    heard: Tensor  # [E], column of each edge
-    hearer: Tensor  # [E], row of each edge
+    source: Tensor  # [E], column of each edge
+    target: Tensor  # [E], row of each edge
     back_starts: Tensor  # [M + 1], of the transpose
     back_heard: Tensor  # [E], column of each edge of the transpose
     back: Tensor  # [E], where each edge of the transpose stands among the edges
@@ -50,8 +51,8 @@ class Edges(nn.Module):
         numbered.sort_indices()
         arrays = {
             "starts": graph.indptr,
-            "heard": graph.indices,
-            "hearer": np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr)),
+            "source": graph.indices,
+            "target": np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr)),
             "back_starts": numbered.indptr,
             "back_heard": numbered.indices,
             "back": numbered.data,
@@ -60,52 +61,52 @@ class Edges(nn.Module):
             self.register_buffer(name, torch.from_numpy(array.astype(np.int32)), persistent=False)
         self.register_buffer("weights", torch.from_numpy(graph.data.astype(np.float32)), persistent=False)
 
-    def product(self, values: Tensor, heard: Tensor) -> Tensor:
-        """[N, H, C]: every node's sum of what it hears, for values [E, H] and vectors [M, H, C]."""
-        return _product(self.starts, self.heard, values, heard, self.shape)
+    def product(self, values: Tensor, source: Tensor) -> Tensor:
+        """[N, H, C]: every target's sum of what it receives, for values [E, H] and vectors [M, H, C]."""
+        return _product(self.starts, self.source, values, source, self.shape)
 
-    def back_product(self, values: Tensor, hearers: Tensor) -> Tensor:
+    def back_product(self, values: Tensor, targets: Tensor) -> Tensor:
         """[M, H, C]: the transposed product, for values [E, H] and vectors [N, H, C]."""
         turned = values.index_select(0, self.back)
-        return _product(self.back_starts, self.back_heard, turned, hearers, self.shape[::-1])
+        return _product(self.back_starts, self.back_heard, turned, targets, self.shape[::-1])
 
-    def inner_products(self, hearers: Tensor, heard: Tensor) -> Tensor:
+    def inner_products(self, targets: Tensor, source: Tensor) -> Tensor:
         """[E, H]: of the vectors [N, H, C] and [M, H, C] at the two ends of every edge."""
-        empty = _csr(self.starts, self.heard, hearers.new_zeros(len(self.heard)), self.shape)
-        pairs = zip(_heads_first(hearers), _heads_first(heard), strict=True)
+        empty = _csr(self.starts, self.source, targets.new_zeros(len(self.source)), self.shape)
+        pairs = zip(_heads_first(targets), _heads_first(source), strict=True)
         return torch.stack([torch.sparse.sampled_addmm(empty, x, y.T, beta=0.0).values() for x, y in pairs], dim=1)
 
     def at_hearers(self, values: Tensor) -> Tensor:
-        """[E, H] for values [N, H] of those who hear."""
-        return values.index_select(0, self.hearer)
+        """[E, H] for values [N, H] of the targets."""
+        return values.index_select(0, self.target)
 
     def at_heard(self, values: Tensor) -> Tensor:
-        """[E, H] for values [M, H] of those who are heard."""
-        return values.index_select(0, self.heard)
+        """[E, H] for values [M, H] of the sources."""
+        return values.index_select(0, self.source)
 
     def row_sums(self, values: Tensor) -> Tensor:
-        """[N, H] sums over each hearer's edges of values [E, H]."""
+        """[N, H] sums over each target's edges of values [E, H]."""
         return torch.segment_reduce(values, "sum", lengths=self.starts.diff(), axis=0)
 
     def row_maxima(self, values: Tensor) -> Tensor:
-        """[N, H] maxima over each hearer's edges of values [E, H]."""
+        """[N, H] maxima over each target's edges of values [E, H]."""
         return torch.segment_reduce(values, "max", lengths=self.starts.diff(), axis=0)
 
     def column_sums(self, values: Tensor) -> Tensor:
-        """[M, H] sums over each heard node's edges of values [E, H]."""
+        """[M, H] sums over each source's edges of values [E, H]."""
         turned = values.index_select(0, self.back)
         return torch.segment_reduce(turned, "sum", lengths=self.back_starts.diff(), axis=0)
 
 
-def propagate(edges: Edges, heard: Tensor) -> Tensor:
-    """[N, D]: every node's weighted sum of the vectors [M, D] that it hears, by the graph's own weights."""
-    result: Tensor = _Propagate.apply(edges, heard, False)
+def propagate(edges: Edges, source: Tensor) -> Tensor:
+    """[N, D]: every target's weighted sum of the sources' vectors [M, D], by the graph's own weights."""
+    result: Tensor = _Propagate.apply(edges, source, False)
     return result
 
 
-def propagate_back(edges: Edges, hearers: Tensor) -> Tensor:
+def propagate_back(edges: Edges, targets: Tensor) -> Tensor:
     """[M, D]: the same along the transposed graph, for vectors [N, D]."""
-    result: Tensor = _Propagate.apply(edges, hearers, True)
+    result: Tensor = _Propagate.apply(edges, targets, True)
     return result
 
 
@@ -131,31 +132,31 @@ class GraphAttention(nn.Module):
             raise InputError(f"{heads} attention heads do not divide the width {width}")
         self.heads, self.dropout, self.slope = heads, dropout, slope
         self.linear = nn.Linear(width, width, bias=False)
-        self.to_hearer = nn.Parameter(torch.empty(heads, width // heads))  # a_1
-        self.to_heard = nn.Parameter(torch.empty(heads, width // heads))  # a_2
+        self.to_target = nn.Parameter(torch.empty(heads, width // heads))  # a_1
+        self.to_source = nn.Parameter(torch.empty(heads, width // heads))  # a_2
         self.bias = nn.Parameter(torch.zeros(width))
-        for weight in (self.linear.weight, self.to_hearer, self.to_heard):
+        for weight in (self.linear.weight, self.to_target, self.to_source):
             nn.init.xavier_normal_(weight)
 
-    def forward(self, edges: Edges, x: Tensor, hearers: Tensor | None = None) -> Tensor:
-        """Vectors [N, D] of the nodes that hear.
+    def forward(self, edges: Edges, x: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Vectors [N, D] of the target nodes.
 
         Args:
-            x: [M, D], nodes that are heard.
-            hearers: [N, D] where those who hear are other nodes; by default the same.
+            x: [M, D], the source nodes.
+            targets: [N, D] where the targets are other nodes; by default the same.
         """
-        heard = self._heads(x)
-        own = heard if hearers is None else self._heads(hearers)
+        source = self._heads(x)
+        own = source if targets is None else self._heads(targets)
         kept = None
         if self.training and self.dropout:
-            kept = dropout(heard.new_ones(len(edges.heard), 1), self.dropout)
-        scores = (own * self.to_hearer).sum(-1), (heard * self.to_heard).sum(-1)
-        attended: Tensor = _Attend.apply(edges, heard, *scores, self.slope, kept)
+            kept = dropout(source.new_ones(len(edges.source), 1), self.dropout)
+        scores = (own * self.to_target).sum(-1), (source * self.to_source).sum(-1)
+        attended: Tensor = _Attend.apply(edges, source, *scores, self.slope, kept)
         return attended.flatten(1) + self.bias
 
     def _heads(self, x: Tensor) -> Tensor:
         h: Tensor = self.linear(dropout(x, self.dropout, self.training))
-        heads: Tensor = h.unflatten(1, self.to_heard.shape)
+        heads: Tensor = h.unflatten(1, self.to_source.shape)
         return heads
 
 
@@ -185,21 +186,27 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, edges: Edges, heard: Tensor, own_score: Tensor, heard_score: Tensor, slope: float, kept: Tensor | None
+        ctx: Any,
+        edges: Edges,
+        source: Tensor,
+        own_score: Tensor,
+        from_score: Tensor,
+        slope: float,
+        kept: Tensor | None,
     ) -> Tensor:
-        raw = edges.at_hearers(own_score).add_(edges.at_heard(heard_score))  # [E, H]
+        raw = edges.at_hearers(own_score).add_(edges.at_heard(from_score))  # [E, H]
         weights = F.leaky_relu(raw, slope)
         weights = weights.sub_(edges.at_hearers(edges.row_maxima(weights))).exp_()
         weights /= edges.at_hearers(edges.row_sums(weights))
         ctx.edges, ctx.slope = edges, slope
-        ctx.save_for_backward(heard, raw, weights, kept)
-        return edges.product(weights if kept is None else weights * kept, heard)
+        ctx.save_for_backward(source, raw, weights, kept)
+        return edges.product(weights if kept is None else weights * kept, source)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        edges, (heard, raw, weights, kept) = ctx.edges, ctx.saved_tensors
+        edges, (source, raw, weights, kept) = ctx.edges, ctx.saved_tensors
         grad_heard = edges.back_product(weights if kept is None else weights * kept, grads[0])
-        grad = edges.inner_products(grads[0], heard)
+        grad = edges.inner_products(grads[0], source)
         if kept is not None:
             grad *= kept
         # Softmax: dL/ds = w (dL/dw - sum_j w_j dL/dw_j); then LeakyReLU, whose slope is 1 or the lower one.

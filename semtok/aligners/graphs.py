@@ -1,7 +1,7 @@
-"""Graphs over items and users: nearest neighbours by cosine, who took what, and their shuffled twins.
+"""Graphs over items and users: nearest neighbours by cosine, user-item edges, and their shuffled twins.
 
-Row i of a graph lists the neighbours that node i hears. Everything works block by block: no matrix of all pairs is ever
-held.
+Row i of a graph lists the neighbours that node i receives from. Everything works block by block: no matrix of all
+pairs is ever held.
 
 Shapes: N nodes, D width, U users, b rows of a block.
 """
@@ -49,7 +49,7 @@ def neighbour_graph(vectors: NDArray[np.float32], k: int) -> csr_array:
     """Symmetric graph of the `k` nearest neighbours by cosine, with self-loops, every pair once: ones in [N, N].
 
     RecGOAT's item-item and user-user graphs (Li et al. 2026, arXiv 2602.00682): the diagonal is set aside while
-    neighbours are chosen, two nodes are joined if either chose the other, then every node hears itself.
+    neighbours are chosen, two nodes are joined if either chose the other, then every node is its own neighbour.
 
     Args:
         vectors: [N, D].

@@ -118,7 +118,7 @@ def feature_correlation_by_popularity(
     Args:
         first: [M, D].
         second: [M, D].
-        counts: [M], how often each item was taken; rows above the median are the popular half.
+        counts: [M], interactions of each item; rows above the median are the popular half.
         off_diagonal: weight of the off-diagonal terms.
 
     Returns:
@@ -136,7 +136,7 @@ def _standardised(values: Tensor) -> Tensor:
 
 def collaborative_contrast(quantised: Tensor, known: Tensor) -> Tensor:
     """LETTER's collaborative regularisation of a quantiser (Wang et al. 2024, arXiv 2405.07314): an item's quantised
-    vector must tell its behaviour from that of the others in the batch.
+    vector must tell its collaborative vector from the others of the batch.
 
         L = -1/M sum_i log( exp(<q_i, c_i>) / sum_j exp(<q_i, c_j>) )
 

@@ -1,4 +1,4 @@
-"""The two tables that an aligner has to beat: words alone, and words beside an ID vector.
+"""The two tables that an aligner has to beat: text alone, and text beside an ID vector.
 
     text            e = a(x)                       a(x) = W2 GELU(W1 x), x the frozen text vector, centred and scaled
     concatenation   e = P [ E_id ; a(x) ]          P the map from 2 D back to D
@@ -24,7 +24,7 @@ _START = 0.02  # standard deviation of a plain model's ID vectors at the start
 
 
 class TextTable(ItemTable):
-    """Frozen text vectors through a trained adapter; an item that nobody has taken is like all others."""
+    """Frozen text vectors through a trained adapter; a cold-start item is like all others."""
 
     text: Tensor
 
@@ -44,7 +44,7 @@ class TextTable(ItemTable):
 
 
 class ConcatenationTable(ItemTable):
-    """An ID vector and a text vector side by side, mapped to one; an item nobody has taken has zeros for its ID."""
+    """An ID vector and a text vector side by side, mapped to one; a cold-start item has zeros for its ID."""
 
     text: Tensor
     taken: Tensor

@@ -1,4 +1,4 @@
-"""Optimal adaptive transport between the space of words and the space of behaviour, in the log domain.
+"""Optimal adaptive transport between the text and the collaborative space, in the log domain.
 
 RecGOAT's second level of alignment (Li et al. 2026, arXiv 2602.00682) can be read in two ways, and here are both:
 
@@ -20,7 +20,7 @@ from genrec.semtok.quantizers.sinkhorn import sinkhorn
 
 
 class FeatureMap(nn.Module):
-    """Moves vectors of words into the space of behaviour: M (D T + R), R a learnable residual that starts at 0.
+    """Moves text vectors into the collaborative space: M (D T + R), R a learnable residual that starts at 0.
 
     T [D, D] is the entropic transport plan between the feature dimensions of the two sides with shares 1/D and costs
     C_pq = mean_i (M_ip - Z_iq)^2, found without gradient. Its entries sum to 1, so that D T is a permutation where
@@ -44,23 +44,23 @@ class FeatureMap(nn.Module):
         self.register_buffer("plan", torch.eye(width))
 
     @torch.no_grad()
-    def update(self, words: Tensor, behaviour: Tensor) -> None:
+    def update(self, text: Tensor, collaborative: Tensor) -> None:
         """Find the plan for vectors [n, D] of the same n items on both sides."""
-        costs = feature_costs(words, behaviour)
+        costs = feature_costs(text, collaborative)
         centred = costs - costs.mean(dim=0) - costs.mean(dim=1, keepdim=True) + costs.mean()
         spread = float(centred.std())
         if spread > 0:  # otherwise every plan costs the same, and the last one is as good
             self.plan.copy_(sinkhorn(centred / spread, self.epsilon, self.iterations).exp() * len(costs))
 
-    def forward(self, words: Tensor) -> Tensor:
-        """Vectors [n, D] of words, moved."""
-        return words @ (self.plan + self.residual)
+    def forward(self, text: Tensor) -> Tensor:
+        """Vectors [n, D] of text, moved."""
+        return text @ (self.plan + self.residual)
 
 
-def feature_costs(words: Tensor, behaviour: Tensor) -> Tensor:
+def feature_costs(text: Tensor, collaborative: Tensor) -> Tensor:
     """Mean squared differences [D, D] between the columns of two matrices [n, D]."""
-    squares = words.square().mean(dim=0)[:, None] + behaviour.square().mean(dim=0)
-    return (squares - 2 * words.T @ behaviour / len(words)).clamp(min=0)
+    squares = text.square().mean(dim=0)[:, None] + collaborative.square().mean(dim=0)
+    return (squares - 2 * text.T @ collaborative / len(text)).clamp(min=0)
 
 
 def distances(x: Tensor, y: Tensor) -> Tensor:
