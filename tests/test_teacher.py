@@ -188,5 +188,5 @@ def test_a_student_learns_what_only_its_teacher_knows(tmp_path: Path) -> None:
 
 
 def test_a_share_is_a_share() -> None:
-    with pytest.raises(InputError, match=r"--lm\.teacher_share 1\.5"):
+    with pytest.raises(InputError, match=r"teacher_share 1\.5 is not in \[0, 1\]"):
         replace(TINY, teacher_share=1.5)
