@@ -187,7 +187,8 @@ def unpack_gguf(file: Path, folder: Path, name: str) -> None:
 
 
 def _check_folder(folder: Path, name: str) -> None:
-    settings = {path: _read_object(path, name) for path in sorted(folder.rglob("*config*.json"))}
+    paths = sorted(folder.rglob("*config*.json"))  # a sentence encoder's data_config.json is a list of its training sets
+    settings = {path: (_read_object if path.name == "config.json" else _read_json)(path, name) for path in paths}
     if folder / "config.json" not in settings and not (folder / "modules.json").is_file():
         raise InputError(f"{name}: the model cannot be loaded (no config.json in {folder})")
     for path, values in settings.items():
@@ -201,17 +202,21 @@ def _check_folder(folder: Path, name: str) -> None:
         _check_config(config, folder / "config.json", max(_MOST_LAYERS, *tensors), name)
 
 
-def _read_object(path: Path, name: str) -> dict[str, Any]:
+def _read_json(path: Path, name: str) -> Any:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{name}: {path} is not a JSON file ({_first_line(error)})") from None
+
+
+def _read_object(path: Path, name: str) -> dict[str, Any]:
+    value = _read_json(path, name)
     if not isinstance(value, dict):
         raise InputError(f"{name}: {path} must hold a JSON object, not {type(value).__name__}")
     return value
 
 
-def _refuse_side_doors(values: dict[str, Any], path: Path, name: str) -> None:
+def _refuse_side_doors(values: Any, path: Path, name: str) -> None:
     for key, value in _pairs(values):
         if key in _REFUSED and value not in (None, False):
             raise InputError(f"{name}: the folder {_REFUSED[key]} ({key} in {path}), which genrec does not take")

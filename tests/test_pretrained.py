@@ -299,6 +299,7 @@ def test_options_of_a_sentence_model_open_no_side_door(folder: Path) -> None:
 @pytest.mark.skipif(find_spec("sentence_transformers") is None, reason="extra sentence-transformers")
 def test_a_sound_sentence_model_loads(folder: Path) -> None:
     sentence_model(folder)
+    (folder / "data_config.json").write_text('[{"name": "pairs.jsonl.gz", "weight": 1}]')  # MiniLM's list of data
     rows = make_encoder(f"st:{folder}").encode(["red nail", "polish"])
     assert rows.shape == (2, 32)
     assert not (folder.parent / "marker").exists()
