@@ -187,7 +187,7 @@ def unpack_gguf(file: Path, folder: Path, name: str) -> None:
 
 
 def _check_folder(folder: Path, name: str) -> None:
-    paths = sorted(folder.rglob("*config*.json"))  # a sentence encoder's data_config.json is a list of its training sets
+    paths = sorted(folder.rglob("*config*.json"))  # data_config.json is a list of training sets
     settings = {path: (_read_object if path.name == "config.json" else _read_json)(path, name) for path in paths}
     if folder / "config.json" not in settings and not (folder / "modules.json").is_file():
         raise InputError(f"{name}: the model cannot be loaded (no config.json in {folder})")
