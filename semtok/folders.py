@@ -21,6 +21,7 @@ from typing import Any
 from genrec.semtok.errors import InputError
 
 MANIFEST = "manifest.json"
+LOG = "log.jsonl"  # times and speeds, which differ each time: no manifest lists it
 _LIBRARIES = ("torch", "transformers", "scikit-learn", "polars")
 
 
@@ -99,7 +100,7 @@ def write_manifest(folder: Path, inputs: Mapping[str, Any]) -> None:
     files = {
         str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": hash_file(path)}
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
+        if path.is_file() and path.name not in (MANIFEST, LOG)
     }
     manifest = {"inputs": dict(inputs), "libraries": library_versions(), "files": files}
     write_atomic(folder / MANIFEST, to_json(manifest))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -137,7 +138,15 @@ def test_finished_shards_and_jobs_are_not_worked_on_again(tmp_path: Path, undist
         return recommend(histories)
 
     out = tmp_path / "undisturbed"
-    for removed, expected in ((["manifest.json"], []), (["manifest.json", "part-00001.parquet"], [4]), ([], [])):
+    noted = [{"file": name, "sha256": folders.hash_file(out / name)} for name in sorted(undisturbed) if "part" in name]
+    for removed, expected in (
+        (["manifest.json"], []),
+        (["manifest.json", "part-00001.parquet"], [4]),
+        ([], []),
+        (["manifest.json", ".parts.jsonl"], [4, 4, 2]),
+    ):
+        if removed:  # as a kill before the end leaves it
+            (out / ".parts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in noted))
         for name in removed:
             (out / name).unlink()
         seen.clear()
@@ -205,6 +214,88 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="topk: a file, not a folder; give another"):
         run(tmp_path / "topk", restart=True)
     assert (tmp_path / "topk").read_text() == "dear diary"
+
+
+@pytest.mark.parametrize("damage", ["bit", "cut", "of another job", "note"])
+def test_a_finished_part_that_is_damaged_is_made_anew(
+    tmp_path: Path, undisturbed: dict[str, bytes], damage: str
+) -> None:
+    """Whether the job finds it when it goes on, or only when it has written the last part."""
+    out, part = tmp_path / "topk", tmp_path / "topk/part-00000.parquet"
+    run(tmp_path / "other", Counted(10, "e"), replace(JOB, k=5, run_id="r2"))
+
+    def spoil() -> None:
+        whole = part.read_bytes()
+        if damage == "bit":
+            part.write_bytes(whole[:200] + bytes([whole[200] ^ 1]) + whole[201:])
+        elif damage == "cut":
+            part.write_bytes(whole[:-9])
+        elif damage == "of another job":
+            part.write_bytes((tmp_path / "other" / part.name).read_bytes())
+        else:
+            (out / ".parts.jsonl").write_text("not what was noted\n")
+
+    def failing(histories: Sequences) -> Recommendations:
+        if len(histories) == 2:  # the last shard
+            spoil()
+            raise RuntimeError("out of memory")
+        return recommend(histories)
+
+    def spoiling(histories: Sequences) -> Recommendations:
+        if len(histories) == 2:
+            spoil()
+        return recommend(histories)
+
+    options = {"job": JOB, "item_ids": ITEM_IDS, "log": tmp_path / "log.jsonl"}
+    with pytest.raises(ShardError, match="out of memory"):
+        run_batch(failing, Counted(10), out, attempts=1, **options)  # type: ignore[arg-type]
+    with pytest.raises(ShardError, match=r"part-0000\d\.parquet: changed since it was written"):
+        run_batch(spoiling, Counted(10), out, **options)  # type: ignore[arg-type]
+    assert not (out / "manifest.json").exists()
+    run(out)
+    assert contents(out) == undisturbed
+
+
+def test_a_bit_that_turned_in_a_sealed_job_is_named(tmp_path: Path) -> None:
+    run(tmp_path / "topk")
+    part = tmp_path / "topk/part-00001.parquet"
+    whole = part.read_bytes()
+    part.write_bytes(whole[:200] + bytes([whole[200] ^ 1]) + whole[201:])
+    with pytest.raises(InputError, match=r"part-00001\.parquet: contents differ"):
+        run(tmp_path / "topk")
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(
+    tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, full_at = os.fsync, 0
+
+    def fsync(file: int) -> None:
+        nonlocal full_at
+        full_at -= 1
+        if full_at < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "topk/a file"))
+        real(file)
+
+    monkeypatch.setattr(folders.os, "fsync", fsync)
+    failures = []
+    for full_at in range(6):  # noqa: B007 (counted down in `fsync`)
+        try:
+            run(tmp_path / "topk")
+        except ShardError as error:
+            failures.append(str(error))
+    assert len(failures) >= 2
+    assert set(failures) == {f"{tmp_path / 'topk/a file'}: No space left on device"}
+    assert contents(tmp_path / "topk") == undisturbed
+
+
+def test_the_log_may_lie_in_the_folder(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    out = tmp_path / "topk"
+    for restart in (False, False, True):
+        options = {"job": JOB, "item_ids": ITEM_IDS, "log": out / "log.jsonl"}
+        run_batch(recommend, Counted(10), out, restart=restart, **options)  # type: ignore[arg-type]
+        assert len((out / "log.jsonl").read_text().splitlines()) == 4
+        assert {name: data for name, data in contents(out).items() if name != "log.jsonl"} == undisturbed
 
 
 def test_a_damaged_job_is_named(tmp_path: Path) -> None:

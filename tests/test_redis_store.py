@@ -199,6 +199,7 @@ def test_the_server_answers_from_redis_and_says_when_it_is_gone(tmp_path):
 def test_a_server_that_fails_later_is_one_line(url, tmp_path, capsys):
     run = tmp_path / "run"
     seal_catalog(run, shop())
+    (run / "config.yaml").write_text("")
     batch = write_batch(run / "topk", {"ann": [("i3", -1.0)]})
     client = redis.Redis.from_url(url)
     client.config_set("maxmemory", 1)  # it answers, and refuses every write
@@ -210,6 +211,85 @@ def test_a_server_that_fails_later_is_one_line(url, tmp_path, capsys):
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith("genrec store: Redis: ")
     assert second.startswith("genrec serve: the store: Redis: ")
+
+
+GARBAGE = {
+    "no JSON": b"{",
+    "no text": b"\xff\xfe",
+    "another document": b'["v000001"]',
+    "no version": b'{"previous": "v000001"}',
+    "a number": b'{"current": 7}',
+    "a version that is not there": b'{"current": "v000099"}',
+}
+
+
+@pytest.mark.parametrize("kind", [*GARBAGE, "another type"])
+def test_garbage_in_place_of_the_pointer(url, tmp_path, kind, caplog):
+    """Who serves a version goes on; who has none is told, not failed; a load mends it."""
+    client, store = redis.Redis.from_url(url), RedisStore(url)
+    store.load(batch_of(tmp_path, "a"))
+    assert served(store) == "a"
+    client.delete("genrec:current")
+    if kind == "another type":
+        client.hset("genrec:current", "current", "v000001")
+    else:
+        client.set("genrec:current", GARBAGE[kind])
+    assert served(store) == "a"
+    assert store.history("user1") == ()
+    fresh = RedisStore(url)
+    for ask in (lambda: fresh.get("user1"), fresh.info, lambda: fresh.history("user1")):
+        with pytest.raises(StoreUnavailable):
+            ask()
+    with pytest.raises((StoreUnavailable, InputError)):
+        fresh.rollback()
+    fresh.load(batch_of(tmp_path, "b"))
+    assert served(fresh) == served(store) == "b"
+    with pytest.raises(InputError, match="no version to go back to"):
+        fresh.rollback()
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        *(("items", value) for value in (b"[", b'["one"]', b"{}", b"\xff", None)),
+        *(("info", value) for value in (b"7", b'{"version": "v000002"}', None)),
+    ],
+)
+def test_garbage_in_the_next_version_leaves_the_one_before(url, tmp_path, part, value, caplog):
+    client, store = redis.Redis.from_url(url), RedisStore(url)
+    store.load(batch_of(tmp_path, "a"))
+    assert served(store) == "a"
+    RedisStore(url).load(batch_of(tmp_path, "b"))
+    client.delete(f"genrec:v000002:{part}") if value is None else client.set(f"genrec:v000002:{part}", value)
+    assert served(store) == "a"
+    assert "goes on serving" in caplog.text
+    with pytest.raises(StoreUnavailable):
+        RedisStore(url).get("user1")
+    assert RedisStore(url).rollback().version == "v000001"
+    assert served(RedisStore(url)) == served(store) == "a"
+
+
+def test_garbage_of_one_user_is_a_503_of_that_user(url, tmp_path):
+    client, store = redis.Redis.from_url(url), RedisStore(url)
+    store.load(write_batch(tmp_path / "topk", {name: [("i3", -1.0)] for name in ("ann", "bob", "cleo", "dan")}))
+    client.hset("genrec:v000001:lists", "ann", b"odd")
+    client.hset("genrec:v000001:lists", "bob", b"\xff\xff" + b"\x00" * 4)
+    client.hset("genrec:v000001:lists", "cleo", b"\x00\x00" + b"\xff" * 4)  # a score that is no number
+    for line in (b"{", b"[1]", b'["x", "y"]', b"[1, 2]"):
+        client.rpush("genrec:events:dan", line)
+    with TestClient(create_app(RingRecommender(shop()), store, ServeConfig(run=Path("run"), rate=0))) as app:
+        for name in ("ann", "bob", "cleo"):
+            answer = app.get(f"/v1/users/{name}/recommendations")
+            assert (answer.status_code, answer.json()["type"]) == (503, "urn:genrec:store-down")
+        assert app.get("/v1/users/dan/recommendations").json()["source"] == "store"
+        assert app.post("/v1/recommendations", json={"user_id": "dan"}).status_code == 503
+        client.set("genrec:current", b"{")
+        assert app.get("/v1/users/dan/recommendations").json()["source"] == "store"
+        assert app.get("/health/ready").status_code == 200
+        client.delete("genrec:latest")
+        client.set("genrec:latest", b"no sorted set")
+        assert app.get("/v1/users/dan/recommendations").status_code == 503
+        assert app.get("/metrics").status_code == 200
 
 
 def test_a_password_is_in_no_message():

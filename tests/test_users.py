@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from genrec.data.interactions import Interactions
 from genrec.data.sequences import Sequences
-from genrec.inference.batch.users import FileUsers, LogUsers, Users, _RepeatedHashes, standard_input
+from genrec.inference.batch.users import BLOCK, FileUsers, LogUsers, Users, _RepeatedHashes, standard_input
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.errors import InputError
 
@@ -109,6 +109,36 @@ def test_digest_follows_the_file(tmp_path: Path, catalog: Catalog) -> None:
     assert FileUsers(path, catalog).digest == before
     path.write_text(path.read_text().replace('"b"', '"a"'))
     assert FileUsers(path, catalog).digest != before
+
+
+@pytest.mark.parametrize("name", ["lists.jsonl", "table.csv", "lists.parquet"])
+def test_a_file_that_changes_between_its_two_reads_is_refused(name: str, tmp_path: Path, catalog: Catalog) -> None:
+    """And no user is given who was not checked: one was changed, one is missing, one is more, one moved."""
+
+    def write(users: list[tuple[str, list[str]]]) -> None:
+        table = pl.DataFrame(users, schema={"user_id": pl.String, "history": pl.List(pl.String)}, orient="row")
+        match Path(name).suffix:
+            case ".jsonl":
+                table.write_ndjson(tmp_path / name)
+            case ".csv":
+                table.with_columns(pl.col("history").list.join(" ")).write_csv(tmp_path / name)
+            case ".parquet":
+                table.write_parquet(tmp_path / name)
+
+    for rows in (2500, 2 * BLOCK):
+        was = [(f"u{n}", ["a"] * (n % 3)) for n in range(rows)]
+        for now in ([*was[:2000], ("u2000", ["b"]), *was[2001:]], was[:-1], [*was, ("more", [])], [*was[1:], was[0]]):
+            write(was)
+            users = FileUsers(tmp_path / name, catalog)
+            assert as_lists(users) == was
+            given = []
+            write(now)
+            with pytest.raises(InputError, match=rf"{name}: changed while it was read"):
+                given.extend(user_id for user_id, _ in users)
+            assert given == [user_id for user_id, _ in was[: len(given)]]
+    (tmp_path / name).unlink()
+    with pytest.raises(InputError, match=name):
+        list(users)
 
 
 def test_standard_input(tmp_path: Path, catalog: Catalog) -> None:

@@ -21,7 +21,7 @@ from genrec.inference.recommender import Recommender
 from genrec.recommendations import Recommendations
 from genrec.run import Run
 from genrec.semtok.errors import InputError
-from genrec.semtok.folders import read_json
+from genrec.semtok.folders import LOG, read_json
 
 
 def recommend_all(config: RecommendConfig) -> dict[str, int]:
@@ -35,7 +35,7 @@ def recommend_all(config: RecommendConfig) -> dict[str, int]:
     job_options: dict[str, Any] = {
         "job": _batch_job(recommender, config),
         "item_ids": recommender.catalog.item_ids,
-        "log": run.log,
+        "log": out / LOG,
         "restart": config.restart,
     }
     with contextlib.ExitStack() as stack:

@@ -6,15 +6,18 @@
 
 Shards follow the order of the users and batches are formed inside a shard, so a shard's bytes don't depend on what ran
 before it or where. A shard is done when its file is there: files appear whole, by renaming. The file `.out.lock`
-beside the folder keeps a second job out of it. Where shards are worked on is the business of an `Executor`: in this
-process, or on many machines (`genrec.inference.batch.ray_executor`).
+beside the folder keeps a second job out of it. Until the folder is sealed, `.parts.jsonl` has the hash of each finished
+file: one that is damaged, or that nobody noted, is made anew. Where shards are worked on is the business of an
+`Executor`: in this process, or on many machines (`genrec.inference.batch.ray_executor`).
 
     job = BatchJob(run_id=..., ranking="beam", index_version=trie.index_version, k=10)
-    run_batch(recommend, LogUsers(log), RUN / "topk", job=job, item_ids=catalog.item_ids, log=RUN / "log.jsonl")
+    run_batch(recommend, LogUsers(log), RUN / "topk", job=job, item_ids=catalog.item_ids, log=RUN / "topk/log.jsonl")
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
 import json
 import logging
@@ -34,9 +37,20 @@ from genrec.data.sequences import Sequences
 from genrec.inference.batch.users import Users
 from genrec.recommendations import Recommendations
 from genrec.semtok.errors import InputError
-from genrec.semtok.folders import MANIFEST, check_folder, hold_lock, read_json, to_json, write_atomic, write_manifest
+from genrec.semtok.folders import (
+    LOG,
+    MANIFEST,
+    check_folder,
+    hash_file,
+    hold_lock,
+    read_json,
+    to_json,
+    write_atomic,
+    write_manifest,
+)  # fmt: skip
 
 JOB = "job.json"
+PARTS = ".parts.jsonl"
 ATTEMPTS = 3
 _log = logging.getLogger(__name__)
 
@@ -155,7 +169,8 @@ def write_shards(
         out: the folder; new, or of the same job.
         job: what, beside the users, decides the lists.
         item_ids: id of each catalogue row.
-        log: file to append speeds to, one JSON object a line; not inside `out`, whose bytes are the same every time.
+        log: file to append speeds to, one JSON object a line; `out/log.jsonl`, or the log of the run that `out` is
+            a part of.
         restart: delete what a job left in `out` and begin again.
 
     Returns:
@@ -163,27 +178,34 @@ def write_shards(
 
     Raises:
         InputError: `out` holds something else, or another job is writing there.
-        ShardError: a shard failed too often. Finished shards stay.
+        ShardError: a shard failed too often, or nothing can be written there. Finished shards stay.
     """
     if users.count == 0:
         raise InputError("there are no users to recommend to")
     identity = {**asdict(job), "users": users.count, "users_digest": users.digest}
     place = out.resolve()  # one lock by whichever path a folder is named
-    with hold_lock(place.parent / f".{place.name}.lock", f"{out}: another job is writing here"):
+    lock = hold_lock(place.parent / f".{place.name}.lock", f"{out}: another job is writing here")
+    with lock, _writing(out):
         if _claim(out, identity, restart=restart):
-            counts: dict[str, int] = check_folder(out)["inputs"]["counts"]
+            counts: dict[str, int] = check_folder(out, hashes=True)["inputs"]["counts"]
             return counts
+        _remove_damaged(out)
         ids = pl.Series(item_ids, dtype=pl.String)
         started, written = time.monotonic(), 0
         # tqdm shows nothing where standard error is no terminal, nor for a job that ends within two seconds.
         with tqdm(total=users.count, unit="user", delay=2, disable=None) as bar:
             pending = _pending(cut(users, job.shard_size), out, bar)
             for shard, result in execute(pending):
-                write_atomic(out / shard.file, render(shard, result, job, ids))
+                data = render(shard, result, job, ids)
+                write_atomic(out / shard.file, data)
+                _append(out / PARTS, {"file": shard.file, "sha256": hashlib.sha256(data).hexdigest()})
                 bar.update(len(shard.user_ids))
                 written += len(shard.user_ids)
                 _note(log, "shard", shard=shard.index, users=len(shard.user_ids), speed=written / _since(started))
+        if damaged := _remove_damaged(out):
+            raise ShardError(f"{out / damaged[0]}: changed since it was written")
         counts = _count(out, users.count, job.shard_size)
+        (out / PARTS).unlink()
         write_manifest(out, {"job": identity, "counts": counts})
         seconds = _since(started)
         _note(log, "batch", **counts, users_written=written, seconds=seconds, speed=written / seconds)
@@ -262,7 +284,36 @@ def _claim(out: Path, identity: dict[str, Any], *, restart: bool) -> bool:
 
 
 def _is_ours(name: str) -> bool:
-    return name in (JOB, MANIFEST) or name.endswith(".tmp") or (name.startswith("part-") and name.endswith(".parquet"))
+    return (
+        name in (JOB, MANIFEST, PARTS, LOG)
+        or name.endswith(".tmp")
+        or (name.startswith("part-") and name.endswith(".parquet"))
+    )
+
+
+def _remove_damaged(out: Path) -> list[str]:
+    """Remove the parts whose bytes are not those that were noted when they were written; their names."""
+    noted = {}
+    for line in (out / PARTS).read_bytes().splitlines() if (out / PARTS).is_file() else []:
+        try:
+            entry = json.loads(line)
+            noted[entry["file"]] = entry["sha256"]
+        except (ValueError, TypeError, KeyError):  # a line that a kill cut; its part is made anew
+            continue
+    damaged = [path for path in sorted(out.glob("part-*.parquet")) if hash_file(path) != noted.get(path.name)]
+    for path in damaged:
+        _log.warning("%s: not what the job wrote, or nobody noted it; it is made anew", path)
+        path.unlink()
+    return [path.name for path in damaged]
+
+
+@contextlib.contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """A full disk, say, is one line; whatever was finished stays."""
+    try:
+        yield
+    except OSError as error:
+        raise ShardError(f"{error.filename or out}: {error.strerror}") from error
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
@@ -308,6 +359,9 @@ def _since(started: float) -> float:
 def _note(log: Path, event: str, **facts: Any) -> None:
     """Append a line to the log, the one file with times in it; `speed` is in users a second."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "event": event, **facts}
-    with open(log, "a", encoding="utf-8") as lines:
+    _append(log, {"time": datetime.now(UTC).isoformat(timespec="seconds"), "event": event, **facts})
+
+
+def _append(path: Path, line: Mapping[str, Any]) -> None:
+    with open(path, "a", encoding="utf-8") as lines:
         lines.write(json.dumps(line) + "\n")

@@ -108,6 +108,11 @@ class _Team:
 def on_ray(factory: Factory, spec: Any, *, slots: Slots, attempts: int = ATTEMPTS) -> Executor:
     """An executor for `write_shards`. Answers come in the order in which they are ready.
 
+    Args:
+        factory: builds each actor's engine from `spec`.
+        spec: a description that can be pickled; the folders that it names must be visible to the workers.
+        slots: how many actors, and what each needs.
+
     Raises:
         InputError: the cluster has not the CPUs or GPUs that the actors need.
     """

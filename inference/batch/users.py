@@ -1,8 +1,9 @@
 """The users of a batch job, one after another, in constant memory: from the log, a file, or standard input.
 
-A file has a row a user: `user_id,history`, oldest item first; in CSV the history is item ids with spaces between them,
-in JSONL and Parquet a list or such a text. It is read twice: once before any work, to check every row, to find users
-that are duplicated, and to hash it, and once to do the work. Standard input is JSONL and is first copied to a file.
+A file has a row a user: `user_id,history`, oldest item first; in CSV the history is item ids with spaces between
+them, in JSONL and Parquet a list or such a text. It is read twice: once before any work, to check every row, to find
+users that are duplicated, and to hash it, and once to do the work, where a change since is found before it has any
+effect. Standard input is JSONL and is first copied to a file.
 
     users = FileUsers(Path("users.jsonl"), catalog)
     for user_id, history in users: ...
@@ -14,6 +15,7 @@ import contextlib
 import csv
 import hashlib
 import io
+import itertools
 import json
 import shutil
 import tempfile
@@ -35,6 +37,7 @@ from genrec.semtok.tables import open_plain
 User = tuple[str, NDArray[np.int32]]
 PARQUET_ROWS = 8192  # read at a time
 LONGEST_FIELD = 1 << 24  # characters of a CSV history: not for ever, for a quote that nobody closes holds all the rest
+BLOCK = 1024  # users that are compared with what was checked before any of them is given
 BUCKETS = 64  # files over which the hashes of user ids are spread
 
 
@@ -89,19 +92,41 @@ class FileUsers:
         self._row_of = {item_id: row for row, item_id in enumerate(catalog.item_ids)}  # a method call an item is slow
         if not path.is_file():
             raise InputError(f"{self._name}: no such file (users)")
-        self.count = self._check()
         self.digest = hash_file(path)
+        self._blocks: list[bytes] = []
+        try:
+            self.count = self._check()
+        except OSError as error:
+            raise InputError(f"{self._name}: can't be checked ({error.strerror}; {tempfile.gettempdir()})") from None
+        if hash_file(path) != self.digest:
+            raise self._changed()
 
     def __iter__(self) -> Iterator[User]:
-        return (user for _, user in self._rows())
+        """The users that were checked, block by block.
+
+        Raises:
+            InputError: the file holds others by now; nobody of a changed block is given.
+        """
+        place = 0
+        for place, block in enumerate(_blocks(user for _, user in self._rows()), start=1):
+            if self._blocks[place - 1 : place] != [_block_hash(block)]:
+                raise self._changed()
+            yield from block
+        if place != len(self._blocks):
+            raise self._changed()
+
+    def _changed(self) -> InputError:
+        return InputError(f"{self._name}: changed while it was read; it must stay as it is until the job ends")
 
     def _check(self) -> int:
         count = 0
         with tempfile.TemporaryDirectory() as scratch:
             repeated = _RepeatedHashes(Path(scratch))
-            for _, (user_id, _) in self._rows():
-                repeated.add(user_id)
-                count += 1
+            for block in _blocks(user for _, user in self._rows()):
+                self._blocks.append(_block_hash(block))
+                count += len(block)
+                for user_id, _ in block:
+                    repeated.add(user_id)
             suspects = repeated.found()
         if suspects:
             self._refuse_repeats(suspects)
@@ -150,12 +175,12 @@ class FileUsers:
             return
         if suffix not in (".jsonl", ".ndjson", ".csv"):
             raise InputError(f"{self._name}: users must be a .jsonl, .csv or .parquet file, the first two also .gz")
-        with open_plain(self._path) as data:
-            try:
+        try:
+            with open_plain(self._path) as data:
                 text = io.TextIOWrapper(data, encoding="utf-8-sig", newline="" if suffix == ".csv" else None)
                 yield from self._csv_rows(text) if suffix == ".csv" else self._json_rows(text)
-            except (UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
-                raise InputError(f"{self._name}: can't be read ({error})") from None
+        except (UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
+            raise InputError(f"{self._name}: can't be read ({error})") from None
 
     def _json_rows(self, lines: Iterable[str]) -> Iterator[tuple[int, Any, Any]]:
         for number, line in enumerate(lines, start=1):
@@ -191,7 +216,7 @@ class FileUsers:
             for begin in range(0, n_rows, PARQUET_ROWS):
                 chunk = table.select("user_id", "history").slice(begin, PARQUET_ROWS).collect()
                 yield from ((begin + i, *row) for i, row in enumerate(chunk.iter_rows(), start=1))
-        except pl.exceptions.PolarsError as error:
+        except (pl.exceptions.PolarsError, OSError) as error:
             raise InputError(f"{self._name}: can't be read ({str(error).splitlines()[0]})") from None
 
 
@@ -204,11 +229,27 @@ def standard_input(stream: IO[bytes], catalog: Catalog, out: Path) -> Iterator[F
     copy = out.with_name(f".{out.name}.users.jsonl")
     with hold_lock(copy, f"{out}: another job is writing here"):  # the copy is its own lock: it is the other's users
         try:
-            with open(copy, "wb") as target:
-                shutil.copyfileobj(stream, target)
+            try:
+                with open(copy, "wb") as target:
+                    shutil.copyfileobj(stream, target)
+            except OSError as error:
+                raise InputError(f"{copy}: standard input cannot be copied ({error.strerror})") from None
             yield FileUsers(copy, catalog, name="standard input")
         finally:
             copy.unlink(missing_ok=True)
+
+
+def _blocks(users: Iterator[User]) -> Iterator[list[User]]:
+    while block := list(itertools.islice(users, BLOCK)):
+        yield block
+
+
+def _block_hash(block: list[User]) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for user_id, history in block:
+        digest.update(json.dumps([user_id, len(history)]).encode())
+        digest.update(history.tobytes())
+    return digest.digest()
 
 
 def _is_encodable(text: str) -> bool:

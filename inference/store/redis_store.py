@@ -18,6 +18,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import logging
+import math
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,6 +34,7 @@ from genrec.inference.store.packed_lists import ListDecoder, read_batch, user_ke
 from genrec.inference.store.topk_store import LONGEST_HISTORY, ListsInfo, StoredList, StoreUnavailable
 from genrec.semtok.errors import InputError
 
+log = logging.getLogger(__name__)
 _CHUNK = 1000  # users a write
 _LOCK_SECONDS = 120  # a loader that died frees the lock after this; a living one renews it with every chunk
 
@@ -70,6 +73,7 @@ class RedisStore:
             raise InputError(f"{url.rpartition('@')[2]}: cannot reach Redis ({error})") from None
         self._forget = self._redis.register_script(_FORGET)
         self._lists: _Lists | None = None
+        self._refused: bytes | None = None  # a pointer to garbage, which is not tried again on every look-up
 
     def get(self, user_id: str) -> StoredList | None:
         return self.get_many([user_id])[0]
@@ -81,14 +85,18 @@ class RedisStore:
         lists, values, latest = self._ask("lists", lambda pipe: pipe.zmscore(self._key("latest"), keys), keys)
         if lists is None:
             return [None] * len(keys)
-        return [None if value is None else lists.stored(value, at) for value, at in zip(values, latest, strict=True)]
+        with _parsing("a list"):
+            return [
+                None if value is None else lists.stored(value, at) for value, at in zip(values, latest, strict=True)
+            ]
 
     def history(self, user_id: str) -> tuple[str, ...]:
         key = user_key(user_id)
         lists, values, later = self._ask("histories", lambda pipe: pipe.lrange(self._events(key), 0, -1), [key])
-        loaded = () if lists is None or values[0] is None else lists.decoder.history(values[0])
         as_of = float("-inf") if lists is None else lists.info.as_of
-        events = sorted((orjson.loads(event) for event in later), key=lambda event: event[0])
+        with _parsing(f"the history of user {user_id!r}"):
+            loaded = () if lists is None or values[0] is None else lists.decoder.history(values[0])
+            events = sorted(map(_event, later), key=lambda event: event[0])
         return (*loaded, *(item for at, item in events if at > as_of))[-LONGEST_HISTORY:]
 
     def add_events(self, user_id: str, item_ids: Sequence[str], at: float | None = None) -> None:
@@ -105,15 +113,20 @@ class RedisStore:
             pipe.execute()
 
     def info(self) -> ListsInfo | None:
-        with _reaching():
-            lists = self._follow(self._redis.get(self._key("current")))
+        with _reaching(), self._redis.pipeline(transaction=False) as pipe:
+            (current,) = pipe.get(self._key("current")).execute(raise_on_error=False)
+            lists = self._follow(self._pointed(current))
         return None if lists is None else lists.info
 
     def load(self, batch: Path, *, as_of: float | None = None, histories: pl.DataFrame | None = None) -> ListsInfo:
         packed = read_batch(batch, as_of=as_of, histories=histories)
         with _reaching(), self._alone() as lock:
-            pointer = self._pointer()
-            self._sweep(pointer.values())
+            try:
+                pointer = self._pointer()
+                self._sweep(pointer.values())
+            except (StoreUnavailable, redis.ResponseError) as error:
+                log.error("%s; it is replaced by this load", error)
+                pointer = {}
             info = ListsInfo(
                 version=f"v{self._redis.incr(self._key('count')):06d}",
                 model_id=packed.run_id,
@@ -129,10 +142,13 @@ class RedisStore:
                     lock.reacquire()
             self._redis.set(self._key(info.version, "items"), orjson.dumps(packed.item_ids))
             self._redis.set(self._key(info.version, "info"), orjson.dumps(dataclasses.asdict(info)))
-            kept = {"current": info.version} | ({"previous": pointer["current"]} if pointer else {})
+            kept = {"current": info.version}
+            with contextlib.suppress(StoreUnavailable, KeyError):  # garbage is nothing to go back to
+                kept["previous"] = self._info(pointer["current"]).version
             self._point(kept)
             self._sweep(kept.values())
-            self._forget_events(min(self._info(version).as_of for version in kept.values()))
+            before = [self._info(kept["previous"])] if "previous" in kept else []
+            self._forget_events(min(lists.as_of for lists in (info, *before)))
         return info
 
     def rollback(self) -> ListsInfo:
@@ -164,33 +180,71 @@ class RedisStore:
                     pipe.get(self._key("current"))
                     pipe.hmget(self._key("" if lists is None else lists.info.version, part), keys)
                     events(pipe)
-                    current, values, reply = pipe.execute()
-                if self._follow(current) is lists:
+                    current, values, reply = pipe.execute(raise_on_error=False)
+                if self._follow(self._pointed(current)) is lists:
+                    for answer in (values, reply):
+                        if isinstance(answer, Exception):
+                            raise answer
                     return lists, values, reply
+
+    def _pointed(self, current: bytes | redis.ResponseError | None) -> bytes | None:
+        """The pointer; where its key holds something else by now, the one that is followed already."""
+        if isinstance(current, redis.ResponseError):
+            if self._lists is None:
+                raise current
+            return self._lists.pointer
+        return current
 
     def _follow(self, current: bytes | None) -> _Lists | None:
         """The version that the pointer names, its table read once."""
-        lists = self._lists
         if current is None:
-            self._lists = None
-        elif lists is None or lists.pointer != current:
-            version = orjson.loads(current)["current"]
-            items = self._redis.get(self._key(version, "items"))
-            if items is None:
-                raise StoreUnavailable(f"{self._key(version)} is gone from Redis")
-            self._lists = _Lists(current, self._info(version), ListDecoder(tuple(orjson.loads(items))))
+            self._lists, self._refused = None, None
+        elif self._lists is None or current not in (self._lists.pointer, self._refused):
+            try:
+                self._lists, self._refused = self._version(current), None
+            except (StoreUnavailable, redis.ResponseError) as error:
+                if self._lists is None:
+                    raise
+                self._refused = current
+                log.error("version refused, %s goes on serving: %s", self._lists.info.version, error)
         return self._lists
 
+    def _version(self, pointer: bytes) -> _Lists:
+        """The version that a pointer names, whole.
+
+        Raises:
+            StoreUnavailable: it is gone or garbage.
+        """
+        with _parsing(self._key("current")):
+            version = _text(orjson.loads(pointer)["current"])
+        info = self._info(version)
+        with _parsing(self._key(version, "items")):
+            items = orjson.loads(self._stored(version, "items"))
+            if not (isinstance(items, list) and len(items) == info.items and all(isinstance(i, str) for i in items)):
+                raise ValueError(f"not the {info.items} items of the version")
+        return _Lists(pointer, info, ListDecoder(tuple(items)))
+
     def _info(self, version: str) -> ListsInfo:
-        info = self._redis.get(self._key(version, "info"))
-        if info is None:
-            raise InputError(f"{self._key(version)}: gone from Redis")
-        return ListsInfo(**orjson.loads(info))
+        with _parsing(self._key(version, "info")):
+            info = ListsInfo(**orjson.loads(self._stored(version, "info")))
+            if not (isinstance(info.as_of, float | int) and isinstance(info.items, int) and info.version == version):
+                raise ValueError("not the facts of the version")
+            return info
+
+    def _stored(self, *parts: str) -> bytes:
+        value: bytes | None = self._redis.get(self._key(*parts))
+        if value is None:
+            raise StoreUnavailable(f"{self._key(*parts)} is gone from Redis")
+        return value
 
     def _pointer(self) -> dict[str, str]:
         current = self._redis.get(self._key("current"))
-        stored = {} if current is None else orjson.loads(current)
-        return {name: stored[name] for name in ("current", "previous") if name in stored}
+        if current is None:
+            return {}
+        with _parsing(self._key("current")):
+            stored = orjson.loads(current)
+            named = ("current", "previous") if "previous" in stored else ("current",)
+            return {name: _text(stored[name]) for name in named}
 
     def _point(self, kept: Mapping[str, str]) -> None:
         # A database that was emptied counts from v000001 again. By the token a reader that holds the table of an older
@@ -230,6 +284,8 @@ class _Lists:
 
     def stored(self, value: bytes, latest: float | None) -> StoredList:
         item_ids, scores = self.decoder.lists(value)
+        if not all(map(math.isfinite, scores)):
+            raise ValueError("a score is not a number")
         return StoredList(item_ids, scores, self.info, latest is not None and latest > self.info.as_of)
 
 
@@ -237,6 +293,26 @@ def _chunks(rows: Iterable[Any]) -> Iterator[list[Any]]:
     source = iter(rows)
     while chunk := list(itertools.islice(source, _CHUNK)):
         yield chunk
+
+
+def _event(line: bytes) -> tuple[float, str]:
+    at, item = orjson.loads(line)
+    return float(at), _text(item)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"not a text: {value!r:.40}")
+    return value
+
+
+@contextlib.contextmanager
+def _parsing(what: str) -> Iterator[None]:
+    """What others wrote there is unavailable, not a failure of the server."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise StoreUnavailable(f"{what}: garbage in Redis ({type(error).__name__}: {error})") from error
 
 
 @contextlib.contextmanager
