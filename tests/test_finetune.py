@@ -209,27 +209,27 @@ def test_a_dense_head_of_no_weight_stays_as_it_was(inputs: LmInputs, tmp_path: P
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"heads": 3}, "--lm.heads 3"),
-        ({"dropout": 1.0}, "--lm.dropout"),
-        ({"lora_rank": 4}, "--lm.lora_rank"),
-        ({"epochs": 0}, "--lm.epochs 0"),
-        ({"text_vocabulary": 12}, "--lm.text_vocabulary"),
-        ({"text_share": -1.0}, "--lm.text_share -1"),
-        ({"text_share": float("nan")}, "--lm.text_share nan"),
-        ({"dense_weight": float("nan")}, "--lm.dense_weight nan"),
-        ({"dense_weight": float("inf")}, "--lm.dense_weight inf"),
-        ({"warmup_steps": -1}, "--lm.warmup_steps -1"),
-        ({"valid_cases": 0}, "--lm.valid_cases 0"),
-        ({"batch_tokens": -4}, "--lm.batch_tokens -4"),
-        ({"learning_rate": 0.0}, "--lm.learning_rate 0"),
-        ({"learning_rate": float("nan")}, "--lm.learning_rate nan"),
-        ({"head_learning_rate": -1.0}, "--lm.head_learning_rate -1"),
-        ({"head_learning_rate": float("inf")}, "--lm.head_learning_rate inf"),
-        ({"weight_decay": -1.0}, "--lm.weight_decay -1"),
-        ({"seed": -1}, "--lm.seed -1"),
+        ({"heads": 3}, "heads 3"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"lora_rank": 4}, "lora_rank"),
+        ({"epochs": 0}, "epochs 0"),
+        ({"text_vocabulary": 12}, "text_vocabulary"),
+        ({"text_share": -1.0}, "text_share -1"),
+        ({"text_share": float("nan")}, "text_share nan"),
+        ({"dense_weight": float("nan")}, "dense_weight nan"),
+        ({"dense_weight": float("inf")}, "dense_weight inf"),
+        ({"warmup_steps": -1}, "warmup_steps -1"),
+        ({"valid_cases": 0}, "valid_cases 0"),
+        ({"batch_tokens": -4}, "batch_tokens -4"),
+        ({"learning_rate": 0.0}, "learning_rate 0"),
+        ({"learning_rate": float("nan")}, "learning_rate nan"),
+        ({"head_learning_rate": -1.0}, "head_learning_rate -1"),
+        ({"head_learning_rate": float("inf")}, "head_learning_rate inf"),
+        ({"weight_decay": -1.0}, "weight_decay -1"),
+        ({"seed": -1}, "seed -1"),
     ],
 )
-def test_bad_settings_name_their_flag(changed: dict[str, Any], message: str) -> None:
+def test_bad_settings_name_their_field(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         replace(TINY, **changed)
 

@@ -469,5 +469,5 @@ def test_the_command_s_configuration(ml_100k: Path, tmp_path: Path) -> None:
         ImportConfig("movielens-1m", tmp_path, folder=ml_100k, reviews=raw)
     with pytest.raises(InputError, match="FORMAT netflix: must be one of amazon-2014"):
         ImportConfig("netflix", tmp_path)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="--k_core -1: must be at least 0"):
+    with pytest.raises(InputError, match="k_core -1 must not be negative"):
         ImportConfig("movielens-1m", tmp_path, folder=ml_100k, k_core=-1)

@@ -326,5 +326,5 @@ def test_nothing_else_opens_a_model_folder() -> None:
                     broken.append(f"{path}: {name}")
                 if name in ("vllm.LLM", "LLM") and "trust_remote_code=False" not in ast.unparse(node):
                     broken.append(f"{path}: {name} without trust_remote_code=False")
-    assert seen == 4
+    assert seen == 6  # two of them read a GGUF file of an installed package
     assert broken == []

@@ -143,5 +143,5 @@ def test_the_language_model_starts_from_them(init: str, tmp_path: Path) -> None:
 
 
 def test_an_unknown_start_is_named() -> None:
-    with pytest.raises(InputError, match=r"--lm.sid_init 'words': choose one of random, codebook, aligned"):
+    with pytest.raises(InputError, match=r"sid_init 'words': choose one of random, codebook, aligned"):
         LmConfig(sid_init="words")  # type: ignore[arg-type]
