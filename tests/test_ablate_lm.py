@@ -60,7 +60,7 @@ def test_lines_beside_the_whole(
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["nowhere"], "genrec fit finishes the run"), (["nowhere", "--lines", "x"], "choose from")],
+    [(["nowhere"], "not a finished run"), (["nowhere", "--lines", "x"], "choose from")],
 )
 def test_bad_input_is_one_line(arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit, match=message):

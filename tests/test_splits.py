@@ -102,8 +102,7 @@ def test_cold_items_are_in_no_training_history(events: Events, share: float, see
     plain = leave_last_out(log_of(events))
     try:
         split = leave_last_out(log_of(events), cold_share=share, seed=seed)
-    except InputError as error:
-        assert "leaves no event to learn from" in str(error)
+    except InputError:  # every item of a training history was drawn
         trained = {item for history in lists(plain.train) for item in history}
         assert len(trained) <= round(share * len({item for user in events for _, item in user}))
         return

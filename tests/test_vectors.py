@@ -45,7 +45,7 @@ def test_missing_and_foreign_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nothing\.safetensors: no such file"):
         ItemVectors.load(tmp_path / "nothing.safetensors")
     (tmp_path / "text").write_text("hello")
-    with pytest.raises(InputError, match="not a file of item vectors"):
+    with pytest.raises(InputError, match="not a safetensors file"):
         ItemVectors.load(tmp_path / "text")
 
 
