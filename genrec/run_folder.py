@@ -25,7 +25,16 @@ from typing import Any, Self
 import yaml
 
 from genrec.semtok.errors import InputError
-from genrec.semtok.folders import MANIFEST, check_folder, finish_rename, hash_value, hold_lock, scratch_of, write_atomic
+from genrec.semtok.folders import (
+    MANIFEST,
+    check_folder,
+    finish_rename,
+    hash_value,
+    hold_lock,
+    scratch_of,
+    unlisted_files,
+    write_atomic,
+)
 from genrec.semtok.schema import read_as
 
 STAGES = (
@@ -206,6 +215,8 @@ class RunFolder:
             self._check_needs(name, manifest)
             if self.hashes:
                 check_folder(folder, hashes=True)
+                if other := unlisted_files(folder, manifest):
+                    raise InputError(f"{folder / other[0]}: is no file of this stage by its {MANIFEST}; move it away")
             self._seen[name] = _Seen(place, made, tuple(manifest["inputs"].get(ADDED, ())))
         return folder
 

@@ -118,7 +118,9 @@ class Recommender:
         folder = open_folder(run.lm, str(run.lm))
         scorer = _scorer(run, folder, engine, device, dtype or ("bfloat16" if device.startswith("cuda") else "float32"))
         ranker, search = _ranker(run, scorer, device), partial(TextSearch.of, run)
-        return cls(catalog, ids, vectors, ranker, scorer, folder.tokenizer(), run_id, search)
+        tokenizer = folder.tokenizer()
+        ranker.vocabulary.check_spelling(tokenizer, str(run.lm))
+        return cls(catalog, ids, vectors, ranker, scorer, tokenizer, run_id, search)
 
     def recommend(
         self,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from genrec.run import Run
 from genrec.semtok.encoders import TextEncoder
+from genrec.semtok.errors import InputError
 
 
 def whole_characters(text: str) -> str:
@@ -35,7 +36,11 @@ class TextSearch:
     @classmethod
     def of(cls, run: Run) -> TextSearch:
         """By the text vectors and the encoder of a run; raises InputError where they are not the run's."""
-        return cls(run.text_encoder(), run.text_vectors().values)
+        encoder, vectors = run.text_encoder(), run.text_vectors().values
+        width = encoder.encode([""]).shape[1]
+        if width != vectors.shape[1]:
+            raise InputError(f"{run}: text vectors of width {vectors.shape[1]}, their encoder gives {width}")
+        return cls(encoder, vectors)
 
     def cosines(self, query: str) -> NDArray[np.float32]:
         """[N]; zeros for a query without a known word."""

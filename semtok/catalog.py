@@ -21,13 +21,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from genrec.semtok.errors import InputError
-from genrec.semtok.tables import id_column, read_table, refuse_rows, require_columns, row_number
+from genrec.semtok.tables import id_column, read_table, refuse_rows, require_columns, require_types, row_number
 
 if TYPE_CHECKING:
     from polars._typing import PolarsDataType
 
 FILE = "catalog.parquet"
 _CSV_BOOLEANS = {"true": True, "false": False}  # in any case of letters
+_PLAIN = (pl.String, pl.Int64, pl.Float64, pl.Boolean, pl.Null, pl.List(pl.String))  # what attributes become
 _log = logging.getLogger(__name__)
 
 
@@ -93,8 +94,13 @@ class Catalog:
     def load(cls, folder: Path) -> Catalog:
         """Read what `save` wrote; raises InputError where it is missing or broken."""
         table = read_table(folder / FILE, what="the catalogue")
-        require_columns(table, folder / FILE, ("item_id", "title", "withdrawn"))
+        path = folder / FILE
+        require_types(table, path, {"item_id": pl.String, "title": pl.String, "withdrawn": pl.Boolean})
+        _refuse_twice(table["item_id"], path)
         others = table.drop("item_id", "title", "withdrawn")
+        for column in others.get_columns():
+            if column.dtype not in _PLAIN:
+                raise InputError(f"{path}: attribute {column.name!r} holds {column.dtype}, as no catalogue does")
         return cls(tuple(table["item_id"]), tuple(table["title"]), others, table["withdrawn"].to_numpy().copy())
 
     def __len__(self) -> int:

@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from genrec.semtok.errors import InputError
@@ -51,7 +51,9 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:  # also a number of 5,000 digits
         raise InputError(f"{path}: not a JSON file ({error})") from None
 
 
@@ -137,7 +139,24 @@ def _is_manifest(value: Any) -> bool:
     """Whether a JSON value has the parts that `write_manifest` writes."""
     if not isinstance(value, dict) or not all(isinstance(value.get(part), dict) for part in ("inputs", "files")):
         return False
-    return all(isinstance(facts, dict) and {"bytes", "sha256"} <= facts.keys() for facts in value["files"].values())
+    for name, facts in value["files"].items():
+        if (
+            not isinstance(facts, dict)
+            or type(facts.get("bytes")) is not int
+            or not isinstance(facts.get("sha256"), str)
+        ):
+            return False
+        if "\0" in name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            return False
+    needs, added = value["inputs"].get("needs", {}), value["inputs"].get("items_added", [])
+    return isinstance(needs, dict) and isinstance(added, list) and all(isinstance(one, str) for one in added)
+
+
+def unlisted_files(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """What lies in a sealed folder beside the files of its manifest, but for hidden files."""
+    found = {path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()}
+    listed = {Path(name) for name in [*manifest["files"], MANIFEST]}
+    return sorted(str(path) for path in found - listed if not any(part.startswith(".") for part in path.parts))
 
 
 def check_replaceable(target: Path, is_ours: Callable[[Mapping[str, Any]], bool], name: str) -> None:

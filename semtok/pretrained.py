@@ -12,6 +12,7 @@ its method, since each is a library of its own that reads the folder: dequantise
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES,
 )
+from transformers.utils import logging
 
 from genrec.semtok.errors import InputError
 from genrec.semtok.installed import lacks_extra
@@ -93,6 +95,7 @@ class ModelFolder:
             tokenizer = AutoTokenizer.from_pretrained(
                 self.path, trust_remote_code=False, local_files_only=True, **options
             )
+            tokenizer.encode("a word")  # settings of another type fail here, and not at the first request
         if not getattr(tokenizer, "is_fast", False):
             raise InputError(f"{self.name}: needs a fast tokenizer (tokenizer.json)")
         return tokenizer
@@ -142,6 +145,26 @@ class ModelFolder:
             return SentenceTransformer(
                 str(self.path), trust_remote_code=False, local_files_only=True, model_kwargs={"use_safetensors": True}
             )
+
+
+@torch.inference_mode()
+def check_forward(model: PreTrainedModel, tokens: Sequence[int], name: str) -> None:
+    """Read one short prompt: settings that no check knows of fail here, in one line, and not at the first request.
+
+    Args:
+        tokens: ids of the prompt, the highest that is used among them.
+        name: begins the message.
+
+    Raises:
+        InputError: the model has fewer tokens, cannot read, or answers with what are no numbers.
+    """
+    rows = model.get_input_embeddings().num_embeddings
+    if max(tokens) >= rows:
+        raise InputError(f"{name}: the model has {rows} tokens, the vocabulary names token {max(tokens)}")
+    with _one_line(name, "the model cannot read a prompt"):
+        logits = model(input_ids=torch.tensor([list(tokens)], device=model.device)).logits
+    if not bool(logits.isfinite().all()):
+        raise InputError(f"{name}: the model answers with numbers that are not finite")
 
 
 def open_folder(model: str | Path, name: str) -> ModelFolder:
@@ -295,13 +318,22 @@ def _modules(folder: Path, name: str) -> list[Path]:
 
 @contextmanager
 def _one_line(name: str, what: str) -> Iterator[None]:
-    """What a library raises over a folder's contents, whatever its kind, is one line about the folder."""
+    """What a library raises over a folder's contents, whatever its kind, is one line about the folder, and its report
+    of the loading is not printed beside it."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
     try:
         yield
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # also a panic of the tokenizers' Rust, which is no Exception
         raise InputError(f"{name}: {what} ({_first_line(error)})") from None
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _some(names: Sequence[str]) -> str:

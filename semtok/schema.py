@@ -42,11 +42,16 @@ def read_as(path: Path, kind: type[Value]) -> Value:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    return parse_as(data, kind, str(path))
+
+
+def parse_as(data: bytes | str, kind: type[Value], name: str) -> Value:
+    """Parse JSON text as a type; raises InputError, beginning with `name`, where it is of another form."""
     try:
         value: Value = _adapter(kind).validate_json(data, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
         said = first["msg"].removeprefix("Value error, ")
-        raise InputError(f"{path}: {place + ': ' if place else ''}{said}") from None
+        raise InputError(f"{name}: {place + ': ' if place else ''}{said}") from None
     return value

@@ -18,11 +18,14 @@ import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, TYPE_CHECKING, NoReturn
 
 import polars as pl
 
 from genrec.semtok.errors import InputError
+
+if TYPE_CHECKING:
+    from polars._typing import PolarsDataType
 
 _KINDS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 
@@ -97,6 +100,24 @@ def require_columns(table: pl.DataFrame, path: Path, names: Sequence[str]) -> No
     missing = [name for name in names if name not in table.columns]
     if missing:
         raise InputError(f"{path}: no column {_listed(missing)}; it has {_listed(table.columns) or 'none'}")
+
+
+def require_types(table: pl.DataFrame, path: Path, types: Mapping[str, PolarsDataType], may_lack: str = "") -> None:
+    """Of a table that genrec wrote: raise InputError where a column is missing, of another type, or has empty cells.
+
+    Args:
+        may_lack: the one column that may have empty cells.
+    """
+    require_columns(table, path, list(types))
+    for name, dtype in types.items():
+        if table[name].dtype != dtype:
+            raise InputError(f"{path}: column {name!r} holds {table[name].dtype}, not {dtype}")
+        if name != may_lack and (table[name].has_nulls() or _inner_nulls(table[name])):
+            raise InputError(f"{path}: column {name!r} has empty cells")
+
+
+def _inner_nulls(column: pl.Series) -> bool:
+    return isinstance(column.dtype, pl.List) and column.explode(empty_as_null=False).has_nulls()
 
 
 def id_column(table: pl.DataFrame, path: Path, name: str) -> pl.Series:

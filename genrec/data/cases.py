@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -16,9 +17,16 @@ from genrec.data.sequences import Sequences
 from genrec.data.windows import merge_rows
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import read_json, to_json, write_atomic
-from genrec.semtok.tables import read_table
+from genrec.semtok.tables import read_table, require_types
+
+if TYPE_CHECKING:
+    from polars._typing import PolarsDataType
 
 FILE = "split.json"
+_CASES: dict[str, PolarsDataType] = {
+    "case_id": pl.String, "user_id": pl.String, "history": pl.List(pl.Int32), "target": pl.Int32,
+    "same_day": pl.Boolean, "cold": pl.Boolean,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,11 +120,17 @@ class Split:
         facts = read_json(folder / FILE)
         try:
             name, cold_items, days_known = facts["name"], facts["cold_items"], facts["days_known"]
-            train = read_table(folder / "train.parquet", what="a split")
-            sequences, users = _from_lists(train["items"]), tuple(train["user_id"])
-            valid, test = (_stored_cases(folder / f"{part}.parquet", days_known[part]) for part in ("valid", "test"))
-        except (KeyError, TypeError, pl.exceptions.ColumnNotFoundError) as error:
+            known = {part: days_known[part] for part in ("valid", "test")}
+            kinds = [type(name) is str, *(type(one) is bool for one in known.values())]
+            if not all([*kinds, *(type(row) is int and 0 <= row < 2**31 for row in cold_items)]):
+                raise TypeError("a value of another type")
+        except (KeyError, TypeError) as error:
             raise InputError(f"{folder / FILE}: not a split of genrec ({error})") from None
+        path = folder / "train.parquet"
+        train = read_table(path, what="a split")
+        require_types(train, path, {"user_id": pl.String, "items": pl.List(pl.Int32)})
+        sequences, users = _from_lists(train["items"]), tuple(train["user_id"])
+        valid, test = (_stored_cases(folder / f"{part}.parquet", days) for part, days in known.items())
         return cls(sequences, users, valid, test, name, np.asarray(cold_items, dtype=np.int32))
 
     def refit(self) -> Split:
@@ -173,6 +187,7 @@ def _from_lists(lists: pl.Series) -> Sequences:
 
 def _stored_cases(path: Path, days_known: bool) -> Cases:
     table = read_table(path, what="a split", may_be_empty=True)  # a refit has no validation cases
+    require_types(table, path, _CASES, may_lack="" if days_known else "same_day")
     same_day = table["same_day"].to_numpy().astype(np.bool_) if days_known else None
     return Cases(
         tuple(table["case_id"]),

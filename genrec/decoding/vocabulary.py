@@ -95,10 +95,26 @@ class SidVocabulary:
     def load(cls, folder: Path) -> SidVocabulary:
         """Read what `save` wrote; raises InputError where it is missing or foreign."""
         value = read_json(folder / FILE)
+        levels = value.get("token_ids") if isinstance(value, dict) else None
+        if not isinstance(levels, list) or not levels or not all(isinstance(ids, list) and ids for ids in levels):
+            raise InputError(f"{folder / FILE}: not a SID vocabulary (no token ids of levels)")
+        tokens = [*(token for ids in levels for token in ids), value.get("history_token")]
+        if not all(type(token) is int and 0 <= token < 2**31 for token in tokens):
+            raise InputError(f"{folder / FILE}: not a SID vocabulary (a token id is no number)")
         try:
-            return cls(tuple(np.asarray(ids, dtype=np.int64) for ids in value["token_ids"]), value["history_token"])
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{folder / FILE}: not a SID vocabulary ({error})") from None
+            return cls(tuple(np.asarray(ids, dtype=np.int64) for ids in levels), value["history_token"])
+        except ValueError as error:
+            raise InputError(f"{folder / FILE}: {error}") from None
+
+    def check_spelling(self, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+        """Raise InputError, beginning with `name`, where a tokenizer spells codes otherwise: it is another run's."""
+        for level, ids in enumerate(self.token_ids):
+            spelled = tokenizer.convert_ids_to_tokens(ids.tolist())
+            wrong = next((code for code, one in enumerate(spelled) if one != spell(level, code)), None)
+            if wrong is not None:
+                raise InputError(f"{name}: its tokenizer has {spelled[wrong]!r} for {spell(level, wrong)}")
+        if tokenizer.convert_ids_to_tokens(self.history_token) != HISTORY_TOKEN:
+            raise InputError(f"{name}: its tokenizer has no {HISTORY_TOKEN} where the vocabulary has it")
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

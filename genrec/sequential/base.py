@@ -11,6 +11,7 @@ Shapes: B sequences, T positions, D width, N items, M cold items, D_t width of t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -28,7 +29,8 @@ from genrec.data.sequences import Sequences
 from genrec.semtok.aligners.base import ItemTable
 from genrec.semtok.arrays import read_tensors, state_spec
 from genrec.semtok.errors import InputError
-from genrec.semtok.folders import read_json, to_json, write_atomic
+from genrec.semtok.folders import to_json, write_atomic
+from genrec.semtok.schema import parse_as, read_as
 
 PADDING = -1  # stands after the end of a shorter sequence
 MASK = -2  # stands for an item that is asked for (BERT4Rec)
@@ -215,12 +217,8 @@ def read_shape(folder: Path, name: str, shape: type[Any]) -> tuple[int, Any]:
         InputError: NAME.json or the weights beside it are missing or foreign, or the weights are too few for it.
     """
     path, weights = folder / f"{name}.json", folder / f"{name}.safetensors"
-    facts = read_json(path)
-    try:
-        n_items = facts.pop("n_items")
-        config = shape(**facts)
-    except (AttributeError, KeyError, TypeError, InputError) as error:
-        raise InputError(f"{path}: not the shape of {name} ({error})") from None
+    facts = read_as(path, dict[str, Any])
+    n_items, config = facts.pop("n_items", None), parse_as(json.dumps(facts), shape, f"{path}: not the shape of {name}")
     if not weights.is_file():
         raise InputError(f"{weights}: no such file")
     size = weights.stat().st_size  # one vector an item is the least, and a layer has more than one number

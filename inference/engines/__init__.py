@@ -55,8 +55,11 @@ def _torch(model: EngineModel) -> NextCodeScorer:
     import torch
 
     from genrec.decoding.torch_scorer import TorchScorer
+    from genrec.semtok.pretrained import check_forward
 
     network = model.folder.model("causal", getattr(torch, model.dtype), whole=True).to(model.device)
+    highest = [int(ids.max()) for ids in model.vocabulary.token_ids]
+    check_forward(network, [model.vocabulary.history_token, *highest], str(model.lm))
     return TorchScorer(network, model.vocabulary, score_space=model.score_space, item_input=model.item_input)
 
 

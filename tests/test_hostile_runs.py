@@ -1,0 +1,181 @@
+"""Run folders that were tampered with: refused in one line or answered, never a traceback, crash, hang or wrong list.
+
+`tests/worlds/hostile.py` has the changes and the probe; here are those of every kind, and `scripts/hostile.py` draws
+more of them for as long as it is told.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from worlds.hostile import (
+    ANY_FILE,
+    STAGES,
+    WHOLE,
+    Mutation,
+    Outcome,
+    Prober,
+    array_changes,
+    file_changes,
+    files_of,
+    judged,
+    mutate,
+    of_array,
+    put,
+    seal,
+    set_at,
+    table_changes,
+)
+
+from genrec.semtok.folders import MANIFEST
+
+
+@pytest.fixture(scope="module")
+def prober() -> Iterator[Prober]:
+    one = Prober()
+    yield one
+    one.close()
+
+
+@pytest.fixture(scope="module")
+def sound(prober: Prober, tiny_run: Path) -> Outcome:
+    outcome = prober(tiny_run)
+    assert outcome.kind == "answered", outcome.told
+    return outcome
+
+
+Check = Callable[[list[Mutation]], None]
+
+
+@pytest.fixture
+def check(prober: Prober, sound: Outcome, tiny_run: Path, tmp_path: Path) -> Check:
+    """Probes a run after each of some changes; fails with all that is wrong."""
+
+    def probe(mutations: list[Mutation]) -> None:
+        assert mutations
+        told = [judged(one, prober(mutate(tiny_run, tmp_path / "run", one)), sound) for one in mutations]
+        assert [one for one in told if one is not None] == []
+
+    return probe
+
+
+READ = (  # what a recommender opens of a run
+    "catalog/catalog.parquet", "vectors/text/text.safetensors", "vectors/text/encoder.json",
+    "vectors/text/encoder.safetensors", "vectors/item/item.safetensors", "vectors/item/sasrec.json",
+    "vectors/item/sasrec.safetensors", "semtok/semantic_ids.parquet", "semtok/config.json", "lm/config.json",
+    "lm/genrec.json", "lm/model.safetensors", "lm/sid_vocabulary.json", "lm/tokenizer.json",
+    "lm/heads/dense.safetensors", "lm/heads/cooccurrence.safetensors",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("change", ["missing", "one byte flipped in the middle", "a folder", "a link to itself"])
+def test_any_damage_is_seen_by_the_hashes(change: str, check: Check) -> None:
+    check([Mutation(file, change, ANY_FILE[change], sealed=False) for file in READ])
+
+
+@pytest.mark.parametrize("file", READ)
+def test_damage_behind_a_new_manifest_is_seen_by_the_files_own_checks(file: str, check: Check) -> None:
+    changes = [name for name in ANY_FILE if name not in ("missing", "a link to itself")]
+    check([Mutation(file, name, ANY_FILE[name], sealed=True) for name in changes])
+
+
+def some(changes: dict[str, Callable[[Path], None]], most: int, seed: int) -> list[str]:
+    """At most so many, drawn by seed."""
+    return sorted(np.random.default_rng(seed).permutation(sorted(changes))[:most].tolist())
+
+
+@pytest.mark.parametrize("file", [file for file in READ if file.endswith(".json") and file != "lm/tokenizer.json"])
+def test_json_of_another_form_is_refused(file: str, check: Check, tiny_run: Path) -> None:
+    edits = {name: one for name, one in file_changes(tiny_run / file).items() if " is " in name or "removed" in name}
+    whole = {f"all of it {name}": lambda path, data=data: put(path, data) for name, data in WHOLE.items()}
+    drawn = {name: edits[name] for name in some(edits, 30, seed=0)}
+    check([Mutation(file, name, change, sealed=True) for name, change in (whole | drawn).items()])
+
+
+@pytest.mark.parametrize("file", [file for file in READ if file.endswith(".safetensors")])
+def test_arrays_of_another_form_are_refused(file: str, check: Check, tiny_run: Path) -> None:
+    changes = array_changes(tiny_run / file)
+    check([Mutation(file, name, changes[name], sealed=True) for name in some(changes, 25, seed=1)])
+
+
+@pytest.mark.parametrize("file", [file for file in READ if file.endswith(".parquet")])
+def test_tables_of_another_form_are_refused(file: str, check: Check, tiny_run: Path) -> None:
+    check([Mutation(file, name, one, sealed=True) for name, one in table_changes(tiny_run / file).items()])
+
+
+@pytest.mark.parametrize("stage", ["catalog", "vectors/item", "semtok", "lm"])
+def test_manifests_of_another_form_are_refused(stage: str, check: Check, tiny_run: Path) -> None:
+    changes = file_changes(tiny_run / stage / MANIFEST)
+    check([Mutation(f"{stage}/{MANIFEST}", name, changes[name], sealed=False) for name in some(changes, 25, seed=2)])
+
+
+NUMBERS = {  # what was served silently, or wrote past the end of an array
+    "NaN in the head": ("lm/heads/dense.safetensors", "identity", lambda a: np.full_like(a, math.nan)),
+    "NaN in item vectors": ("vectors/item/item.safetensors", "values", lambda a: np.full_like(a, math.nan)),
+    "columns of 10^8": ("lm/heads/cooccurrence.safetensors", "similarity_columns", lambda a: a + np.int32(10**8)),
+    "columns below 0": ("lm/heads/cooccurrence.safetensors", "similarity_columns", lambda a: -1 - a),
+    "rows without end": ("lm/heads/cooccurrence.safetensors", "transitions_starts", lambda a: a * 1000),
+}
+
+
+@pytest.mark.parametrize("case", NUMBERS)
+def test_numbers_that_were_served_are_refused(case: str, prober: Prober, tiny_run: Path, tmp_path: Path) -> None:
+    file, name, change = NUMBERS[case]
+    outcome = prober(mutate(tiny_run, tmp_path / "run", Mutation(file, case, of_array(name, change), sealed=True)))
+    assert outcome.kind == "refused", outcome.told
+    assert file in outcome.told
+
+
+def test_what_lies_beside_a_stages_files_is_no_part_of_it(prober: Prober, tiny_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    shutil.copy(run / "lm/heads/dense.safetensors", run / "lm/more.safetensors")
+    outcome = prober(run)
+    assert (outcome.kind, "more.safetensors: is no file of this stage" in outcome.told) == ("refused", True)
+
+
+@pytest.mark.parametrize("stage", ["catalog", "vectors/text", "vectors/item", "semtok", "lm"])
+def test_a_stage_of_another_run_is_refused(
+    stage: str, prober: Prober, sound: Outcome, tiny_run: Path, tmp_path: Path
+) -> None:
+    """Of the same shape, sealed by itself: what tells is that the stages behind it were made of another one."""
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    path = run / stage / MANIFEST
+    manifest = json.loads(path.read_text())
+    if stage == "lm":  # nothing was made of it: it names what it was made of itself
+        manifest["inputs"]["needs"] = dict.fromkeys(manifest["inputs"]["needs"], "0" * 64)
+    else:
+        first = next(iter(manifest["files"]))
+        (run / stage / first).write_bytes((run / stage / first).read_bytes() + b"\n")
+    path.write_text(json.dumps(manifest))
+    if stage != "lm":
+        seal(run, f"{stage}/{first}", behind=False)
+    outcome = prober(run)
+    assert outcome.kind == "refused", outcome.told
+    assert "was made of another" in outcome.told
+
+
+def test_the_corpus_has_every_file_of_a_run_and_every_kind_of_change(tiny_run: Path) -> None:
+    files = files_of(tiny_run)
+    assert set(READ) <= set(files)
+    assert {file.split("/")[0] for file in files} == {stage.split("/")[0] for stage in STAGES}
+    assert sum(len(file_changes(tiny_run / file)) for file in files) > 2_000
+
+
+def test_a_probe_that_crashes_or_hangs_is_a_finding(tmp_path: Path) -> None:
+    prober = Prober(seconds=0.0)
+    assert prober(tmp_path).kind == "hang"
+    prober.seconds = 120.0
+    assert prober(tmp_path).kind == "refused"  # no run, and the process is a new one
+    prober.close()
+    bad = Mutation("f", "n", set_at(("a",), 1), sealed=True)
+    assert judged(bad, Outcome("crash", "status -11"), Outcome("answered", "x")) == "f: n (sealed): crash: status -11"
+    assert judged(bad, Outcome("answered", "y"), Outcome("answered", "x")) is None
+    assert "other lists" in str(judged(Mutation("f", "n", bad.apply, False), Outcome("answered", "y"), Outcome("", "")))
