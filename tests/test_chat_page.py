@@ -20,6 +20,7 @@ from urllib.request import urlopen
 import numpy as np
 import polars as pl
 import pytest
+from fastapi.testclient import TestClient
 from worlds.ring_recommender import shop
 from worlds.small_shop import SMALL, write_shop
 
@@ -28,7 +29,7 @@ from genrec.decoding.vocabulary import spell
 from genrec.inference.chat import page_parts as parts
 from genrec.inference.chat.config import ChatConfig
 from genrec.inference.chat.conversation import Card, Conversation
-from genrec.inference.chat.page import _named, serve_page
+from genrec.inference.chat.page import _named, build_page, create_page_app, serve_page
 from genrec.inference.chat.session import (
     ChatSession,
     ChoiceField,
@@ -245,6 +246,60 @@ def served(runs: tuple[Path, Path]) -> Iterator[Served]:
         process.wait(timeout=30)
     finally:
         process.kill()
+
+
+@pytest.fixture
+def app() -> Iterator[TestClient]:
+    """The page without a run: nothing in these tests gets as far as a conversation."""
+
+    def begin() -> Conversation:
+        raise AssertionError("a conversation was begun")
+
+    with TestClient(create_page_app(build_page({"demo": begin})), base_url="http://shop.example") as client:
+        yield client
+
+
+JOIN = "/gradio_api/queue/join"
+EVENT = {"data": [None, None], "event_data": {}, "fn_index": 1, "session_hash": "s", "trigger_id": 1}
+
+
+def refused(answer: Any, status: int, kind: str) -> None:
+    assert (answer.status_code, answer.json()["type"]) == (status, f"urn:genrec:{kind}")
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("headers", [{"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "cross-site"}])
+def test_events_of_other_sites_are_refused(app: TestClient, headers: dict[str, str]) -> None:
+    refused(app.post(JOIN, json=EVENT, headers=headers), 403, "foreign-origin")
+    refused(app.post(JOIN, json=EVENT, headers={"Origin": "null"}), 403, "foreign-origin")
+
+
+@pytest.mark.parametrize("number", [99, -1, None, "0", 0.5, True, [0], 2**60])
+def test_a_made_up_event_is_refused(app: TestClient, number: object) -> None:
+    refused(app.post(JOIN, json=EVENT | {"fn_index": number}), 422, "invalid")
+    refused(app.post(JOIN, json=[EVENT]), 422, "invalid")
+    refused(app.post(JOIN, content=b"{"), 400, "bad-request")
+
+
+def test_files_and_routes_that_the_page_does_not_use_are_refused(app: TestClient) -> None:
+    refused(app.post("/gradio_api/upload", files={"files": b"x" * 1000}), 404, "unknown-path")
+    for path in ("/gradio_api/run/act", "/gradio_api/call/act", "/gradio_api/component_server", "/login", "/x"):
+        refused(app.post(path, json=EVENT), 404, "unknown-path")
+    for path in ("/gradio_api/proxy=http://evil.example/", "/gradio_api/file=/etc/passwd", "/monitoring", "/x"):
+        refused(app.get(path), 404, "unknown-path")
+    refused(app.delete("/"), 404, "unknown-path")
+
+
+def test_a_large_event_is_refused(app: TestClient) -> None:
+    refused(app.post(JOIN, json=EVENT | {"event_data": "x" * 70_000}), 413, "body-too-large")
+    refused(app.post("/gradio_api/upload", content=(b"x" * 1000 for _ in range(1000))), 413, "body-too-large")
+
+
+def test_what_the_page_needs_is_answered(app: TestClient) -> None:
+    assert "gradio" in app.get("/").text
+    assert app.get("/config").json()["dependencies"]
+    for headers in ({}, {"Origin": "http://shop.example", "Sec-Fetch-Site": "same-origin"}):
+        assert app.post(JOIN, json=EVENT, headers=headers).status_code == 200
 
 
 def say(page: Any, text: str) -> None:

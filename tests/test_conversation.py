@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sys
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -266,6 +267,23 @@ def test_state_as_json() -> None:
     read: Mapping[str, object] = json.loads(state.to_json())
     assert read["where"] == {"price": [None, 20.0]}
     assert read["unwanted"] == {"brand": ["X"]}
+
+
+def test_no_control_character_reaches_the_terminal() -> None:
+    """Neither what moves the cursor, nor what turns the direction of the text after it."""
+    out = io.StringIO()
+    terminal = Terminal(None, Console(file=out, width=200))  # type: ignore[arg-type]  # a slip needs no conversation
+    controls = [chr(code) for code in range(0x2100) if unicodedata.category(chr(code)) in ("Cc", "Zl", "Zp")]
+    turning = [chr(code) for code in range(0x2100) if unicodedata.bidirectional(chr(code)) in BIDIRECTIONAL]
+    marks = ["\u061c", "\u200e", "\u200f"]
+    assert len(turning) == 9
+    terminal.run([f"/a{control}b" for control in (*controls, *turning, *marks)])
+    shown = out.getvalue()
+    assert shown.count("no command /") == len(controls) + len(turning) + len(marks)
+    assert not set(shown) - {"\n"} & {*controls, *turning, *marks}
+
+
+BIDIRECTIONAL = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
 def test_terminal_commands(shop: Recommender) -> None:

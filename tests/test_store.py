@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -183,6 +184,29 @@ def test_a_full_event_log_says_so_and_a_load_makes_room(tmp_path):
     store.load(batch_of(tmp_path, "c"), as_of=2.0)
     store.add_events("user0", ["e"], at=3.0)
     assert store.history("user0") == ("e",)
+    store.close()
+
+
+def test_a_full_disk_is_one_line_and_the_old_batch_serves(tmp_path, capsys):
+    """As a limit on the size of files stands in for it: every load that writes more is refused, at whatever file."""
+    place = tmp_path / "store"
+    old, new = batch_of(tmp_path, "old"), batch_of(tmp_path, "new")
+    assert genrec_main(["store", "load", str(place), str(old)]) == 0
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (1, 5000, 20_000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            assert genrec_main(["store", "load", str(place), str(new)]) == 2
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("genrec store: ")
+        store = LmdbStore(place)
+        assert served(store) == "old"
+        store.close()
+    assert genrec_main(["store", "load", str(place), str(new)]) == 0
+    store = LmdbStore(place)
+    assert served(store) == "new"
     store.close()
 
 

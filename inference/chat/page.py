@@ -28,14 +28,19 @@ from genrec.inference.chat import page_parts as parts
 from genrec.inference.chat.config import ChatConfig
 from genrec.inference.chat.conversation import Conversation
 from genrec.inference.chat.model_prose import prose_for
+from genrec.inference.chat.page_guard import PageGuard
 from genrec.inference.chat.session import ChatSession
 from genrec.inference.recommender import Recommender
+from genrec.inference.serve.connections import ConnectionLimits, Connections
+from genrec.inference.serve.guard import Guard, RateLimit
 from genrec.semtok.errors import InputError
 
 _HERE = Path(__file__).parent
 # Gradio starts its page with scripts in the page and compiles templates from text, so those two must stay allowed.
 _POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; base-uri 'self'; form-action 'self'"
 _DRAW = (parts.header, parts.log, parts.cards, parts.person)
+_BODY_BYTES = 1 << 16  # an event is a few hundred bytes, a long message a few thousand
+_SECONDS = 10.0  # for headers or a body on their way
 _FONT = ["system-ui", "sans-serif"]
 
 
@@ -57,7 +62,10 @@ def serve_page(config: ChatConfig) -> None:
         prose = prose_for(runs[name], recommender, server=server)
         makers[name] = partial(Conversation, recommender, k=config.k, prose=prose)
     page = build_page(makers)
-    uvicorn.run(create_page_app(page), host=config.host, port=config.port, access_log=False, server_header=False)
+    uvicorn.run(
+        create_page_app(page), host=config.host, port=config.port, access_log=False, server_header=False, ws="none",
+        http=Connections(ConnectionLimits(body_bytes=_BODY_BYTES, seconds=_SECONDS)),  # type: ignore[arg-type]
+    )  # fmt: skip
 
 
 def _named(runs: list[Path]) -> dict[str, Path]:
@@ -120,7 +128,11 @@ def _show(session: ChatSession, drawn: tuple[str, ...] | None) -> tuple[Any, ...
 def create_page_app(page: gr.Blocks) -> FastAPI:
     """The page as an application that any ASGI server can run."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(_Policy)
+    app.add_middleware(PageGuard, events=page.fns.keys())
+    app.add_middleware(
+        Guard, api_key=None, limit=RateLimit(0, 1), body_bytes=_BODY_BYTES, body_seconds=_SECONDS, observe=_unobserved
+    )
+    app.add_middleware(_Policy)  # added last, it comes first: the answers of the others have it too
     theme = gr.themes.Base(font=_FONT, font_mono=["ui-monospace", "monospace"])
     # run_history would keep every turn in the browser's own storage.
     gr.mount_gradio_app(
@@ -128,6 +140,10 @@ def create_page_app(page: gr.Blocks) -> FastAPI:
         ssr_mode=False, show_error=False, enable_monitoring=False, mcp_server=False, pwa=False,
     )  # fmt: skip
     return app
+
+
+def _unobserved(route: str, method: str, status: int, seconds: float) -> None:
+    """The page has no metrics."""
 
 
 class _Policy:

@@ -34,7 +34,8 @@ HELP = """Say what you look for, have, like or refuse: "coffee beans under 20", 
   /codes N [LEVEL]             items that share the first LEVEL codes with card N
   /state                       all that is known of you
   /reset, /quit, /help"""
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# What moves the cursor, ends a line or turns the direction of what follows (Unicode's bidirectional controls).
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _DIGITS = 9
 _HIDDEN = 60  # characters from which an attribute is too long for the table
 

@@ -17,7 +17,7 @@ import shutil
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ import orjson
 import polars as pl
 
 from genrec.inference.store.packed_lists import ListDecoder, PackedBatch, PackedLists, read_batch, user_key
-from genrec.inference.store.topk_store import LONGEST_HISTORY, ListsInfo, StoredList, StoreFull
+from genrec.inference.store.topk_store import LONGEST_HISTORY, ListsInfo, StoredList, StoreFull, StoreUnavailable
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import (
     MANIFEST,
@@ -124,13 +124,15 @@ class LmdbStore:
                 txn.put(key, _pack_events(events[-LONGEST_HISTORY:]))
         except lmdb.MapFullError:
             raise StoreFull(f"{self.folder / 'state'}: no room for more events before the next load") from None
+        except lmdb.Error as error:
+            raise StoreUnavailable(f"{self.folder / 'state'}: {error}") from error
 
     def info(self) -> ListsInfo | None:
         lists, _ = self._look([])
         return None if lists is None else lists.info
 
     def load(self, batch: Path, *, as_of: float | None = None, histories: pl.DataFrame | None = None) -> ListsInfo:
-        with self._alone():
+        with self._alone(), self._writing():
             packed = read_batch(batch, as_of=as_of, histories=histories)
             info = ListsInfo(
                 version=self._next_version(),
@@ -148,7 +150,7 @@ class LmdbStore:
         return info
 
     def rollback(self) -> ListsInfo:
-        with self._alone():
+        with self._alone(), self._writing():
             with self._state.begin(self._pointers) as txn:
                 current, previous = txn.get(_CURRENT), txn.get(_PREVIOUS)
             if previous is None:
@@ -234,6 +236,15 @@ class LmdbStore:
         for path in [*self.folder.glob("v[0-9]*"), *self.folder.glob(".v[0-9]*")]:
             if path.name not in kept:
                 shutil.rmtree(path, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A full or read-only disk is one line; the version that is served goes on."""
+        try:
+            yield
+        except (OSError, lmdb.Error, pl.exceptions.PolarsError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise InputError(f"{self.folder}: cannot be written ({reason}); the version before serves on") from error
 
     def _alone(self) -> contextlib.AbstractContextManager[None]:
         return hold_lock(self.folder / "load.lock", f"{self.folder}: another load or rollback is running")
