@@ -131,6 +131,8 @@ class RunFolder:
                 have been under way for longer than `READER_WAITS`.
         """
         run = cls(path, hashes=hashes)
+        if not hashes:
+            _log.warning("%s: opened without comparing the contents of its files with their hashes", path)
         with run._directory_lock(fcntl.LOCK_SH, READER_WAITS):
             for name in STAGES[:-1]:
                 folder = run.path / name

@@ -87,6 +87,7 @@ class Recommender:
         engine: str = "torch",
         device: str | None = None,
         dtype: Literal["float32", "bfloat16"] | None = None,
+        verify: bool = True,
     ) -> Recommender:
         """Open a run folder.
 
@@ -94,11 +95,12 @@ class Recommender:
             engine: torch, or vllm (installation: docs/how-to/gpu.md).
             device: of the torch engine; None takes the GPU where there is one, as vllm does.
             dtype: None takes float32 on a CPU and bfloat16 on a GPU.
+            verify: compare every file with its hash, which reads it once more; False compares sizes and says so.
 
         Raises:
             InputError: a part of the run is missing, truncated, foreign or of another run; there is no such device.
         """
-        with Run.open(run) as opened:
+        with Run.open(run, hashes=verify) as opened:
             return cls.of(opened, engine=engine, device=device, dtype=dtype)
 
     @classmethod

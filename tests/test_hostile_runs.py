@@ -33,6 +33,9 @@ from worlds.hostile import (
     table_changes,
 )
 
+from genrec.inference.recommender import Recommender
+from genrec.run import Run
+from genrec.semtok.errors import InputError
 from genrec.semtok.folders import MANIFEST
 
 
@@ -160,6 +163,18 @@ def test_a_stage_of_another_run_is_refused(
     outcome = prober(run)
     assert outcome.kind == "refused", outcome.told
     assert "was made of another" in outcome.told
+
+
+def test_who_does_not_verify_is_told_so(tiny_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = "vectors/text/text.safetensors"  # its last byte is of a number: a size tells nothing
+    run = mutate(tiny_run, tmp_path / "run", Mutation(file, "", ANY_FILE["one byte flipped late"], sealed=False))
+    with pytest.raises(InputError, match=r"text\.safetensors: contents differ"), Run.open(run) as opened:
+        opened.text_vectors()
+    assert "without comparing" not in caplog.text
+    with Run.open(run, hashes=False) as opened:
+        assert len(opened.text_vectors()) == len(opened.catalog())
+    assert f"{run}: opened without comparing the contents of its files" in caplog.text
+    assert Recommender.from_pretrained(run, device="cpu", verify=False).catalog.item_ids
 
 
 def test_the_corpus_has_every_file_of_a_run_and_every_kind_of_change(tiny_run: Path) -> None:

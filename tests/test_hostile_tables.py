@@ -133,6 +133,21 @@ def test_a_slip_of_the_hand_is_refused_before_any_work(
     assert not Path("~").exists()
 
 
+@pytest.mark.parametrize("name", ["topk", "topk/notes.txt"])
+def test_lists_of_somebodys_own_are_refused_before_the_training(
+    name: str, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = config.parent / "run" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    assert main(["fit", str(config)]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert "topk" in lines[0]
+    assert path.read_text() == "mine"
+    assert not (config.parent / "run" / "catalog").exists()
+
+
 def test_trackers_are_those_of_accelerate(monkeypatch: pytest.MonkeyPatch, config: Path) -> None:
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 

@@ -20,6 +20,7 @@ from genrec.cli.estimate import DataSize, opening_line
 from genrec.data.stages import catalog_stage, split_stage
 from genrec.evaluation.report_stage import report_stage
 from genrec.inference.batch.command import write_lists
+from genrec.inference.batch.job import files_of_a_job
 from genrec.inference.recommender import open_ranker
 from genrec.run import Run
 from genrec.semtok.aligners import ALIGNERS
@@ -51,6 +52,8 @@ def fit(config: FitConfig, *, before_lm: bool = False) -> Run:
         stages = stages_before_lm(config)
         for name in [*(stage.folder for stage in stages), "lm", "report"]:
             check_stage_folder(run, name)
+        if config.topk.k and not before_lm:
+            files_of_a_job(run.topk)  # a folder of somebody's own is refused now, and not after the training
         lm = lm_settings(asdict(config)).stage((run,) if reuse is None else (run, reuse))
         _keep_added_items(run, [*stages, lm])
         run.write_settings(config.to_yaml())

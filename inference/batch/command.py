@@ -26,7 +26,7 @@ from genrec.semtok.folders import LOG, read_json
 
 def recommend_all(config: RecommendConfig) -> dict[str, int]:
     """Write the lists; returns the manifest's counts."""
-    with Run.open(config.run) as run:
+    with Run.open(config.run, hashes=config.verify) as run:
         recommender = Recommender.of(run, engine=config.engine, device=config.device)
         if config.exclude_seen is None:
             config = dataclasses.replace(config, exclude_seen=run.exclude_seen)
@@ -87,7 +87,8 @@ def _batch_job(recommender: Recommender, config: RecommendConfig) -> BatchJob:
 
 def _recommend_from(config: RecommendConfig) -> Callable[[Sequences], Recommendations]:
     """Open the run where a worker is, and return what answers a shard there."""
-    return _callable(Recommender.from_pretrained(config.run, engine=config.engine, device=config.device), config)
+    opened = Recommender.from_pretrained(config.run, engine=config.engine, device=config.device, verify=config.verify)
+    return _callable(opened, config)
 
 
 def _callable(recommender: Recommender, config: RecommendConfig) -> Callable[[Sequences], Recommendations]:

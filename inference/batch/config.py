@@ -35,6 +35,7 @@ class RecommendConfig:
         where: conditions on attributes as JSON, such as '{"categories": "Nails", "price": {"max": 20}}'.
         shard_size: users a file.
         restart: delete what another job left in `out`.
+        verify: compare the run's files with their hashes; false compares sizes alone, and says so.
     """
 
     run: Path
@@ -54,6 +55,7 @@ class RecommendConfig:
     where: str | None = None
     shard_size: int = 4096
     restart: bool = False
+    verify: bool = True
 
     def __post_init__(self) -> None:
         check.choice(self, "engine", ENGINES)

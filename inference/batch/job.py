@@ -257,14 +257,20 @@ def _ragged(values: pl.Series, lengths: NDArray[np.int64]) -> pl.Series:
     return pl.select(pl.lit(lists).list.head(pl.lit(pl.Series(lengths)))).to_series()
 
 
-def _claim(out: Path, identity: dict[str, Any], *, restart: bool) -> bool:
-    """Make `out` this job's folder, or find it to be; True if the job is done already."""
+def files_of_a_job(out: Path) -> list[str]:
+    """Names of what lies in the folder of a job's lists; raises InputError for what no job made, and for a file."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: a file, not a folder; give another")
     present = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
     foreign = [name for name in present if not _is_ours(name)]
     if foreign:
         raise InputError(f"{out}: {foreign[0]} was not made by a batch job; give another folder")
+    return present
+
+
+def _claim(out: Path, identity: dict[str, Any], *, restart: bool) -> bool:
+    """Make `out` this job's folder, or find it to be; True if the job is done already."""
+    present = files_of_a_job(out)
     if restart:
         # The job file goes last, so that a kill in between leaves a folder that is still known to be of another job.
         for name in sorted(present, key=lambda name: name == JOB):
