@@ -120,6 +120,7 @@ class Recommender:
         folder = open_folder(run.lm, str(run.lm))
         scorer = _scorer(run, folder, engine, device, dtype or ("bfloat16" if device.startswith("cuda") else "float32"))
         ranker, search = _ranker(run, scorer, device), partial(TextSearch.of, run)
+        _check_width(ranker, scorer, run)
         tokenizer = folder.tokenizer()
         ranker.vocabulary.check_spelling(tokenizer, str(run.lm))
         return cls(catalog, ids, vectors, ranker, scorer, tokenizer, run_id, search)
@@ -266,6 +267,16 @@ def _scorer(
     item_input = None if item_input is None else item_input.to(device)
     model = EngineModel(lm, folder, vocabulary, facts.score_space, dtype, device, item_input)
     return ENGINES[engine].build(model)
+
+
+def _check_width(ranker: Ranker, scorer: NextCodeScorer, run: Run) -> None:
+    """Raise InputError where the dense head was made for hidden states of another width than the model's."""
+    hidden = scorer.start([[ranker.vocabulary.history_token]]).hidden
+    if ranker.head is not None and hidden is not None and hidden.shape[-1] != ranker.head.query.in_features:
+        width = ranker.head.query.in_features
+        raise InputError(
+            f"{run.lm}: dense.safetensors reads states of width {width}, the model's are {hidden.shape[-1]}"
+        )
 
 
 def _ranker(run: Run, scorer: NextCodeScorer, device: str) -> Ranker:

@@ -55,10 +55,15 @@ def _torch(model: EngineModel) -> NextCodeScorer:
     import torch
 
     from genrec.decoding.torch_scorer import TorchScorer
+    from genrec.semtok.errors import InputError
     from genrec.semtok.pretrained import check_forward
 
     network = model.folder.model("causal", getattr(torch, model.dtype), whole=True).to(model.device)
     highest = [int(ids.max()) for ids in model.vocabulary.token_ids]
+    hidden = network.get_input_embeddings().embedding_dim
+    if model.item_input is not None and model.item_input.map.out_features != hidden:
+        width = model.item_input.map.out_features
+        raise InputError(f"{model.lm}: item_input.safetensors is of width {width}, the model of width {hidden}")
     check_forward(network, [model.vocabulary.history_token, *highest], str(model.lm))
     return TorchScorer(network, model.vocabulary, score_space=model.score_space, item_input=model.item_input)
 

@@ -358,7 +358,7 @@ class Prober:
                 outcome: Outcome = self._connection.recv()
                 return outcome
             found = Outcome("hang", f"no answer in {self.seconds:.0f} s")
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             self._process.join()
             found = Outcome("crash", f"ended with status {self._process.exitcode}")
         self.close()
