@@ -42,7 +42,7 @@ def dependencies() -> list[Requirement]:
 def test_a_dependency_has_a_tested_lower_bound(requirement: Requirement) -> None:
     (lower,) = [one.version for one in requirement.specifier if one.operator == ">="]
     file, name = ELSEWHERE.get(requirement.name, ("oldest.txt", canonicalize_name(requirement.name)))
-    assert pins(file)[name] == {Version(lower)}
+    assert min(pins(file)[name]) == Version(lower)  # another one only where markers choose
 
 
 @pytest.mark.parametrize("requirement", dependencies(), ids=str)
