@@ -36,6 +36,7 @@ from genrec.ranking.ranker import Ranker
 from genrec.recommendations import Recommendations
 from genrec.run import Run
 from genrec.semtok.catalog import Catalog
+from genrec.semtok.device import default_device
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import hash_value
 from genrec.semtok.pretrained import ModelFolder, open_folder
@@ -237,8 +238,8 @@ class Recommender:
 
 
 def open_ranker(run: Run) -> Ranker:
-    """The ranker of a run, by torch."""
-    return Recommender.of(run).ranker
+    """The ranker of a run, by torch; in float32, so that a report says the same on every device."""
+    return Recommender.of(run, dtype="float32").ranker
 
 
 def _device(engine: str, device: str | None) -> str:
@@ -246,7 +247,7 @@ def _device(engine: str, device: str | None) -> str:
     if engine not in ENGINES:
         raise InputError(f"engine {engine!r}: choose one of {', '.join(ENGINES)}")
     if device is None or not ENGINES[engine].takes_device:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = default_device().type
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

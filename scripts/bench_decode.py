@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=2 python scripts/bench_decode.py --quick            # the named cell, filters and the trie
     OMP_NUM_THREADS=2 python scripts/bench_decode.py                    # the whole grid; hours on two cores
-    python scripts/bench_decode.py --device cuda                        # one cell, Qwen3-0.6B-shaped, bfloat16
+    python scripts/bench_decode.py --device cuda                        # the grid, Qwen3-0.6B-shaped, bfloat16
     python scripts/bench_decode.py --quick --json FILE
 
 Every engine has a process of its own with the same random-weight Qwen3-shaped model, catalogue and prompts; they take
@@ -74,12 +74,17 @@ class Cell:
 
 
 NAMED = Cell()
-GRID = [
-    Cell(tokens, beams, batch, items, text, users=64 if batch > 1 else 8, hf_users=4)
-    for text, items, tokens, beams, batch in product(
-        (8_000, 150_000), (5_000, 1_000_000), (50, 100, 400), (10, 20, 50), (1, 64)
-    )
-]
+GPU_TEXT = 151_168  # text tokens of the model that stands for Qwen3-0.6B
+
+
+def grid_of(text_tokens: tuple[int, ...]) -> list[Cell]:
+    """Every combination of what a decode depends on."""
+    return [
+        Cell(tokens, beams, batch, items, text, users=64 if batch > 1 else 8, hf_users=4)
+        for text, items, tokens, beams, batch in product(
+            text_tokens, (5_000, 1_000_000), (50, 100, 400), (10, 20, 50), (1, 64)
+        )
+    ]
 
 
 def make_model(folder: Path, text_tokens: int, device: str) -> None:
@@ -327,6 +332,10 @@ def measure(team: Team, cell: Cell, rounds: int) -> dict[str, Column]:
     return columns
 
 
+def device_name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else device
+
+
 def ratio(columns: dict[str, Column], fast: str, slow: str, clock: str = "seconds") -> float:
     """Speed of `fast` over that of `slow`: the median over the rounds that both were in."""
     pairs = zip(getattr(columns[slow], clock), getattr(columns[fast], clock), strict=False)
@@ -404,8 +413,9 @@ def main() -> None:
         engines = [engine for engine in engines if engine not in ("native", "vllm")]
     if options.device == "cuda":  # where everything runs in bfloat16
         engines = [engine for engine in engines if engine != "bf16"]
-    named = NAMED if options.device == "cpu" else replace(NAMED, text_tokens=151_168)
-    cells = [named] if options.quick or options.device == "cuda" else [named, *GRID]
+    named = NAMED if options.device == "cpu" else replace(NAMED, text_tokens=GPU_TEXT)
+    grid_cells = grid_of((8_000, 150_000) if options.device == "cpu" else (GPU_TEXT,))
+    cells = [named] if options.quick else [named, *grid_cells]
     figures: dict[str, float] = {}
     grid: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -433,7 +443,7 @@ def main() -> None:
     for name, value in figures.items():
         print(f"{name:28} {value:,.3f}")
     conditions |= {"cell": asdict(named), "threads": options.threads, "rounds": options.rounds}
-    conditions |= {"device": options.device, "torch": torch.__version__, "load_at_end": os.getloadavg()[0]}
+    conditions |= {"device": device_name(options.device), "torch": torch.__version__, "load_at_end": os.getloadavg()[0]}
     if options.json:
         write_atomic(options.json, to_json({"figures": figures, "conditions": conditions, "cells": grid}))
 

@@ -39,8 +39,10 @@ from genrec.semtok.errors import InputError
 
 FILE = "nodes.safetensors"
 NO_CHILD = -1e4  # score of a code that leads nowhere, before the softmax: finite, and its probability is 0
-_CELLS = 2 << 20  # scores of items held at once
-_PRODUCT = 256  # pairs of a row and an item from which a product of their own pays
+# Scores of items held at once, and pairs of a row and an item from which a product of their own pays; below for a GPU,
+# where a launch costs as much as many thousand pairs.
+_CELLS, _PRODUCT = 2 << 20, 256
+_CELLS_GPU, _PRODUCT_GPU = 128 << 20, 1 << 20
 _LEAST = 1e-30  # a sum of exponentials that float32 still holds to all its digits
 
 
@@ -66,10 +68,11 @@ def _below(codes: Tensor, size: int, begin: Tensor, end: Tensor) -> _Below:
     firsts, counts = begin[order].unique_consecutive(return_counts=True)
     stops = counts.cumsum(0)
     lasts = end[order[stops - 1]]
-    large = counts * (lasts - firsts) >= _PRODUCT
+    on_cpu = begin.device.type == "cpu"
+    large = counts * (lasts - firsts) >= (_PRODUCT if on_cpu else _PRODUCT_GPU)
     products = []
     for first, last, stop, count in torch.stack([firsts, lasts, stops, counts], dim=1)[large].tolist():
-        rows = order[stop - count : stop].split(max(16, _CELLS // (last - first)))
+        rows = order[stop - count : stop].split(max(16, (_CELLS if on_cpu else _CELLS_GPU) // (last - first)))
         products += [(part, slice(first, last)) for part in rows]
     few = order[~large.repeat_interleave(counts)]
     widths = (end - begin)[few]
@@ -79,7 +82,7 @@ def _below(codes: Tensor, size: int, begin: Tensor, end: Tensor) -> _Below:
 
 
 def _pair_chunks(pairs: tuple[Tensor, Tensor], width: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    most = max(1, _CELLS // width)
+    most = max(1, (_CELLS if pairs[0].device.type == "cpu" else _CELLS_GPU) // width)
     for start in range(0, len(pairs[0]), most):
         chunk = slice(start, start + most)
         yield chunk, pairs[0][chunk], pairs[1][chunk]

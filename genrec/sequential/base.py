@@ -151,12 +151,13 @@ class SequentialModel(nn.Module):
             if type(self.items).from_text is ItemTable.from_text:
                 known[cold.rows] = False
                 return read, rank, known
-            rows, said = torch.from_numpy(cold.rows), self.items.from_text(torch.from_numpy(cold.text))
+            rows = torch.from_numpy(cold.rows).to(read.device)
+            said = self.items.from_text(torch.from_numpy(cold.text).to(read.device))
             return read.index_copy(0, rows, said), rank.index_copy(0, rows, said), known
 
     def ranking_vectors(self, cold: ColdItems | None = None) -> NDArray[np.float32]:
         """The vectors float32 [N, D] that a trained model ranks with, cold items by their words."""
-        vectors: NDArray[np.float32] = self.frozen_vectors(cold)[1].numpy().copy()
+        vectors: NDArray[np.float32] = self.frozen_vectors(cold)[1].cpu().numpy().copy()
         return vectors
 
     def scorer(self, cold: ColdItems | None = None) -> Scorer:
@@ -169,12 +170,12 @@ class SequentialModel(nn.Module):
         @torch.inference_mode()
         def score(histories: Sequences) -> Scores:
             recent = histories.last(self.config.max_items)
-            hidden = torch.zeros(len(recent), rank.shape[1])
+            hidden = torch.zeros(len(recent), rank.shape[1], device=rank.device)
             by_length = np.argsort(recent.lengths, kind="stable")  # so that little of what is read is padding
             for start in range(0, len(recent), _TOGETHER):
                 part = by_length[start : start + _TOGETHER]
                 hidden[part] = self._answers(recent.take(part), read)
-            scores: Scores = (hidden @ rank.T).numpy()
+            scores: Scores = (hidden @ rank.T).cpu().numpy()
             scores[recent.lengths == 0] = 0.0
             scores[:, ~known] = -np.inf
             return scores
@@ -183,9 +184,10 @@ class SequentialModel(nn.Module):
 
     def _answers(self, histories: Sequences, read: Tensor) -> Tensor:
         """The hidden states [B, D] that are compared with items."""
-        inputs, places = self.backbone.question(padded_rows(histories), torch.from_numpy(histories.lengths))
+        rows, lengths = padded_rows(histories).to(read.device), torch.from_numpy(histories.lengths).to(read.device)
+        inputs, places = self.backbone.question(rows, lengths)
         with evaluating(self):
-            states: Tensor = self(inputs, read)[torch.arange(len(inputs)), places]
+            states: Tensor = self(inputs, read)[torch.arange(len(inputs), device=read.device), places]
         return states
 
     def score(self, histories: Sequences) -> Scores:

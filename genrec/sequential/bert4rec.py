@@ -40,7 +40,7 @@ class Bert4RecBackbone(Backbone):
     def forward(self, x: Tensor, rows: Tensor) -> Tensor:
         """Hidden states [B, T, D]; every position reads every other that is not padding."""
         present = rows != PADDING
-        before_end = present.sum(dim=1, keepdim=True) - 1 - torch.arange(x.shape[1])
+        before_end = present.sum(dim=1, keepdim=True) - 1 - torch.arange(x.shape[1], device=x.device)
         x = torch.where((rows == MASK)[..., None], self.gap, x) + self.positions(before_end.clamp(min=0))
         x = dropout(x, self.config.dropout, self.training)
         for block in self.blocks:
@@ -52,14 +52,15 @@ class Bert4RecBackbone(Backbone):
         """Histories with gaps, and what stood there; every history has a gap that is asked for."""
         asked = wanted.clone()
         asked[:, 0] = wanted[:, 1]  # a first item is asked for here, as what follows tells of it
-        last = torch.arange(rows.shape[1]) == ((rows >= 0).sum(dim=1) - 1)[:, None]
-        hidden = torch.rand(rows.shape) < self.config.mask_share
-        hidden = torch.where(torch.rand(len(rows), 1) < self.config.last_share, last, hidden) & (rows >= 0)
+        last = torch.arange(rows.shape[1], device=rows.device) == ((rows >= 0).sum(dim=1) - 1)[:, None]
+        hidden = torch.rand(rows.shape, device=rows.device) < self.config.mask_share
+        asks_last = torch.rand(len(rows), 1, device=rows.device) < self.config.last_share
+        hidden = torch.where(asks_last, last, hidden) & (rows >= 0)
         hidden = torch.where((hidden & asked).any(dim=1, keepdim=True), hidden, last)
         return torch.where(hidden, MASK, rows), torch.where(hidden & asked, rows, PADDING)
 
     def question(self, rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The histories with a gap behind them."""
         inputs = F.pad(rows, (0, 1), value=PADDING)
-        inputs[torch.arange(len(rows)), lengths] = MASK
+        inputs[torch.arange(len(rows), device=rows.device), lengths] = MASK
         return inputs, lengths

@@ -13,6 +13,8 @@ Shapes: n and m samples, D width.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -106,6 +108,6 @@ def transport_cost(costs: Tensor, epsilon: float, iterations: int) -> Tensor:
     with torch.no_grad():
         log_plan = sinkhorn(costs.detach(), epsilon, iterations)
         plan = log_plan.exp()
-        relative = log_plan + torch.log(torch.tensor(float(costs.numel()), dtype=costs.dtype))
+        relative = log_plan + math.log(costs.numel())
         entropy = (plan * relative).sum()
     return (plan * costs).sum() + epsilon * entropy

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from genrec.semtok.device import default_device
 from genrec.semtok.folders import to_json, write_atomic
 from genrec.semtok.installed import lacks_extra
 from genrec.semtok.plain_words import plain_words
@@ -51,7 +52,7 @@ class HFEncoder:
         self.name = name or f"{'hf-last' if pooling == 'last' else 'hf'}:{model}"
         self.pooling = pooling
         self.max_length = max_length
-        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device or default_device()
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         folder = open_folder(model, f"text encoder {self.name}")
         self._tokenizer, network = folder.tokenizer(), folder.model("encoder", dtype)

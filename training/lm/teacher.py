@@ -27,7 +27,7 @@ from genrec.training.lm.data import Batch
 from genrec.training.loop.losses import SoftTargets
 
 LEAST_MASS = 1e-4  # of the items below a prefix; what is left of a running sum of less is rounding
-_CELLS = 2 << 20  # probabilities held at once
+_CELLS, _CELLS_GPU = 2 << 20, 128 << 20  # probabilities held at once, on a CPU and on a GPU
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Teacher(nn.Module):
         )
 
     def _codes(self, states: Tensor, targets: Tensor, shares: Tensor) -> tuple[Tensor, ...]:
-        chunk = max(16, _CELLS // self.trie.n_items)
+        chunk = max(16, (_CELLS if states.device.type == "cpu" else _CELLS_GPU) // self.trie.n_items)
         parts = [
             self._codes_of(states[i : i + chunk], targets[i : i + chunk], shares[i : i + chunk])
             for i in range(0, len(states), chunk)

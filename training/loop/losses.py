@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-# Logits of one chunk, in floats: 512 rows of 4,096 classes. Small enough to stay near the caches of a CPU,
-# large enough to keep the matrix products efficient.
-_CHUNK_LOGITS = 2 << 20
+# Logits of one chunk, in floats. On a CPU 512 rows of 4,096 classes: small enough to stay near the caches, large enough
+# to keep the matrix products efficient. On a GPU, which many small products leave idle, half a gigabyte.
+_CHUNK_LOGITS, _CHUNK_LOGITS_GPU = 2 << 20, 128 << 20
 
 
 class SoftTargets(NamedTuple):
@@ -40,7 +40,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float, soft: SoftTargets | None
     ) -> Tensor:
-        rows = max(16, _CHUNK_LOGITS // weight.shape[0])
+        rows = max(16, (_CHUNK_LOGITS if hidden.device.type == "cpu" else _CHUNK_LOGITS_GPU) // weight.shape[0])
         mean = weight.float().mean(dim=0) if smoothing else None
         grad_hidden = torch.empty_like(hidden, dtype=torch.float32)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)

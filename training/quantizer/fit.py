@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import trange
 
+from genrec.semtok.device import default_device
 from genrec.semtok.errors import InputError
 from genrec.semtok.quantizers import QUANTIZERS, Quantizer
 from genrec.semtok.quantizers.config import RqVaeConfig
@@ -59,7 +60,7 @@ def fit_rqvae(
     collaborative: Collaborative | None = None,
 ) -> RqVae:
     """Fit an RQ-VAE: the autoencoder alone first, k-means codes on its latents, then everything together."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     letter = Letter(config, len(vectors), collaborative, seed, device)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from genrec.data.sequences import Sequences
 from genrec.data.splits import Cases, Split
+from genrec.semtok.device import default_device
 from genrec.semtok.errors import InputError
 from genrec.sequential.base import PADDING, ColdItems, SequentialModel
 from genrec.training.loop.batching import batches_by_length, windows
@@ -45,17 +46,24 @@ class Softmax:
         negatives: expected classes of a sample; None: all.
         cold: items that are no classes: they come after training, and a softmax with them would teach the model to rank
             them last.
+        device: of the model.
     """
 
-    def __init__(self, counts: NDArray[np.int64], negatives: int | None, cold: ColdItems | None) -> None:
+    def __init__(
+        self,
+        counts: NDArray[np.int64],
+        negatives: int | None,
+        cold: ColdItems | None,
+        device: torch.device = torch.device("cpu"),  # noqa: B008 (a constant)
+    ) -> None:
         if negatives is not None and negatives < 1:
             raise InputError(f"--negatives {negatives} must be at least 1")
         keep = np.ones(len(counts), dtype=np.bool_)
         if cold is not None:
             keep[cold.rows] = False
-        self.classes = None if keep.all() else torch.from_numpy(np.flatnonzero(keep))
-        self.class_of = torch.from_numpy(np.cumsum(keep) - 1)
-        self.probability = None if negatives is None else inclusion(counts[keep], negatives)
+        self.classes = None if keep.all() else torch.from_numpy(np.flatnonzero(keep)).to(device)
+        self.class_of = torch.from_numpy(np.cumsum(keep) - 1).to(device)
+        self.probability = None if negatives is None else inclusion(counts[keep], negatives).to(device)
 
     def __call__(self, hidden: Tensor, vectors: Tensor, targets: Tensor) -> Tensor:
         """Sum over M for hidden states [M, D], item vectors [N, D] and rows [M]."""
@@ -77,7 +85,7 @@ def fit_sequential(
     cold: ColdItems | None = None,
     stage: str = "collaborative",
 ) -> Model:
-    """Train on `split.train`, choose the epoch on `split.valid`.
+    """Train on `split.train`, choose the epoch on `split.valid`; on a GPU where one answers.
 
     Args:
         make_model: builds the untrained model; called under the seed.
@@ -87,14 +95,15 @@ def fit_sequential(
         stage: what the log's rows are about.
 
     Returns:
-        The model with the weights of the best epoch, in evaluation mode.
+        The model with the weights of the best epoch, in evaluation mode, on the CPU.
 
     Raises:
         InputError: no history has two items, or the training diverged.
     """
     torch.manual_seed(config.seed)
-    model = make_model()
-    softmax = Softmax(np.bincount(split.train.values, minlength=model.n_items), negatives, cold)
+    device = default_device()
+    model = make_model().to(device)
+    softmax = Softmax(np.bincount(split.train.values, minlength=model.n_items), negatives, cold, device)
     cases = sample_cases(split.valid, config.valid_cases, config.seed)
 
     def validate() -> float:
@@ -102,7 +111,7 @@ def fit_sequential(
 
     rows = training_windows(split.train, model.config.max_items)
     fit_recommender(_NextItems(model, softmax, validate, rows, config.batch_positions), model, config, context, stage)
-    return model
+    return model.cpu()
 
 
 def fit_recommender(
@@ -163,6 +172,7 @@ class _NextItems(RecommenderObjective):
     ) -> None:
         super().__init__(model, softmax, recall)
         self._windowed, self._batch_positions = windowed, batch_positions
+        self._device = next(model.parameters()).device
         self._lengths = np.array([len(row) for row, _ in windowed])
 
     def batches(self, epoch: int, rng: np.random.Generator) -> Sequence[NDArray[np.int64]]:
@@ -178,6 +188,7 @@ class _NextItems(RecommenderObjective):
             row, first_target = self._windowed[index]
             rows[place, : len(row)] = torch.from_numpy(row)
             wanted[place, first_target : len(row)] = True
+        rows, wanted = rows.to(self._device), wanted.to(self._device)
         inputs, targets = self.model.backbone.training_pairs(rows, wanted)
         read, compared = self.model.vectors()
         hidden = self.model(inputs, read)[targets >= 0]

@@ -42,6 +42,7 @@ def fit_lightgcn(
 ) -> LightGcn:
     """Train on the model's graph, choose the epoch on `split.valid`; arguments as of `fit_sequential`.
 
+    On the CPU: the products with the graph are SciPy's.
     `batch_positions` counts edges.
     """
     torch.manual_seed(config.seed)

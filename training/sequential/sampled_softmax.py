@@ -47,7 +47,7 @@ def sampled_softmax(hidden: Tensor, vectors: Tensor, targets: Tensor, probabilit
         targets: int64 [M].
         probability: [C], see `inclusion`; coins come from torch's generator.
     """
-    drawn = torch.nonzero(torch.rand(len(probability)) < probability).squeeze(1)
+    drawn = torch.nonzero(torch.rand(len(probability), device=probability.device) < probability).squeeze(1)
     own = (hidden * vectors[targets]).sum(dim=1, keepdim=True)
     others = hidden @ vectors[drawn].T - torch.log(probability[drawn])
     others = others.masked_fill(drawn == targets[:, None], -torch.inf)
