@@ -326,7 +326,8 @@ def _probe(scorer: TorchScorer, model: PreTrainedModel) -> None:
     if key in _probed.setdefault(model, set()):
         return
     name = type(model).__name__
-    tolerance = 1e-3 if model.dtype == torch.float32 else 2e-2
+    # In half precision 28 layers of random weights differ by 2% on a GPU; a mask that isn't followed shows far more.
+    tolerance = 1e-3 if model.dtype == torch.float32 else 5e-2
     codes = [torch.arange(3, device=model.device).expand(2, -1) * 7 % size for size in scorer.sizes]
     prompts = [[int(scorer._tokens[0][i % scorer.sizes[0]]) for i in range(n)] for n in (6, 4)]
     rows = [[list(prompt) for _ in range(3)] for prompt in prompts]
