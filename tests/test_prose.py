@@ -22,7 +22,9 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from worlds.cache_names import rename_cache
+from worlds.small_shop import SMALL
 
+from genrec.cli.main import main
 from genrec.decoding.cache_argument import NAMES
 from genrec.decoding.torch_scorer import TorchScorer
 from genrec.decoding.vocabulary import SidVocabulary, encode_text
@@ -243,8 +245,14 @@ def test_what_a_model_cannot_say_truly_a_template_says(run: Path) -> None:
 
 @pytest.mark.vllm
 @pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM")
-def test_a_real_vllm_server_writes(run: Path) -> None:
-    """vLLM's own server on RUN/lm, on the CPU: it streams words, none of them a code."""
+def test_a_real_vllm_server_writes(tiny_run: Path, tmp_path: Path) -> None:
+    """vLLM's own server on RUN/lm, on the CPU: it streams words, none of them a code.
+
+    vLLM's attention on the CPU takes heads of width 32 at least, so the small run's model is made once more.
+    """
+    run = tmp_path / "run"
+    wide = ["--lm.width=32", "--lm.heads=1", "--topk.k=0", f"--run={run}", f"--reuse={tiny_run}"]
+    assert main(["fit", str(tiny_run.parent / "my.yaml"), *SMALL, *wide]) == 0
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -256,7 +264,7 @@ def test_a_real_vllm_server_writes(run: Path) -> None:
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(run / "lm"), "--port", str(port),
         "--host", "127.0.0.1", "--dtype", "float32", "--enforce-eager", "--max-model-len", "2048", "--block-size", "32",
     ]  # fmt: skip
-    log = run.parent / "server.log"
+    log = tmp_path / "server.log"
     with log.open("wb") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
     try:
