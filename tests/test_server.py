@@ -25,6 +25,7 @@ from worlds.sealed import seal_catalog, seal_data
 from worlds.topk_batches import write_batch
 
 from genrec.cli.main import main as genrec_main
+from genrec.inference.batch.config import RecommendConfig
 from genrec.inference.serve.guard import Guard, RateLimit
 from genrec.inference.serve.server import ServeConfig, _api_key, _app, app_in_worker, create_app
 from genrec.inference.store.lmdb_store import LmdbStore
@@ -161,6 +162,27 @@ class TestLive:
         assert answer.json()["unknown_items"] == ["unheard-of", "never-sold"]
         assert answer.json()["reason"] == "2 items are allowed"
         assert answer.json()["user_id"] is None
+
+    @pytest.mark.parametrize(
+        "condition",
+        [
+            '{"price": [null, 4]}', '{"price": [4, null]}', '{"price": [4, 9]}', '{"price": {"max": 4}}',
+            '{"price": {"min": null, "max": 4}}', '{"price": {"max": null}}', '{"price": [null, null]}',
+            '{"price": [3]}', '{"price": [2, 5, 7]}', '{"price": 3}', '{"colour": ["red"]}', '{"tags": ["new"]}',
+            '{"price": {}}', '{"price": []}', '{"price": [null]}', '{"price": [null, 4, 5]}', '{"price": [9, 4]}',
+            '{"price": [true, false]}', '{"colour": [null, "red"]}', '{"colour": []}', '{"tags": {"max": 1}}',
+        ],
+    )  # fmt: skip
+    def test_a_condition_means_what_it_means_in_python_and_on_the_command_line(self, client, ring, condition):
+        told = RecommendConfig(run=Path("run"), where=condition).conditions()
+        assert told == json.loads(condition)
+        answer = client.post("/v1/recommendations", json={"history": [], "k": 12, "where": told})
+        try:
+            (rows,) = ring.recommend([[]], k=12, where=told).rows
+        except InputError:
+            assert answer.status_code == 422
+        else:
+            assert ids(answer) == [ring.catalog.item_ids[row] for row in rows.tolist()]
 
     def test_seen_items_may_come_back_where_asked_for(self, client):
         asked = {"history": ["i0", "i11"], "k": 2}

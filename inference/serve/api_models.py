@@ -95,7 +95,7 @@ class RecommendationsRequest(Asked):
 
 def _plain(condition: Any) -> Any:
     """As `genrec.decoding.filters.WhereFilters` takes conditions, which alone decides what they mean."""
-    return condition.model_dump(exclude_none=True) if isinstance(condition, Range) else condition
+    return condition.model_dump(exclude_unset=True) if isinstance(condition, Range) else condition
 
 
 class EventsRequest(Asked):
