@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -69,13 +70,21 @@ def sizes(config: Any, *names: str) -> None:
 
 
 def path(config: Any, *names: str) -> None:
-    """Each is a path that means the same to everybody, or None."""
+    """Each is a path, or None; `~` and `~ann` at its beginning become the home folder, as in a shell.
+
+    A shell itself leaves them alone in `--run=~/runs/mine`, and in a YAML file it never sees them.
+    """
     for name in names:
         value = getattr(config, name)
-        if value is not None and str(value).startswith("~"):
-            raise OptionError(name, f"{value}: ~ is known to a shell alone; write the folder out")
-        if value is not None and "\0" in str(value):
+        if value is None:
+            continue
+        if "\0" in str(value):
             raise OptionError(name, f"{str(value)!r}: a path holds no NUL")
+        if str(value).startswith("~"):
+            home = os.path.expanduser(value)
+            if home.startswith("~"):
+                raise OptionError(name, f"{value}: no such user; for a name that begins with ~, write ./{value}")
+            object.__setattr__(config, name, type(value)(home))
 
 
 def divides(config: Any, part: str, whole: str) -> None:

@@ -12,6 +12,7 @@ its method, since each is a library of its own that reads the folder: dequantise
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -171,13 +172,14 @@ def open_folder(model: str | Path, name: str) -> ModelFolder:
     """The folder of a model, checked; what stands on the hub is first copied, without code and pickles.
 
     Args:
-        model: folder or hub id.
+        model: folder or hub id; `~` at its beginning is the home folder.
         name: begins the message of every error, such as a flag and its value.
 
     Raises:
         InputError: there is none, or it is refused (see `ModelFolder`).
     """
     try:
+        model = os.path.expanduser(model)
         if Path(model).is_dir():
             return ModelFolder(Path(model), name)
         if Path(model).exists() or Path(model).is_absolute() or "\0" in str(model):

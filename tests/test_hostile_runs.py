@@ -6,6 +6,7 @@ more of them for as long as it is told.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import shutil
@@ -33,6 +34,7 @@ from worlds.hostile import (
     table_changes,
 )
 
+from genrec.cli.main import main
 from genrec.inference.recommender import Recommender
 from genrec.run import Run
 from genrec.semtok.errors import InputError
@@ -177,6 +179,26 @@ def test_who_does_not_verify_is_told_so(tiny_run: Path, tmp_path: Path, caplog: 
         assert len(opened.text_vectors()) == len(opened.catalog())
     assert f"{run}: opened without comparing the contents of its files" in caplog.text
     assert Recommender.from_pretrained(run, device="cpu", verify=False).catalog.item_ids
+
+
+@pytest.mark.parametrize("command", ["serve", "chat", "recommend"])
+def test_every_command_that_opens_a_model_can_skip_the_hashes(
+    command: str, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = "vectors/item/item.safetensors"  # its last byte is of a number: a size tells nothing
+    run = mutate(tiny_run, tmp_path / "run", Mutation(file, "", ANY_FILE["one byte flipped late"], sealed=False))
+    monkeypatch.setattr("genrec.inference.serve.server._run", lambda server: None)  # it would serve until it is stopped
+    monkeypatch.setattr("sys.stdin", io.StringIO("/quit\n"))
+    arguments = [
+        command,
+        str(run),
+        "--device=cpu",
+        *(["--k=2", f"--out={tmp_path / 'out'}"] * (command == "recommend")),
+    ]
+    assert main(arguments) == 2
+    assert "without comparing" not in caplog.text
+    assert main([*arguments, "--no-verify"]) == 0
+    assert f"{run}: opened without comparing the contents of its files" in caplog.text
 
 
 def test_the_corpus_has_every_file_of_a_run_and_every_kind_of_change(tiny_run: Path) -> None:

@@ -15,12 +15,18 @@ from worlds.small_shop import write_shop
 
 from genrec.cli.main import main
 from genrec.cli.parsing import load_config
+from genrec.data.importers import ImportConfig
 from genrec.data.interactions import Interactions
 from genrec.data.splits import leave_last_out
 from genrec.inference.batch.config import RecommendConfig
+from genrec.inference.chat.config import ChatConfig
+from genrec.inference.serve.config import ServeConfig
+from genrec.inference.store.command import StoreConfig
 from genrec.semtok import options as check
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.errors import InputError
+from genrec.semtok.pretrained import open_folder
+from genrec.training.encoder.config import ScftConfig
 from genrec.training.lm.base import scratch_tokenizer
 from genrec.training.lm.config import TRACKERS
 
@@ -118,8 +124,8 @@ def config(tmp_path: Path) -> Path:
         ("--ranking.beams=1000000000", "--ranking.beams 1000000000 must be at most"),
         ("--topk.k=1000000000", "--topk.k 1000000000 must be at most"),
         ("--lm.tracker=wandbb", "--lm.tracker 'wandbb': choose one of"),
-        ("--run=~/runs/mine", "--run ~/runs/mine: ~ is known to a shell alone"),
-        ("--data.items=~/items.csv", "--data.items ~/items.csv: ~ is known to a shell alone"),
+        ("--run=~nobody at all/runs", "--run ~nobody at all/runs: no such user"),
+        ("--data.items=~/items.csv", "/items.csv: no such file"),
     ],
 )
 def test_a_slip_of_the_hand_is_refused_before_any_work(
@@ -131,6 +137,30 @@ def test_a_slip_of_the_hand_is_refused_before_any_work(
     assert len(told.strip().splitlines()) == 1
     assert not (config.parent / "run").exists()
     assert not Path("~").exists()
+
+
+def test_a_path_from_home_is_read_as_in_a_shell(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell leaves `--run=~/mine` alone, and never sees what a YAML file says."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config.write_text(config.read_text().replace(f"{tmp_path}/", "~/"))
+    read = load_config(config)
+    assert (read.run, read.data.items) == (str(tmp_path / "run"), str(tmp_path / "items.jsonl"))
+    assert load_config(config, ["--run=~/other"]).run == str(tmp_path / "other")
+    mine = tmp_path / "mine"
+    told: list[tuple[Any, dict[str, Path | str]]] = [
+        (RecommendConfig(run=Path("~/mine"), users="~/mine"), {"run": mine, "users": str(mine)}),
+        (ServeConfig(run=Path("~/mine"), store="~/mine"), {"run": mine, "store": str(mine)}),
+        (ChatConfig(run=Path("~/mine"), compare=Path("~/mine"), web=True), {"run": mine, "compare": mine}),
+        (StoreConfig("load", "~/mine", Path("~/mine")), {"store": str(mine), "batch": mine}),
+        (ImportConfig("movielens-1m", Path("~/mine"), folder=Path("~/mine")), {"out": mine, "folder": mine}),
+        (ScftConfig("~/mine", "~/mine", encoder="hf:~/mine"), {"items": str(mine), "output": str(mine)}),
+    ]
+    for options, paths in told:
+        assert {name: getattr(options, name) for name in paths} == paths
+    assert ServeConfig(run=mine, store="redis://host/0").store == "redis://host/0"
+    mine.mkdir()
+    with pytest.raises(InputError, match=f"no config.json in {mine}"):
+        open_folder("~/mine", "--lm.base ~/mine")
 
 
 @pytest.mark.parametrize("name", ["topk", "topk/notes.txt"])

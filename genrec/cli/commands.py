@@ -194,6 +194,7 @@ def _parsed(kind: type[Config], command: str, arguments: Sequence[str], position
     switches = {f"--{one.name}" for one in dataclasses.fields(kind) if one.type == "bool"}  # type: ignore[arg-type]
     following = [*arguments[1:], "--"]
     bare = [f"{one}=true" if one in switches and after.startswith("-") else one for one, after in pairwise(following)]
+    bare = [f"--{one[5:]}=false" if f"--{one[5:]}" in switches and one.startswith("--no-") else one for one in bare]
     try:
         parsed = parser.parse_args([arguments[0], *bare])
     except ArgumentError as error:
@@ -204,7 +205,7 @@ def _parsed(kind: type[Config], command: str, arguments: Sequence[str], position
     except OptionError as error:
         raise error.as_flag() from None
     if metavar == "RUN":
-        _check_run(Path(arguments[0]))  # before anything heavy is imported
+        _check_run(config.run)  # type: ignore[attr-defined]  # before anything heavy is imported
     return config
 
 

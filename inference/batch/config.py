@@ -35,7 +35,7 @@ class RecommendConfig:
         where: conditions on attributes as JSON, such as '{"categories": "Nails", "price": {"max": 20}}'.
         shard_size: users a file.
         restart: delete what another job left in `out`.
-        verify: compare the run's files with their hashes; false compares sizes alone, and says so.
+        verify: compare the run's files with their hashes; --no-verify compares sizes alone, and says so.
     """
 
     run: Path

@@ -23,6 +23,7 @@ class ChatConfig:
         host: address that the page listens on.
         port: port that the page listens on.
         device: of the torch engine; null takes the GPU where there is one.
+        verify: compare the run's files with their hashes; --no-verify compares sizes alone, and says so.
     """
 
     run: Path
@@ -33,6 +34,7 @@ class ChatConfig:
     host: str = "127.0.0.1"
     port: int = 7860
     device: str | None = None
+    verify: bool = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= 50:

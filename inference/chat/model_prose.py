@@ -40,7 +40,7 @@ _TASK = (
 _PLACE = "\ue000"  # stands for our words while a chat template is filled in; a private character that nobody types
 
 
-def prose_for(run: Path, recommender: Recommender, *, server: str | None = None) -> Prose:
+def prose_for(run: Path, recommender: Recommender, *, server: str | None = None, verify: bool = True) -> Prose:
     """Who writes for a run: the server where one is given, the run's LM where its base was a pretrained model, else
     templates."""
     tokenizer = open_folder(run / "lm", str(run / "lm")).tokenizer()
@@ -48,14 +48,14 @@ def prose_for(run: Path, recommender: Recommender, *, server: str | None = None)
     if server is not None:
         return ServerProse(server, tokenizer, vocabulary)
     scorer = recommender.engine
-    if base_of(run) != "scratch" and isinstance(scorer, TorchScorer):
+    if base_of(run, verify=verify) != "scratch" and isinstance(scorer, TorchScorer):
         return ModelProse(scorer.model, tokenizer, vocabulary)
     return TemplateProse()
 
 
-def base_of(run: Path) -> str:
+def base_of(run: Path, *, verify: bool = True) -> str:
     """What a run's LM was fine-tuned from, by its own manifest: `scratch`, or a model's folder or id."""
-    config = Run(run).made_from("lm").get("config", {})
+    config = Run(run, hashes=verify).made_from("lm").get("config", {})
     return str(config.get("lm", {}).get("base", "scratch"))
 
 

@@ -51,7 +51,9 @@ def serve_page(config: ChatConfig) -> None:
         InputError: a run cannot be opened, or the two runs do not have the same items.
     """
     runs = _named([config.run] if config.compare is None else [config.run, config.compare])
-    recommenders = {name: Recommender.from_pretrained(run, device=config.device) for name, run in runs.items()}
+    recommenders = {
+        name: Recommender.from_pretrained(run, device=config.device, verify=config.verify) for name, run in runs.items()
+    }
     first, *others = recommenders.values()
     for other in others:
         if set(other.catalog.item_ids) != set(first.catalog.item_ids):
@@ -59,7 +61,7 @@ def serve_page(config: ChatConfig) -> None:
     makers = {}
     for name, recommender in recommenders.items():
         server = config.prose if recommender is first else None  # it runs the first run's model
-        prose = prose_for(runs[name], recommender, server=server)
+        prose = prose_for(runs[name], recommender, server=server, verify=config.verify)
         makers[name] = partial(Conversation, recommender, k=config.k, prose=prose)
     page = build_page(makers)
     uvicorn.run(

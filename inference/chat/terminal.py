@@ -157,8 +157,8 @@ class Terminal:
 
 def chat(config: ChatConfig) -> None:
     """Talk about a run until the input ends; raises InputError where the run cannot be opened."""
-    recommender = Recommender.from_pretrained(config.run, device=config.device)
-    prose = prose_for(config.run, recommender, server=config.prose)
+    recommender = Recommender.from_pretrained(config.run, device=config.device, verify=config.verify)
+    prose = prose_for(config.run, recommender, server=config.prose, verify=config.verify)
     Terminal(Conversation(recommender, k=config.k, prose=prose), Console()).run(_lines())
 
 

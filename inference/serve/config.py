@@ -33,6 +33,8 @@ class ServeConfig:
         queue: most live requests waiting; more are refused.
         timeout: seconds that a live answer may take, and a request's headers or body on their way.
         drain: seconds that requests under way get when the server is told to stop.
+        verify: compare the files of the run and of a store's folder with their hashes at the start; --no-verify
+            compares sizes alone, and says so.
     """
 
     run: Path
@@ -53,11 +55,12 @@ class ServeConfig:
     queue: int = 256
     timeout: float = 10.0
     drain: int = 30
+    verify: bool = True
 
     def __post_init__(self) -> None:
         check.choice(self, "engine", ENGINES)
         check.at_least_one(self, "workers", "max_k", "max_history", "max_body_bytes", "connections", "batch", "queue")
-        check.path(self, "run")
+        check.path(self, "run", "store")
         check.not_negative(self, "rate", "wait_ms", "drain")
         check.positive(self, "timeout")
         check.port(self, "port")

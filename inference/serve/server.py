@@ -88,7 +88,7 @@ def app_in_worker() -> FastAPI:
 
 
 def _catalog(config: ServeConfig) -> Catalog:
-    with Run.open(config.run) as run:
+    with Run.open(config.run, hashes=config.verify) as run:
         return run.catalog()
 
 
@@ -100,7 +100,7 @@ def _prepare(config: ServeConfig) -> None:
     """Check the run and the store once, before any worker starts; fill an empty store."""
     _catalog(config)
     _api_key()
-    with contextlib.closing(open_store(_place(config), verify=True)) as store:
+    with contextlib.closing(open_store(_place(config), verify=config.verify)) as store:
         # Nothing serves yet, so a store that fails is a line for whoever starts it.
         try:
             lists = Run(config.run).topk
@@ -137,9 +137,11 @@ def _app(config: ServeConfig) -> FastAPI:
     if config.live:
         from genrec.inference.recommender import Recommender  # with it come torch and the engine
 
-        recommender = Recommender.from_pretrained(config.run, engine=config.engine, device=config.device)
+        recommender = Recommender.from_pretrained(
+            config.run, engine=config.engine, device=config.device, verify=config.verify
+        )
         _prove(recommender, config.run)
-        exclude_seen = Run(config.run).exclude_seen
+        exclude_seen = Run(config.run, hashes=config.verify).exclude_seen
     else:
         catalog = _catalog(config)
     store = open_store(_place(config))

@@ -22,6 +22,7 @@ from genrec.inference.store.histories import histories_behind, histories_of
 from genrec.inference.store.opening import open_store
 from genrec.inference.store.topk_store import ListsInfo, StoreFull, StoreUnavailable, TopKStore
 from genrec.run import Run
+from genrec.semtok import options as check
 from genrec.semtok.errors import InputError
 
 
@@ -48,6 +49,7 @@ class StoreConfig:
     interactions: Path | None = None
 
     def __post_init__(self) -> None:
+        check.path(self, "store", "batch", "run", "users", "interactions")
         if self.verb == "load" and self.batch is None:
             raise InputError(f"BATCH is missing: genrec store load {self.store} RUN/topk")
         if self.users is not None and self.interactions is not None:

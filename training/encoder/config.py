@@ -54,6 +54,7 @@ class ScftConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check.path(self, "items", "output")
         check.at_least_one(self, "steps", "lora_rank", "max_tokens", "held_items", "save_every")
         if self.batch < 2:
             raise OptionError("batch", f"{self.batch} must be at least 2, or there is nothing to contrast")

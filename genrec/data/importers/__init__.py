@@ -14,6 +14,7 @@ from typing import Literal, get_args
 from genrec.data.importers.amazon import import_amazon
 from genrec.data.importers.movielens import import_movielens
 from genrec.data.importers.writing import Imported
+from genrec.semtok import options as check
 from genrec.semtok.errors import InputError, OptionError
 
 Format = Literal["amazon-2014", "amazon-2018", "amazon-2023", "movielens-100k", "movielens-1m", "movielens-latest"]
@@ -43,6 +44,7 @@ class ImportConfig:
     k_core: int | None = None
 
     def __post_init__(self) -> None:
+        check.path(self, "out", "reviews", "metadata", "folder")
         if self.format not in get_args(Format):
             raise InputError(f"FORMAT {self.format}: must be one of {', '.join(get_args(Format))}")
         needed = ("reviews", "metadata") if self.format.startswith("amazon") else ("folder",)
