@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from genrec.data.sequences import Sequences
 from genrec.semtok.catalog import Catalog
+from genrec.semtok.chat_template import chat_frame
 from genrec.semtok.encoders import TextEncoder
 from genrec.semtok.errors import OptionError
 from genrec.semtok.pretrained import open_folder
@@ -105,6 +106,7 @@ class LanguageModelWriter:
         self._model = folder.model("causal", torch.float32)
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
+        self._frame = chat_frame(self._tokenizer, f"preference writer {model}")
         self.config, self.max_new_tokens, self.batch = config, max_new_tokens, batch
 
     @torch.inference_mode()
@@ -123,11 +125,9 @@ class LanguageModelWriter:
 
     def _prompt(self, facts: str) -> str:
         question = f"A customer of a shop. {facts}\nIn two sentences, what does this customer like?"
-        if self._tokenizer.chat_template is None:
+        if self._frame is None:
             return f"{question}\nThis customer likes"
-        turns = [{"role": "user", "content": question}]
-        prompt: str = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        return prompt
+        return question.join(self._frame)
 
 
 def preference_vectors(

@@ -28,6 +28,7 @@ from genrec.inference.chat.prose import Facts, Prose, ProseError, TemplateProse
 from genrec.inference.chat.state import Speaker
 from genrec.inference.recommender import Recommender
 from genrec.run import Run
+from genrec.semtok.chat_template import chat_frame
 from genrec.semtok.pretrained import open_folder
 
 MAX_TOKENS = 64
@@ -37,7 +38,6 @@ _TASK = (
     "You help a customer of a shop. In one or two short plain sentences, introduce the items below. "
     "Say nothing that is not written here.\n"
 )
-_PLACE = "\ue000"  # stands for our words while a chat template is filled in; a private character that nobody types
 
 
 def prose_for(run: Path, recommender: Recommender, *, server: str | None = None, verify: bool = True) -> Prose:
@@ -71,13 +71,11 @@ def prose_prompt(tokenizer: PreTrainedTokenizerBase, facts: Facts) -> list[int]:
         shown = [f"{name}: {value}" for name, value in card.attributes.items() if len(value) <= LONGEST_TITLE]
         lines.append(f"{place}. {card.title[:LONGEST_TITLE]}; {'; '.join(shown)}\n")
     words = "".join(lines)
-    if tokenizer.chat_template is None:
+    frame = chat_frame(tokenizer, str(tokenizer.name_or_path))
+    if frame is None:
         return encode_text(tokenizer, f"{words}Answer:")
-    message = [{"role": "user", "content": _PLACE}]
-    filled = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True, enable_thinking=False)
-    before, after = str(filled).split(_PLACE)
-    outer = [tokenizer.encode(part, add_special_tokens=False) for part in (before, after)]
-    return [*outer[0], *encode_text(tokenizer, words.replace(_PLACE, " ")), *outer[1]]
+    before, after = (tokenizer.encode(part, add_special_tokens=False) for part in frame)
+    return [*before, *encode_text(tokenizer, words), *after]
 
 
 def forbidden_tokens(tokenizer: PreTrainedTokenizerBase, vocabulary: SidVocabulary) -> list[int]:
@@ -96,6 +94,7 @@ class ModelProse:
     speaker: Speaker = "model"
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, vocabulary: SidVocabulary) -> None:
+        chat_frame(tokenizer, str(tokenizer.name_or_path))  # a template that cannot be used is refused here
         self._model, self._tokenizer = model, tokenizer
         self._forbidden = torch.tensor(forbidden_tokens(tokenizer, vocabulary), device=model.device)
         self._cache_name = cache_argument(model, input_ids=self._forbidden[:1, None])
@@ -139,6 +138,7 @@ class ServerProse:
         *,
         timeout: float = TIMEOUT,
     ) -> None:
+        chat_frame(tokenizer, str(tokenizer.name_or_path))
         self._address, self._tokenizer, self._timeout = urlsplit(address), tokenizer, timeout
         self._bias = {str(token): -100 for token in forbidden_tokens(tokenizer, vocabulary)}
         self._model: str | None = None

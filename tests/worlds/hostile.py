@@ -104,6 +104,16 @@ WHOLE: dict[str, bytes] = {
 }  # fmt: skip
 
 
+TEMPLATES: dict[str, str] = {
+    "endless": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "in one step": "{{ 9 ** 9 ** 9 ** 9 }}", "memory": "{{ 'a' * 10 ** 11 }}{{ messages[0]['content'] }}",
+    "long": "{{ 'a' * 10 ** 8 }}{{ messages[0]['content'] }}", "broken": "{% if", "nothing": "", "no words": "hello",
+    "twice": "{{ messages[0]['content'] }}{{ messages[0]['content'] }}", "fails": "{{ raise_exception('no\nway') }}",
+    "code": "{{ ''.__class__.__mro__[1].__subclasses__() }}{{ messages[0]['content'] }}",
+    "a file": "{% include '/etc/passwd' %}{{ messages[0]['content'] }}",
+}  # fmt: skip
+
+
 def places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Paths to the values of a JSON document, at most three of a list."""
     if isinstance(value, dict):
@@ -233,13 +243,7 @@ def file_changes(path: Path) -> dict[str, Callable[[Path], None]]:
     if path.suffix == ".parquet":
         changes |= table_changes(path)
     if path.suffix == ".jinja":
-        texts = {"endless": b"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"}
-        texts |= {
-            "broken": b"{% if",
-            "empty": b"{{ messages }}",
-            "code": b"{{ ''.__class__.__mro__[1].__subclasses__() }}",
-        }
-        changes |= {name: lambda path, data=data: put(path, data) for name, data in texts.items()}
+        changes |= {name: lambda path, text=text: put(path, text.encode()) for name, text in TEMPLATES.items()}
     return changes
 
 
@@ -250,18 +254,19 @@ def files_of(run: Path) -> list[str]:
     ]
 
 
-def seal(run: Path, file: str, *, behind: bool = True) -> None:
+def seal(run: Path, file: str, *, behind: bool = True, added: bool = False) -> None:
     """Write the manifest of the file's stage anew, as whoever tampers would.
 
     Args:
         behind: also in the stages behind it, that they were made of what stands there now.
+        added: the file is a new one of the stage.
     """
     from genrec.semtok.folders import MANIFEST, hash_file, hash_value
 
     stage = next(stage for stage in STAGES if file.startswith(f"{stage}/"))
     path = run / stage / MANIFEST
     manifest = json.loads(path.read_text())
-    for name in list(manifest["files"]):
+    for name in [*manifest["files"], *([file.removeprefix(f"{stage}/")] if added else [])]:
         one = run / stage / name
         if not one.is_file():
             del manifest["files"][name]
