@@ -149,7 +149,7 @@ def _is_manifest(value: Any) -> bool:
         if "\0" in name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             return False
     needs, added = value["inputs"].get("needs", {}), value["inputs"].get("items_added", [])
-    return isinstance(needs, dict) and isinstance(added, list) and all(isinstance(one, str) for one in added)
+    return isinstance(needs, dict) and isinstance(added, list) and all(isinstance(name, str) for name in added)
 
 
 def unlisted_files(folder: Path, manifest: Mapping[str, Any]) -> list[str]:

@@ -247,7 +247,7 @@ def _refuse_side_doors(values: Any, path: Path, name: str) -> None:
             raise InputError(f"{name}: the folder {_REFUSED[key]} ({key} in {path}), which genrec does not take")
         if key in _IMPLEMENTATIONS:
             chosen = list(value.values()) if isinstance(value, dict) else [value]
-            if any(one not in _OWN_IMPLEMENTATIONS for one in chosen):
+            if any(name not in _OWN_IMPLEMENTATIONS for name in chosen):
                 raise InputError(f"{name}: {key} in {path} is {value!r}; genrec takes eager or sdpa")
         if key in _OPTIONS and not (value is None or (isinstance(value, dict) and value.keys() <= _HARMLESS_OPTIONS)):
             raise InputError(f"{name}: {key} in {path} holds options that genrec does not take")

@@ -60,7 +60,7 @@ class SidQuality:
     def to_json(self) -> dict[str, Any]:
         """As a JSON-able value; null for what cannot be measured, since JSON has no NaN."""
         return {
-            name: [None if math.isnan(one) else one for one in value] if isinstance(value, tuple) else value
+            name: [None if math.isnan(number) else number for number in value] if isinstance(value, tuple) else value
             for name, value in asdict(self).items()
         }
 

@@ -143,7 +143,7 @@ class CompareConfig:
         own = self._options(name).get("training", {})
         if not isinstance(own, dict):
             raise OptionError("training", f"{own}: settings by name, such as {{epochs: 48}}")
-        known = [one.name for one in fields(SequentialTrainingConfig) if one.name != "seed"]
+        known = [field.name for field in fields(SequentialTrainingConfig) if field.name != "seed"]
         try:
             for setting in own:
                 if setting not in known:

@@ -121,7 +121,7 @@ class Split:
         try:
             name, cold_items, days_known = facts["name"], facts["cold_items"], facts["days_known"]
             known = {part: days_known[part] for part in ("valid", "test")}
-            kinds = [type(name) is str, *(type(one) is bool for one in known.values())]
+            kinds = [type(name) is str, *(type(flag) is bool for flag in known.values())]
             if not all([*kinds, *(type(row) is int and 0 <= row < 2**31 for row in cold_items)]):
                 raise TypeError("a value of another type")
         except (KeyError, TypeError) as error:

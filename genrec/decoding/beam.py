@@ -91,7 +91,7 @@ def beam_search(
         raise ValueError(f"the trie has codes {trie.sizes} but the scorer {tuple(scorer.sizes)}")
     if filters is not None and len(filters) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts but {len(filters)} filters")
-    if filters is not None and any(one.trie is not trie for one in filters):
+    if filters is not None and any(each.trie is not trie for each in filters):
         raise ValueError("a filter was made over another trie")
     n = len(prompts)
     rows = np.full((n, k), -1, dtype=np.int32)
@@ -107,7 +107,7 @@ def beam_search(
         scores[users, : items.shape[1]] = found
         if state.hidden is not None:
             hidden.append(state.hidden)
-    counts = [trie.n_items] * n if filters is None else [one.count for one in filters]
+    counts = [trie.n_items] * n if filters is None else [each.count for each in filters]
     back = torch.from_numpy(np.argsort(np.concatenate(groups))) if hidden else None
     return BeamResult(
         rows,

@@ -223,12 +223,12 @@ def _near(value: Any, known: Iterable[Any]) -> str:
     """The end of a message about a value that no item has: the values like it, or the numbers next to it."""
     if isinstance(value, str):
         return did_you_mean(value, known)
-    numbers = [one for one in known if not isinstance(one, bool)]
+    numbers = [number for number in known if not isinstance(number, bool)]
     ends = [
-        max((one for one in numbers if one < value), default=None),
-        min((one for one in numbers if one > value), default=None),
+        max((number for number in numbers if number < value), default=None),
+        min((number for number in numbers if number > value), default=None),
     ]
-    nearest = [f"{one:g}" for one in ends if one is not None]
+    nearest = [f"{end:g}" for end in ends if end is not None]
     return f"; the nearest there is: {' and '.join(nearest)}" if nearest else ""
 
 
@@ -271,23 +271,27 @@ class FilterBatch:
 
     def __init__(self, filters: Sequence[ItemFilter], device: torch.device) -> None:
         trie = filters[0].trie
-        sets = list({id(one.shared): one.shared for one in filters}.values())
+        sets = list({id(filter_of_user.shared): filter_of_user.shared for filter_of_user in filters}.values())
         self._bits: Tensor | None = None
         if sets != [None]:
             full = AllowedSet.from_mask(trie, np.ones(trie.n_items, dtype=np.bool_)) if None in sets else None
-            place = {id(one): i for i, one in enumerate(sets)}
-            row = torch.tensor([place[id(one.shared)] for one in filters], dtype=torch.int32, device=device)
+            place = {id(shared): i for i, shared in enumerate(sets)}
+            row = torch.tensor(
+                [place[id(filter_of_user.shared)] for filter_of_user in filters], dtype=torch.int32, device=device
+            )
             self._row_start = (row * (trie.n_items // 8 + 1))[:, None, None]
-            kept = [one or full for one in sets]
-            self._bits = torch.cat([torch.from_numpy(one.bits) for one in kept if one is not None]).to(device)
-            self._before = torch.cat([torch.from_numpy(one.before) for one in kept if one is not None]).to(device)
+            kept = [shared or full for shared in sets]
+            self._bits = torch.cat([torch.from_numpy(shared.bits) for shared in kept if shared is not None]).to(device)
+            self._before = torch.cat([torch.from_numpy(shared.before) for shared in kept if shared is not None]).to(
+                device
+            )
             self._ones = _ONES.to(device)
-        longest = max(len(one.denied) for one in filters)
+        longest = max(len(filter_of_user.denied) for filter_of_user in filters)
         self._denied: Tensor | None = None
         if longest:
             denied = np.full((len(filters), longest), trie.n_items, dtype=np.int32)
-            for line, one in zip(denied, filters, strict=True):
-                line[: len(one.denied)] = one.denied
+            for line, filter_of_user in zip(denied, filters, strict=True):
+                line[: len(filter_of_user.denied)] = filter_of_user.denied
             self._denied = torch.from_numpy(denied).to(device)
             self._above_denied = torch.where(self._denied < trie.n_items, 0, -1)  # padding is below no node
 

@@ -140,14 +140,14 @@ def write_comparison(
         rows += _figures([Result(name, "", 0, lists, text)], split.test, groups)
     write_atomic(folder / "metrics.json", to_json(rows))
     firsts = [line[0] for line in _lines(results)]
-    shown, _ = Counter(one.backbone for one in firsts).most_common(1)[0]
-    vectors = {f"{one.name} {shown}": one.vectors.values for one in firsts if one.backbone == shown}
+    shown, _ = Counter(cell.backbone for cell in firsts).most_common(1)[0]
+    vectors = {f"{cell.name} {shown}": cell.vectors.values for cell in firsts if cell.backbone == shown}
     plot_comparison(folder, rows, tuple(FREQUENCY_GROUPS), vectors, split.train, catalog, text.values)
 
 
 def case_groups(cases: Cases, train: Sequences, n_items: int) -> dict[str, NDArray[np.bool_]]:
     """Which cases belong to a slice, bool [B]; slices without a case are left out."""
-    every = {name: one for name, one in slices(cases, train, n_items).items() if name not in HISTORY_GROUPS}
+    every = {name: members for name, members in slices(cases, train, n_items).items() if name not in HISTORY_GROUPS}
     if "tail" in every:
         every["warm_tail"] = every["tail"] & ~cases.cold
     counts = np.bincount(train.values, minlength=n_items)[cases.targets]
@@ -166,7 +166,7 @@ def _lines(results: Sequence[Result]) -> list[list[Result]]:
 
 def _figures(line: Sequence[Result], cases: Cases, groups: Mapping[str, NDArray[np.bool_]]) -> list[dict[str, Any]]:
     """Recall and NDCG on every slice, mean and spread over seeds."""
-    ranks = [rank_of_target(one.lists, cases.targets) for one in line]
+    ranks = [rank_of_target(cell.lists, cases.targets) for cell in line]
     rows = []
     for name, members in groups.items():
         for metric in ("recall", "ndcg"):
@@ -186,7 +186,7 @@ def _differences(
     by_cell = {(r.name, r.backbone, r.seed): recall(rank_of_target(r.lists, cases.targets), k) for r in results}
     rows = []
     for line in _lines(results):
-        seeds = [one.seed for one in line if (reference, one.backbone, one.seed) in by_cell]
+        seeds = [cell.seed for cell in line if (reference, cell.backbone, cell.seed) in by_cell]
         if line[0].name == reference or not seeds:
             continue
         ours, theirs = (

@@ -78,10 +78,10 @@ def differences(runs: Sequence[Run]) -> str:
     groups = slices(split.test, split.train, runs[0].fitted_items)
     ranks = [run.ranks() for run in runs]
     models = dict.fromkeys(row["model"] for row in runs[0].metrics())
-    ours = next((one.removesuffix(DEFAULT) for one in models if one.endswith(DEFAULT)), "genrec fused")
+    ours = next((model.removesuffix(DEFAULT) for model in models if model.endswith(DEFAULT)), "genrec fused")
 
     def per_case(model: str, metric: str) -> Values:
-        mean: Values = np.mean([METRICS[metric](one[model].astype(np.int64), 10) for one in ranks], axis=0)
+        mean: Values = np.mean([METRICS[metric](of_seed[model].astype(np.int64), 10) for of_seed in ranks], axis=0)
         return mean
 
     lines = []
@@ -102,8 +102,8 @@ def _costs(runs: Sequence[Run]) -> str:
     seconds: dict[str, list[float]] = {}
     peaks: dict[str, list[float]] = {}
     for run in runs:
-        for stage, (one, peak) in stage_costs(run).items():
-            seconds.setdefault(stage, []).append(one)
+        for stage, (spent, peak) in stage_costs(run).items():
+            seconds.setdefault(stage, []).append(spent)
             peaks.setdefault(stage, []).append(peak)
     lines = [
         [stage, f"{np.mean(values):,.0f}", f"{max(peaks[stage]):,.0f}" if max(peaks[stage]) else ""]

@@ -136,7 +136,7 @@ def aligner_config(name: str, **options: Any) -> Any:
         InputError: the name or an option is unknown, or an option's value is bad.
     """
     entry = aligner_entry(name)
-    known = [one.name for one in fields(entry.config)]
+    known = [field.name for field in fields(entry.config)]
     for option in options:
         if option not in known:
             raise OptionError(option, f"is no option of the aligner {name}{did_you_mean(option, known)}")

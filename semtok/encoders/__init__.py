@@ -126,7 +126,7 @@ def encoder_entry(name: str) -> tuple[Encoder, str]:
     kind, colon, model = name.partition(":")
     entry = ENCODERS.get(kind)
     if entry is None or entry.takes_model != bool(model) or (colon and not model):
-        spelled = [f"{one}:MODEL" if ENCODERS[one].takes_model else one for one in ENCODERS]
+        spelled = [f"{known}:MODEL" if ENCODERS[known].takes_model else known for known in ENCODERS]
         near = "" if kind in ENCODERS else did_you_mean(kind, ENCODERS)
         raise OptionError("encoder", f"{name!r}: choose one of {', '.join(spelled)}{near}")
     return entry, model

@@ -21,7 +21,7 @@ def typed_options(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         OptionError: no such option, one without a default is missing, or a value of another type.
     """
-    known = [one.name for one in fields(kind)]
+    known = [field.name for field in fields(kind)]
     for name in options:
         if name not in known:
             raise OptionError(str(name), f"is no option; there are {', '.join(known)}{did_you_mean(str(name), known)}")
