@@ -16,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 ablate_lm = importlib.import_module("ablate_lm")
 
 SMALL = [
-    "--sasrec.width=16", "--collaborative.epochs=1", "--aligner.training.epochs=1", "--lm.epochs=1", "--lm.width=16",
+    "--sasrec.width=16", "--lrurec.width=16",
+    "--collaborative.epochs=1", "--aligner.training.epochs=1", "--lm.epochs=1", "--lm.width=16",
     "--lm.text_vocabulary=300", "--lm.dense_width=16", "--lm.valid_cases=50", "--topk.k=5",
 ]  # fmt: skip
 

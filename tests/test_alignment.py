@@ -28,7 +28,13 @@ from genrec.sequential.sasrec import SasRecBackbone
 from genrec.stages import bring_up_to_date
 from genrec.training.aligner.fit import aligned_vectors
 
-SMALL = ["--sasrec.width=16", "--collaborative.epochs=2", "--aligner.training.epochs=2", "--data.cold_share=0.1"]
+SMALL = [
+    "--aligner.backbone=sasrec",
+    "--sasrec.width=16",
+    "--collaborative.epochs=2",
+    "--aligner.training.epochs=2",
+    "--data.cold_share=0.1",
+]
 
 
 def stages(folder: Path, *options: str) -> Path:

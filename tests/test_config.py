@@ -23,7 +23,7 @@ def config(tmp_path: Path) -> Path:
     ("flags", "message"),
     [
         (
-            ["--aligner.name=recgoat", "--sasrec.width=50"],
+            ["--aligner.name=recgoat", "--lrurec.width=50"],
             "aligner.recgoat.heads 8 does not divide the backbone's width 50",
         ),
         (["--semtok.sizes=[4,0]"], "--semtok.sizes [4, 0] must be at least 1 each"),

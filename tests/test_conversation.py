@@ -29,7 +29,8 @@ from genrec.semtok.catalog import Catalog
 from genrec.semtok.errors import InputError
 
 TINY = [
-    "--sasrec.width=16", "--collaborative.epochs=2", "--aligner.training.epochs=2", "--lm.epochs=1", "--lm.width=16",
+    "--sasrec.width=16", "--lrurec.width=16",
+    "--collaborative.epochs=2", "--aligner.training.epochs=2", "--lm.epochs=1", "--lm.width=16",
     "--lm.text_vocabulary=300", "--lm.dense_width=16", "--lm.valid_cases=50", "--topk.k=5",
 ]  # fmt: skip
 

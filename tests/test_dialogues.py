@@ -25,7 +25,8 @@ DIALOGUES: list[dict[str, Any]] = yaml.safe_load(
 )
 UNDERSTOOD = 0.95  # of the turns; 0.979 on the day when they were written
 TINY = [
-    "--text.encoder=tfidf", "--sasrec.width=16", "--collaborative.epochs=1", "--aligner.training.epochs=1",
+    "--text.encoder=tfidf", "--sasrec.width=16", "--lrurec.width=16",
+    "--collaborative.epochs=1", "--aligner.training.epochs=1",
     "--lm.epochs=1", "--lm.width=16", "--lm.text_vocabulary=300", "--lm.dense_width=16", "--lm.valid_cases=50",
     "--topk.k=0",
 ]  # fmt: skip

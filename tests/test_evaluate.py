@@ -24,7 +24,7 @@ def test_the_report_has_baselines_and_every_ranking(run: Path) -> None:
     rows = read_json(run / "report/metrics.json")
     ours = {"genrec beam", "genrec dense", "genrec beam and dense", "genrec fused (default)"}
     baselines = {"Popularity", "Markov", "ItemKnn", "Random", "ContentKnn", "SASRec", "SASRec + co-occurrence"}
-    baselines |= {"sasrec, aligned", "sasrec, aligned + co-occurrence"}
+    baselines |= {"lrurec, aligned", "lrurec, aligned + co-occurrence"}
     assert {row["model"] for row in rows if row["split"] == "test"} == ours | baselines
     assert {"all", "head", "tail", "cold"} <= {row["slice"] for row in rows}
     assert "<html" in (run / "report/report.html").read_text()

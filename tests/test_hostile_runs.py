@@ -72,8 +72,8 @@ def check(prober: Prober, sound: Outcome, tiny_run: Path, tmp_path: Path) -> Che
 
 READ = (  # what a recommender opens of a run
     "catalog/catalog.parquet", "vectors/text/text.safetensors", "vectors/text/encoder.json",
-    "vectors/text/encoder.safetensors", "vectors/item/item.safetensors", "vectors/item/sasrec.json",
-    "vectors/item/sasrec.safetensors", "semtok/semantic_ids.parquet", "semtok/config.json", "lm/config.json",
+    "vectors/text/encoder.safetensors", "vectors/item/item.safetensors", "vectors/item/lrurec.json",
+    "vectors/item/lrurec.safetensors", "semtok/semantic_ids.parquet", "semtok/config.json", "lm/config.json",
     "lm/genrec.json", "lm/model.safetensors", "lm/sid_vocabulary.json", "lm/tokenizer.json",
     "lm/heads/dense.safetensors", "lm/heads/cooccurrence.safetensors", "lm/heads/item_input.safetensors",
 )  # fmt: skip

@@ -60,7 +60,13 @@ def test_it_is_fine_tuned_with_adapters_and_merged(tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text(
         f"data: {{items: {tmp_path}/items.jsonl, interactions: {tmp_path}/interactions.csv}}\nrun: {tmp_path}/run\n"
     )
-    small = ["--text.encoder=tfidf", "--sasrec.width=16", "--collaborative.epochs=1", "--aligner.training.epochs=1"]
+    small = [
+        "--text.encoder=tfidf",
+        "--sasrec.width=16",
+        "--lrurec.width=16",
+        "--collaborative.epochs=1",
+        "--aligner.training.epochs=1",
+    ]
     lm = [
         "--lm.base=smollm2",
         "--lm.lora_rank=4",

@@ -299,7 +299,8 @@ def test_a_run_is_read_as_torch_reads_it(tmp_path: Path) -> None:
     narrow beam would drop now the one, now the other.
     """
     make_sample_shop(0, users=100, items=60).write(tmp_path)
-    small = ["--sasrec.width=16", "--collaborative.epochs=1", "--aligner.training.epochs=1", "--lm.epochs=1",
+    small = ["--sasrec.width=16", "--lrurec.width=16",
+    "--collaborative.epochs=1", "--aligner.training.epochs=1", "--lm.epochs=1",
              "--lm.width=64", "--lm.text_vocabulary=300", "--lm.dense_width=16", "--lm.valid_cases=20"]  # fmt: skip
     data = f"data: {{items: {tmp_path / 'items.jsonl'}, interactions: {tmp_path / 'interactions.csv'}}}"
     (tmp_path / "my.yaml").write_text(f"{data}\nrun: {tmp_path / 'run'}\n")

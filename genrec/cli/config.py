@@ -55,12 +55,12 @@ class AlignerConfig:
     Attributes:
         name: fusion (nothing is trained; see `fusion`), or an aligner that is trained together with a recommender,
             which then is a component of the fused ranking: text, concatenation, faerec, llmemb or recgoat.
-        backbone: of that recommender: sasrec, gru4rec, bert4rec or lrurec, of the shape of its section.
+        backbone: of that recommender: lrurec, sasrec, gru4rec or bert4rec, of the shape of its section.
         training: how the two are trained.
     """
 
     name: str = "faerec"
-    backbone: str = "sasrec"
+    backbone: str = "lrurec"
     training: SequentialTrainingConfig = field(default_factory=SequentialTrainingConfig)
 
     def __post_init__(self) -> None:

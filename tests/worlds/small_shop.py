@@ -9,7 +9,8 @@ from genrec.semtok.folders import hash_file
 
 SMALL = [
     "--text.encoder=tfidf",
-    "--sasrec.width=16", "--collaborative.epochs=3", "--aligner.training.epochs=3", "--lm.epochs=2", "--lm.width=16",
+    "--sasrec.width=16", "--lrurec.width=16",
+    "--collaborative.epochs=3", "--aligner.training.epochs=3", "--lm.epochs=2", "--lm.width=16",
     "--lm.text_vocabulary=300", "--lm.dense_width=16", "--lm.valid_cases=50", "--topk.k=5", "--topk.shard_size=40",
 ]  # fmt: skip
 
