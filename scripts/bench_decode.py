@@ -416,6 +416,8 @@ def main() -> None:
     named = NAMED if options.device == "cpu" else replace(NAMED, text_tokens=GPU_TEXT)
     grid_cells = grid_of((8_000, 150_000) if options.device == "cpu" else (GPU_TEXT,))
     cells = [named] if options.quick else [named, *grid_cells]
+    conditions |= {"cell": asdict(named), "threads": options.threads, "rounds": options.rounds}
+    conditions |= {"device": device_name(options.device), "torch": torch.__version__}
     figures: dict[str, float] = {}
     grid: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -434,6 +436,8 @@ def main() -> None:
                     one = replace(cell, batch=1, users=16, hf_users=2)
                     alone = measure(team, one, 3)
                     figures |= {f"{name}_ms_batch1": statistics.median(c.seconds) * 1e3 for name, c in alone.items()}
+                if options.json:  # after each cell, so that a limit of time loses none
+                    write_atomic(options.json, to_json({"figures": figures, "conditions": conditions, "cells": grid}))
             team.close()
         if options.device == "cpu":
             decode = named.users / figures["torch_users_per_s"]
@@ -442,8 +446,7 @@ def main() -> None:
             figures, conditions = figures | trie_figures, conditions | trie_conditions
     for name, value in figures.items():
         print(f"{name:28} {value:,.3f}")
-    conditions |= {"cell": asdict(named), "threads": options.threads, "rounds": options.rounds}
-    conditions |= {"device": device_name(options.device), "torch": torch.__version__, "load_at_end": os.getloadavg()[0]}
+    conditions["load_at_end"] = os.getloadavg()[0]
     if options.json:
         write_atomic(options.json, to_json({"figures": figures, "conditions": conditions, "cells": grid}))
 

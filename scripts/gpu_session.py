@@ -7,7 +7,8 @@ several sizes on several sets, as many at a time as the machine carries.
 
 `--bases` holds runs whose stages up to the text vectors are made, one a set (`genrec fit configs/SET.yaml --before_lm`,
 interrupted): a lent machine may have no text encoder. The runs of the lines go to `--runs`; called again, unfinished
-ones go on from their checkpoints and finished ones are left alone, so that a time limit loses nothing. Every line's
+ones go on from their checkpoints and finished ones are left alone, so that a time limit loses nothing; keep `--runs`,
+`--out` and the data outside a checkout that is laid anew for each call. Every line's
 figures are written as soon as they are known: recall and NDCG by ranking on all test cases and on the tail, seconds by
 stage, and the ranks themselves in `ranks-LINE.safetensors`, for paired intervals.
 """
