@@ -10,27 +10,19 @@ import sys
 from genrec import Recommender
 
 recommender = Recommender.from_pretrained(sys.argv[1] if len(sys.argv) > 1 else "runs/example")
-catalog = recommender.catalog
 history = ["10001", "10006"]
-
-
-def show(title: str, item_ids: list[str]) -> None:
-    print(title)
-    for item_id in item_ids:
-        row = catalog.row(item_id)
-        print(f"    {item_id}  {catalog.titles[row]}, {catalog.attributes['price'][row]}")
-
 
 # Filters are part of the search: a filtered list is as long as it can be, and says why where it is short.
 for where in ({"price": {"max": 10}}, {"categories": "Beauty"}, {"brand": ["Everpan", "Clover Court"]}):
-    lists = recommender.recommend([history], k=3, where=where)
-    show(f"where {where}", [catalog.item_ids[row] for row in lists.rows[0]])
-    if lists.reasons[0]:
-        print(f"    ({lists.reasons[0]})")
+    print(f"where {where}:")
+    print(recommender.recommend([history], k=3, where=where))
 
-refused = [catalog.item_ids[row] for row in recommender.recommend([history], k=1).rows[0]]
-lists = recommender.recommend([history], k=3, deny=[refused])
-show(f"without {refused[0]}", [catalog.item_ids[row] for row in lists.rows[0]])
+refused = recommender.recommend([history], k=1)[0][0]
+print(f"without {refused.title}:")
+print(recommender.recommend([history], k=3, deny=[[refused.item_id]]))
 
-show("like 10001", [item_id for item_id, _ in recommender.similar("10001", 3)])
-show("search: something for a hot day", [item_id for item_id, _ in recommender.search("sun spray SPF", 3)])
+print("of some items only:")
+print(recommender.recommend([history], k=3, items_to_recommend=["10002", "10003", "10004", "10005"]))
+
+print(recommender.similar(["10001", "10002"], k=3))
+print(recommender.search("sun spray SPF", k=3, where={"price": {"max": 30}}))

@@ -35,7 +35,7 @@ def add(run: Run, file: Path) -> int:
         InputError: the table is bad, an item is in the catalogue already, or another process works on the run.
     """
     with run.locked() as finished:
-        new, added = Catalog.from_file(file), hash_file(file)
+        new, added = Catalog.from_file(file, run.columns), hash_file(file)
         if finished and run.added()[-1:] == [added]:  # this command was killed when all was ready
             return len(new)
         parts = _grown(run, new)

@@ -16,22 +16,26 @@ Shapes: N items of the catalogue, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
-from genrec.data.cases import Split
+from genrec.data.cases import Split, offsets_of
 from genrec.data.config import TimeUnit
+from genrec.data.sequences import Sequences
 from genrec.run_folder import RunFolder
 from genrec.semtok.arrays import read_arrays
 from genrec.semtok.catalog import Catalog
+from genrec.semtok.columns import Columns
 from genrec.semtok.errors import InputError
 from genrec.semtok.schema import read_as
+from genrec.semtok.tables import read_table, require_types
 from genrec.semtok.vectors import ItemVectors
 
 if TYPE_CHECKING:  # torch and transformers take seconds, and many readers want the catalogue alone
@@ -108,6 +112,30 @@ class Run(RunFolder):
     def time_unit(self) -> TimeUnit:
         """Unit of the log's timestamps."""
         return self._data().time_unit
+
+    @_once
+    def _user_histories(self) -> pl.DataFrame:
+        path = self.verified("split") / "users.parquet"
+        table = read_table(path, what="the users of the run's log")
+        require_types(table, path, {"user_id": pl.String, "history": pl.List(pl.String)})
+        return table
+
+    def histories(self, user_ids: Sequence[str]) -> Sequences:
+        """The whole histories of some users of the log, of catalogue rows; raises InputError naming an unknown one."""
+        asked = pl.DataFrame({"user_id": pl.Series(user_ids, dtype=pl.String)})
+        found = asked.join(self._user_histories(), on="user_id", how="left", maintain_order="left")
+        unknown = found["history"].is_null()
+        if unknown.any():
+            count = f"{unknown.sum():,} user{'s are' if unknown.sum() > 1 else ' is'}"
+            first = f"{count} not in the run's log, first {user_ids[unknown.arg_max() or 0]!r}"
+            raise InputError(f"{self}: {first}; give their histories of item ids")
+        rows = self.catalog().find(found["history"].explode(empty_as_null=False))
+        return Sequences(rows, offsets_of(found["history"].list.len()))
+
+    @property
+    def columns(self) -> Columns:
+        """What the tables that the run was fitted on call their columns."""
+        return Columns(**(self.settings()["data"].get("columns") or {}))
 
     @_once
     def text_vectors(self) -> ItemVectors:

@@ -1,84 +1,62 @@
-"""`Recommender`: a run, opened; item ids in, ranked item ids out.
+"""`Recommender`: a run, opened: recommendations, search by text, similar items, its evaluation, and new items.
 
     recommender = Recommender.from_pretrained("runs/beauty")
-    lists = recommender.recommend([["1", "2"]], k=10, exclude_seen=True, where={"categories": "Nails"})
-    [recommender.catalog.item_ids[row] for row in lists.rows[0]]
+    recommender.recommend(users=["ann"], k=10, where={"categories": "Nails"})     # what the log knows of ann
+    recommender.recommend(histories=[["1", "2"]], k=10, filter_viewed=False)      # anybody
+    recommender.similar("1").to_pandas()
+
+torch, transformers and the engine are loaded when a run is opened, and not with this module.
 
 Shapes: B histories, N items, k items asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
 
+from genrec.data.frames import Table, as_file
 from genrec.data.sequences import Sequences
-from genrec.decoding.beam import beam_search
-from genrec.decoding.filters import ItemFilter, WhereFilters
-from genrec.decoding.item_input import ItemInput, SpelledItems
-from genrec.decoding.node_scores import NodeScorer, NodeScores
-from genrec.decoding.scorer import NextCodeScorer
-from genrec.decoding.trie import CodeTrie
-from genrec.decoding.vocabulary import SidVocabulary
-from genrec.inference.engines import ENGINES, EngineModel
-from genrec.inference.text_search import TextSearch, whole_characters
-from genrec.ranking.config import Ranking
-from genrec.ranking.cooccurrence import Cooccurrence
-from genrec.ranking.dense_head import DenseHead
-from genrec.ranking.ranker import Ranker
-from genrec.recommendations import Recommendations
-from genrec.run import Run
-from genrec.semtok.catalog import Catalog
-from genrec.semtok.device import default_device
+from genrec.recommendations import RankedRows, Recommendations
 from genrec.semtok.errors import InputError
-from genrec.semtok.folders import hash_value
-from genrec.semtok.pretrained import ModelFolder, open_folder
-from genrec.semtok.semantic_ids import SemanticIds
-from genrec.semtok.vectors import ItemVectors, unit_rows
-from genrec.tasks.writer import search_prompt
 
-TEMPERATURE = 0.01  # of cosines in `search`: a difference of 0.01 weighs as much as one of 1 in log-probability
-PROPOSED = 50  # items that the cosines propose
+if TYPE_CHECKING:
+    from genrec.decoding.filters import ItemFilter
+    from genrec.evaluation.evaluation import Evaluation
+    from genrec.inference.opening import Opened
+    from genrec.inference.text_search import TextSearch
+    from genrec.ranking.config import Ranking
+    from genrec.run import Run
+
+Id: TypeAlias = str | int
+Items: TypeAlias = Iterable[Id] | NDArray[np.bool_]
 
 
 class Recommender:
     """Recommends from one run.
 
     Args:
-        catalog: N items.
-        semantic_ids: their codes.
-        vectors: [N, W], for `similar`.
-        ranker: ranks histories of catalogue rows.
-        engine: reads a text's prompt in `search`, by codes alone.
-        tokenizer: of the LM, for `search`.
-        run_id: hash of what decides the lists.
-        open_text: opens the text vectors of the run, for `search`; called when it is first used.
+        run: the run, open or worked on by this process.
+        engine, device, dtype: see `from_pretrained`.
     """
 
     def __init__(
         self,
-        catalog: Catalog,
-        semantic_ids: SemanticIds,
-        vectors: ItemVectors,
-        ranker: Ranker,
-        engine: NextCodeScorer,
-        tokenizer: PreTrainedTokenizerBase,
-        run_id: str,
-        open_text: Callable[[], TextSearch],
+        run: Run,
+        *,
+        engine: str = "torch",
+        device: str | None = None,
+        dtype: Literal["float32", "bfloat16"] | None = None,
     ) -> None:
-        self.catalog, self.semantic_ids, self.ranker, self.run_id = catalog, semantic_ids, ranker, run_id
-        self.engine = engine
-        self.trie, self.index_version = ranker.trie, ranker.trie.index_version
-        self.filters = WhereFilters(self.trie, catalog)
-        self._tokenizer, self._open_text = tokenizer, open_text
-        self._unit_vectors = unit_rows(vectors.values)
+        from genrec.inference.opening import open_parts
+
+        self.run, self._open = run, partial(open_parts, run, engine, device, dtype)
+        self._take(self._open())
 
     @classmethod
     def from_pretrained(
@@ -101,192 +79,187 @@ class Recommender:
         Raises:
             InputError: a part of the run is missing, truncated, foreign or of another run; there is no such device.
         """
-        with Run.open(run, hashes=verify) as opened:
-            return cls.of(opened, engine=engine, device=device, dtype=dtype)
+        from genrec.run import Run
 
-    @classmethod
-    def of(
-        cls,
-        run: Run,
-        *,
-        engine: str = "torch",
-        device: str | None = None,
-        dtype: Literal["float32", "bfloat16"] | None = None,
-    ) -> Recommender:
-        """The same of a run that is open, or that this process works on."""
-        device = _device(engine, device)
-        run_id = hash_value(run.files(("catalog", "vectors/item", "semtok", "lm")))[:16]
-        catalog, ids, vectors = run.catalog(), run.semantic_ids(), run.item_vectors()
-        run.language_model()  # a run of an earlier version says so before its model is opened
-        folder = open_folder(run.lm, str(run.lm))
-        scorer = _scorer(run, folder, engine, device, dtype or ("bfloat16" if device.startswith("cuda") else "float32"))
-        ranker, search = _ranker(run, scorer, device), partial(TextSearch.of, run)
-        _check_width(ranker, scorer, run)
-        tokenizer = folder.tokenizer()
-        ranker.vocabulary.check_spelling(tokenizer, str(run.lm))
-        return cls(catalog, ids, vectors, ranker, scorer, tokenizer, run_id, search)
+        with Run.open(run, hashes=verify) as opened:
+            return cls(opened, engine=engine, device=device, dtype=dtype)
+
+    def _take(self, parts: Opened) -> None:
+        self._parts, self.filters = parts, parts.filters
+        self.catalog, self.semantic_ids, self.ranker, self.run_id = (
+            parts.catalog, parts.semantic_ids, parts.ranker, parts.run_id,
+        )  # fmt: skip
+        self.engine, self.tokenizer, self.filter_viewed = parts.engine, parts.tokenizer, parts.filter_viewed
+        self.trie, self.index_version = parts.ranker.trie, parts.ranker.trie.index_version
+        self.__dict__.pop("_text", None)
+
+    def __repr__(self) -> str:
+        return f"Recommender({str(self.run)!r}: {len(self.catalog):,} items, ranking {self.ranker.config.ranking})"
 
     def recommend(
         self,
-        histories: Sequence[Sequence[str]],
+        histories: Sequence[Sequence[Id]] | None = None,
         *,
+        users: Sequence[Id] | None = None,
         k: int = 10,
-        beams: int | None = None,
-        ranking: Ranking | None = None,
-        exclude_seen: bool = True,
+        filter_viewed: bool | None = None,
+        items_to_recommend: Items | None = None,
         where: Mapping[str, Any] | None = None,
-        allowed: NDArray[np.bool_] | None = None,
-        deny: Sequence[Sequence[str]] | None = None,
+        deny: Sequence[Sequence[Id]] | None = None,
+        ranking: Ranking | None = None,
     ) -> Recommendations:
         """The k best items after each history.
 
         Args:
             histories: B histories of item ids, oldest first; an empty one, of an anonymous user, gets first items.
+            users: in place of histories, B users of the run's log, whose whole histories are read.
+            filter_viewed: leave out the items of the history; None: as in the run's evaluation.
+            items_to_recommend: item ids that may be shown, or bool [N] by catalogue row.
             where: conditions on attributes (see `genrec.decoding.filters.WhereFilters`).
-            allowed: bool [N], catalogue rows that may be shown.
             deny: item ids that one history's list must not hold, one sequence a history.
+            ranking: beam, rerank, dense or fused; None: the run's own.
 
         Raises:
-            InputError: an unknown item, attribute or ranking, or k below 1.
+            InputError: an unknown user, item, attribute or ranking, or k below 1; users and histories, or neither.
         """
-        rows = Sequences.from_lists([self.catalog.rows(history) for history in histories])
+        if (users is None) == (histories is None):
+            raise InputError("recommend takes users=[...] of the run's log, or histories=[[...]] of item ids")
+        if users is not None:
+            rows = self.run.histories([str(user) for user in users])
+            ids, asked = list(users), "user_id"
+        else:
+            rows = Sequences.from_lists([self.catalog.rows(history) for history in histories or ()])
+            ids, asked = list(range(len(rows))), "history"
         denied = None if deny is None else [self.catalog.rows(items) for items in deny]
-        return self.recommend_rows(
-            rows, k=k, beams=beams, ranking=ranking, exclude_seen=exclude_seen, where=where, allowed=allowed,
-            denied=denied,
+        lists = self.recommend_rows(
+            rows, k=k, filter_viewed=filter_viewed, items_to_recommend=items_to_recommend, where=where, denied=denied,
+            ranking=ranking,
         )  # fmt: skip
+        return Recommendations.of(lists, self.catalog, ids, "user_id" if asked == "user_id" else "history")
 
     def recommend_rows(
         self,
         histories: Sequences,
         *,
         k: int,
-        beams: int | None = None,
-        ranking: Ranking | None = None,
-        exclude_seen: bool = True,
+        filter_viewed: bool | None = None,
+        items_to_recommend: Items | None = None,
         where: Mapping[str, Any] | None = None,
-        allowed: NDArray[np.bool_] | None = None,
         denied: Sequence[NDArray[np.int32]] | None = None,
-    ) -> Recommendations:
-        """`recommend` for histories of catalogue rows."""
-        shared = self._shared(where, allowed)
-        filters = [shared.deny(h) if exclude_seen else shared for h in histories]
+        ranking: Ranking | None = None,
+        beams: int | None = None,
+    ) -> RankedRows:
+        """`recommend` for histories of catalogue rows, and with so many beams."""
+        shared = self._allowed(where, items_to_recommend)
+        viewed = self.filter_viewed if filter_viewed is None else filter_viewed
+        filters = [shared.deny(history) if viewed else shared for history in histories]
         if denied is not None:
             filters = [filter_of_user.deny(items) for filter_of_user, items in zip(filters, denied, strict=True)]
         return self.ranker.rank(histories, k=k, ranking=ranking, beams=beams, filters=filters)
 
     def search(
         self,
-        query: str,
+        queries: str | Sequence[str],
         k: int = 10,
         *,
+        items_to_recommend: Items | None = None,
         where: Mapping[str, Any] | None = None,
-        allowed: NDArray[np.bool_] | None = None,
-        deny: Sequence[str] = (),
+        deny: Sequence[Id] = (),
         by_text_vectors: bool = True,
-    ) -> list[tuple[str, float]]:
-        """Items that a text describes, best first: (item id, score).
-
-        Two scorers: the LM's text-to-codes task, and cosines of the run's text vectors. Either proposes items; one
-        constrained search over all that were proposed gives each the log-probability of its codes after the query, and
-
-            score = log p(codes | query) + cosine / TEMPERATURE
-
-        so a language model that has read little leaves the order to the words.
+    ) -> Recommendations:
+        """Items that a text describes, best first; see `genrec.inference.text_search`.
 
         Args:
+            queries: a text or several, a list each.
             by_text_vectors: let the text vectors propose and weigh; False leaves the LM alone.
         """
-        query = whole_characters(query)
-        prompt = search_prompt(self._tokenizer, query)
-        item_filter = self._shared(where, allowed).deny(self.catalog.rows(deny))
-        scores = self._read(prompt, item_filter, max(k, self.ranker.config.beams))
-        if by_text_vectors:
-            cosines = item_filter.apply_to_scores(self._text.cosines(query))
-            near = np.argsort(-cosines, kind="stable")[: max(k, PROPOSED)]
-            proposed = np.zeros(len(self.catalog), dtype=np.bool_)
-            proposed[[*scores, *near[np.isfinite(cosines[near])]]] = True
-            read = self._read(prompt, ItemFilter.from_mask(self.trie, proposed), int(proposed.sum()))
-            scores = {row: score + float(cosines[row]) / TEMPERATURE for row, score in read.items()}
-        best = sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))[:k]
-        return [(self.catalog.item_ids[row], score) for row, score in best]
+        from genrec.inference.text_search import scores_of
 
-    def _read(self, prompt: list[int], item_filter: ItemFilter, beams: int) -> dict[int, float]:
-        """Log-probabilities of the codes of items after a prompt, by catalogue row; of all that are allowed, where
-        there are no more than `beams`."""
-        beams = max(1, min(beams, self.trie.n_items))
-        found = beam_search(self.engine, self.trie, [prompt], beams=beams, k=beams, filters=[item_filter])
-        pairs = zip(found.rows[0].tolist(), found.scores[0].tolist(), strict=True)
-        return {row: score for row, score in pairs if row >= 0}
+        allowed = self._allowed(where, items_to_recommend).deny(self.catalog.rows(deny))
+        text = self._text if by_text_vectors else None
+        asked = [queries] if isinstance(queries, str) else list(queries)
+        scores = np.full((len(asked), len(self.catalog)), -np.inf, dtype=np.float32)
+        for of_query, query in zip(scores, asked, strict=True):
+            found = scores_of(self._parts, text, query, k, allowed)
+            of_query[list(found)] = list(found.values())
+        return Recommendations.of(_best(scores, k), self.catalog, asked, "query")
 
     @cached_property
     def _text(self) -> TextSearch:
-        return self._open_text()
+        from genrec.inference.text_search import TextSearch
 
-    def similar(self, item_id: str, k: int) -> list[tuple[str, float]]:
-        """The k nearest other items by cosine of the fused vectors, withdrawn ones left out: (item id, cosine)."""
-        row = self.catalog.row(item_id)
-        cosine = self._unit_vectors @ self._unit_vectors[row]
-        cosine[self.catalog.withdrawn] = -np.inf
-        cosine[row] = -np.inf
-        best = np.lexsort((np.arange(len(cosine)), -cosine))[:k]
-        return [(self.catalog.item_ids[i], float(cosine[i])) for i in best if np.isfinite(cosine[i])]
+        return TextSearch.of(self.run)
 
-    def _shared(self, where: Mapping[str, Any] | None, allowed: NDArray[np.bool_] | None) -> ItemFilter:
+    def similar(
+        self,
+        items: Id | Sequence[Id],
+        k: int = 10,
+        *,
+        items_to_recommend: Items | None = None,
+        where: Mapping[str, Any] | None = None,
+    ) -> Recommendations:
+        """The k nearest other items by cosine of the fused vectors, withdrawn ones left out.
+
+        Args:
+            items: an item or several, a list each.
+        """
+        asked: list[Id] = [items] if isinstance(items, str | int | np.integer) else list(items)
+        rows, allowed = self.catalog.rows(asked), self._allowed(where, items_to_recommend)
+        vectors = self._parts.unit_vectors
+        cosines = np.array([vectors @ vectors[row] for row in rows]).reshape(len(rows), len(vectors))
+        cosines[:, ~allowed.allowed_mask()] = -np.inf
+        cosines[np.arange(len(rows)), rows] = -np.inf
+        return Recommendations.of(_best(cosines, k), self.catalog, asked, "target_item_id")
+
+    def evaluate(self) -> Evaluation:
+        """The run's rankings beside baselines on its test split; the report is made again where it is out of date.
+
+        Raises:
+            InputError: a stage of the run is unfinished, or another process works on the run.
+        """
+        from genrec.evaluation.evaluation import Evaluation
+        from genrec.evaluation.report_stage import update_report
+        from genrec.inference.opening import open_ranker
+
+        update_report(self.run, open_ranker)
+        return Evaluation(self.run.metrics())
+
+    def add_items(self, items: Table) -> int:
+        """Give new items semantic IDs, without training, in the run's folder and in this object; returns how many.
+
+        Args:
+            items: a data frame or the path of a table, with the columns of the item table that the run was fitted on.
+
+        Raises:
+            InputError: the table is bad, an item is in the catalogue already, or another process works on the run.
+        """
+        from genrec.add_items import add
+
+        with as_file(items, "items") as path:
+            count = add(self.run, path)
+        self._take(self._open())
+        return count
+
+    def _allowed(self, where: Mapping[str, Any] | None, items: Items | None) -> ItemFilter:
+        from genrec.decoding.filters import ItemFilter
+
         shared = self.filters(where)
-        return shared if allowed is None else shared & ItemFilter.from_mask(self.trie, allowed)
+        if items is None:
+            return shared
+        if isinstance(items, np.ndarray) and items.dtype == np.bool_:
+            return shared & ItemFilter.from_mask(self.trie, items)
+        mask = np.zeros(len(self.catalog), dtype=np.bool_)
+        mask[self.catalog.rows(items)] = True
+        return shared & ItemFilter.from_mask(self.trie, mask)
 
 
-def open_ranker(run: Run) -> Ranker:
-    """The ranker of a run, by torch; in float32, so that a report says the same on every device."""
-    return Recommender.of(run, dtype="float32").ranker
-
-
-def _device(engine: str, device: str | None) -> str:
-    """The device by its name; raises InputError where there is none."""
-    if engine not in ENGINES:
-        raise InputError(f"engine {engine!r}: choose one of {', '.join(ENGINES)}")
-    if device is None or not ENGINES[engine].takes_device:
-        device = default_device().type
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"device {device!r} is unavailable here ({str(error).splitlines()[0]})") from None
-    return device
-
-
-def _scorer(
-    run: Run, folder: ModelFolder, engine: str, device: str, dtype: Literal["float32", "bfloat16"]
-) -> NextCodeScorer:
-    """The language model, as an engine runs it."""
-    ids, facts, lm = run.semantic_ids(), run.language_model(), run.lm
-    vocabulary = SidVocabulary.load(lm)
-    if vocabulary.sizes != ids.sizes:
-        raise InputError(f"{lm}: trained for codes {vocabulary.sizes}, the semantic IDs have {ids.sizes}")
-    content = torch.from_numpy(run.item_vectors().values).to(device)
-    item_input = ItemInput.load(lm / "heads", SpelledItems(vocabulary, ids.codes), content)
-    item_input = None if item_input is None else item_input.to(device)
-    model = EngineModel(lm, folder, vocabulary, facts.score_space, dtype, device, item_input)
-    return ENGINES[engine].build(model)
-
-
-def _check_width(ranker: Ranker, scorer: NextCodeScorer, run: Run) -> None:
-    """Raise InputError where the dense head was made for hidden states of another width than the model's."""
-    hidden = scorer.start([[ranker.vocabulary.history_token]]).hidden
-    if ranker.head is not None and hidden is not None and hidden.shape[-1] != ranker.head.query.in_features:
-        width = ranker.head.query.in_features
-        raise InputError(
-            f"{run.lm}: dense.safetensors reads states of width {width}, the model's are {hidden.shape[-1]}"
-        )
-
-
-def _ranker(run: Run, scorer: NextCodeScorer, device: str) -> Ranker:
-    """The language model beside the other component scorers."""
-    ids, heads = run.semantic_ids(), run.lm / "heads"
-    trie, content = CodeTrie(ids.codes, ids.sizes), torch.from_numpy(run.item_vectors().values).to(device)
-    head = DenseHead.load(heads / "dense.safetensors", torch.from_numpy(ids.codes), ids.sizes, content).to(device)
-    nodes = NodeScores.load(heads, trie)
-    reader = scorer if nodes is None else NodeScorer(scorer, nodes.to(device), head)
-    cooccurrence = Cooccurrence.load(heads / "cooccurrence.safetensors").extended(len(ids))
-    ranking = run.language_model().ranking
-    return Ranker(reader, trie, SidVocabulary.load(run.lm), ids.codes, head, ranking, cooccurrence, run.sequential())
+def _best(scores: NDArray[np.float32], k: int) -> RankedRows:
+    """The k best columns of each row [B, N], of equal scores the lower one; what is -inf is none."""
+    if k < 1:
+        raise InputError(f"k must be at least 1, not {k}")
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k].astype(np.int32)
+    best = np.take_along_axis(scores, order, axis=1)
+    order[np.isneginf(best)] = -1
+    found = (order >= 0).sum(axis=1).tolist()
+    reasons = tuple(None if have == k else f"{have} items were found; {k} were asked for" for have in found)
+    return RankedRows.from_padded(order, best, reasons)

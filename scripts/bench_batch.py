@@ -28,7 +28,7 @@ import polars as pl
 from genrec.data.sequences import Sequences
 from genrec.inference.batch.job import BatchJob, cut, run_batch
 from genrec.inference.batch.users import FileUsers
-from genrec.recommendations import Recommendations
+from genrec.recommendations import RankedRows
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.folders import to_json, write_atomic
 
@@ -49,12 +49,12 @@ def write_users(path: Path, n_users: int) -> None:
             lines.write(json.dumps({"user_id": f"A{user:012X}", "history": history}) + "\n")
 
 
-def random_lists(histories: Sequences) -> Recommendations:
+def random_lists(histories: Sequences) -> RankedRows:
     """Ten random items for everybody."""
     n = len(histories)
     rng = np.random.default_rng(n)
     rows = Sequences(rng.integers(N_ITEMS, size=n * K).astype(np.int32), np.arange(n + 1) * K)
-    return Recommendations(("",) * n, rows, rng.random(n * K).astype(np.float32), (None,) * n)
+    return RankedRows(rows, rng.random(n * K).astype(np.float32), (None,) * n)
 
 
 def measure(n_users: int) -> dict[str, float]:

@@ -94,7 +94,7 @@ def main() -> None:
     if options.cases < 1:
         parser.error("--cases must be at least 1")
     with Run.open(options.run) as run:
-        recommender, test = Recommender.of(run, device="cpu"), run.split().test
+        recommender, test = Recommender(run, device="cpu"), run.split().test
     count = min(500 if options.quick else options.cases, len(test))
     measured = measure(recommender, test.take(np.random.default_rng(options.seed).choice(len(test), count, False)))
 

@@ -122,7 +122,7 @@ def filters(run: Run, recommender: Recommender, cases: Any) -> list[ItemFilter] 
 
 def evaluate(line: Line, run: Run, out: Path) -> dict[str, Any]:
     """Figures of the line on the test split, in float32."""
-    recommender = Recommender.of(run, dtype="float32")
+    recommender = Recommender(run, dtype="float32")
     ranker, cases = recommender.ranker, run.split().test
     rankings = {"beam": FusionWeights(0.0), "dense": FusionWeights(1.0), "fused": ranker.config.fusion_weights}
     if ranker.sequential is not None:

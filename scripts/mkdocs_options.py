@@ -29,7 +29,7 @@ def table(prefix: str, name: str) -> str:
     rows = ["| option | default | |", "|---|---|---|"]
     for field, text in _described(module[kind]).items():
         attribute = module[kind].members[field]
-        if str(attribute.annotation).endswith(("Config", "TaskWeights")):
+        if str(attribute.annotation).endswith(("Config", "TaskWeights", "Columns")):
             continue
         value = str(attribute.value or "")
         if value.startswith("field("):

@@ -20,8 +20,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from genrec.semtok.columns import STANDARD, Columns, Header, require_named
 from genrec.semtok.errors import InputError
-from genrec.semtok.tables import id_column, read_table, refuse_rows, require_columns, require_types, row_number
+from genrec.semtok.tables import id_column, read_table, refuse_rows, require_types, row_number
 
 if TYPE_CHECKING:
     from polars._typing import PolarsDataType
@@ -41,12 +42,14 @@ class Catalog:
         titles: N titles; an empty one is allowed.
         attributes: N rows, every other column of the table as text, whole number, float, boolean or list of text.
         withdrawn: bool [N], items that are kept but never recommended.
+        integer_ids: the table's ids were whole numbers (of a CSV file they are text), as lists then give them back.
     """
 
     item_ids: tuple[str, ...]
     titles: tuple[str, ...]
     attributes: pl.DataFrame
     withdrawn: NDArray[np.bool_]
+    integer_ids: bool = False
 
     def __post_init__(self) -> None:
         sizes = {len(self.item_ids), len(self.titles), len(self.withdrawn)}
@@ -56,38 +59,48 @@ class Catalog:
             raise ValueError("item_ids, titles, attributes and withdrawn must have one length")
 
     @classmethod
-    def from_file(cls, path: Path) -> Catalog:
+    def from_file(cls, path: Path, columns: Columns = STANDARD) -> Catalog:
         """Read an item table with columns `item_id` and `title`; a boolean column `withdrawn` is understood.
+
+        Args:
+            path: see `read_table`.
+            columns: what the table calls its columns.
 
         Raises:
             InputError: see `read_table`; no such column; an id is missing or stands twice; a title is missing.
         """
         table = read_table(path, what="items")
-        require_columns(table, path, ("item_id", "title"))
-        ids = id_column(table, path, "item_id")
+        names = columns.of_items
+        require_named([Header(path, table.columns, {name: names[name] for name in ("item_id", "title")})])
+        ids, integer_ids = id_column(table, path, columns.item_id), _fits_int64(table[columns.item_id])
         _refuse_twice(ids, path)
-        titles = _as_text(table["title"], path)
-        refuse_rows(titles.is_null(), path, "without title")
+        titles = _as_text(table[columns.title], path)
+        refuse_rows(titles.is_null(), path, f"without {columns.title}")
         empty = titles.str.strip_chars() == ""
         if empty.any():
             count, first = empty.sum(), row_number(path, empty.arg_max() or 0)
             _log.warning("%s: %d of %d titles are empty, first at row %d", path, count, len(titles), first)
         withdrawn = np.zeros(len(ids), dtype=np.bool_)
         from_csv = path.name.lower().removesuffix(".gz").endswith(".csv")
-        if "withdrawn" in table.columns:
-            marks = table["withdrawn"]
+        if columns.withdrawn in table.columns:
+            marks = table[columns.withdrawn]
             if from_csv:
                 marks = marks.str.to_lowercase().replace_strict(_CSV_BOOLEANS, default=None, return_dtype=pl.Boolean)
             if marks.dtype != pl.Boolean or marks.has_nulls():
-                raise InputError(f"{path}: column 'withdrawn' must be true or false in every row")
+                raise InputError(f"{path}: column {columns.withdrawn!r} must be true or false in every row")
             withdrawn = marks.to_numpy().copy()
-        others = table.drop("item_id", "title", "withdrawn", strict=False)
-        return cls(tuple(ids), tuple(titles), _plain(others, path, from_csv=from_csv), withdrawn)
+        others = table.drop(*names.values(), strict=False)
+        hidden = [name for name in names if name in others.columns]
+        if hidden:  # a column of ours under its own name, beside the one that it was said to be
+            _log.warning("%s: column %s is left out; --data.columns names another", path, ", ".join(hidden))
+        attributes = _plain(others.drop(hidden), path, from_csv=from_csv)
+        return cls(tuple(ids), tuple(titles), attributes, withdrawn, integer_ids)
 
     def save(self, folder: Path) -> None:
         """Write `catalog.parquet` into an existing folder; the same catalogue gives the same bytes."""
         columns = {"item_id": self.item_ids, "title": self.titles, "withdrawn": self.withdrawn}
         table = pl.DataFrame(columns, schema_overrides={"item_id": pl.String, "title": pl.String})
+        table = table.with_columns(item_id=self.public_ids(np.arange(len(self))))
         table.hstack(self.attributes.get_columns()).write_parquet(folder / FILE)
 
     @classmethod
@@ -95,13 +108,17 @@ class Catalog:
         """Read what `save` wrote; raises InputError where it is missing or broken."""
         table = read_table(folder / FILE, what="the catalogue")
         path = folder / FILE
+        integer_ids = "item_id" in table.columns and table["item_id"].dtype == pl.Int64
+        if integer_ids:
+            table = table.with_columns(pl.col("item_id").cast(pl.String))
         require_types(table, path, {"item_id": pl.String, "title": pl.String, "withdrawn": pl.Boolean})
         _refuse_twice(table["item_id"], path)
         others = table.drop("item_id", "title", "withdrawn")
         for column in others.get_columns():
             if column.dtype not in _PLAIN:
                 raise InputError(f"{path}: attribute {column.name!r} holds {column.dtype}, as no catalogue does")
-        return cls(tuple(table["item_id"]), tuple(table["title"]), others, table["withdrawn"].to_numpy().copy())
+        withdrawn = table["withdrawn"].to_numpy().copy()
+        return cls(tuple(table["item_id"]), tuple(table["title"]), others, withdrawn, integer_ids)
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -110,14 +127,19 @@ class Catalog:
     def _row_of(self) -> dict[str, int]:
         return {item_id: row for row, item_id in enumerate(self.item_ids)}
 
-    def row(self, item_id: str) -> int:
-        """The row of an item; raises InputError naming an unknown id."""
+    def row(self, item_id: str | int) -> int:
+        """The row of an item, whose id may be a whole number; raises InputError naming an unknown id."""
         try:
-            return self._row_of[item_id]
+            return self._row_of[item_id if isinstance(item_id, str) else str(item_id)]
         except KeyError:
             raise InputError(f"no item {item_id!r} in the catalogue") from None
 
-    def rows(self, item_ids: Iterable[str]) -> NDArray[np.int32]:
+    def public_ids(self, rows: NDArray[Any]) -> pl.Series:
+        """Ids of some rows as the table had them: whole numbers where it had such, else text."""
+        ids = pl.Series("item_id", self.item_ids, dtype=pl.String).gather(rows)
+        return ids.cast(pl.Int64) if self.integer_ids else ids
+
+    def rows(self, item_ids: Iterable[str | int]) -> NDArray[np.int32]:
         """The rows of some items, int32; raises InputError naming the first unknown id."""
         return np.fromiter((self.row(item_id) for item_id in item_ids), dtype=np.int32)
 
@@ -169,7 +191,9 @@ class Catalog:
             _refuse_other_type(self.attributes[name], other.attributes[name])
         joined = pl.concat([self._with_ids(), other._with_ids()], how="diagonal_relaxed").drop("item_id")
         withdrawn = np.concatenate([self.withdrawn, other.withdrawn])
-        return Catalog(self.item_ids + other.item_ids, self.titles + other.titles, joined, withdrawn)
+        integer_ids = self.integer_ids and (other.integer_ids or all(map(_is_whole_number, other.item_ids)))
+        ids, titles = self.item_ids + other.item_ids, self.titles + other.titles
+        return Catalog(ids, titles, joined, withdrawn, integer_ids)
 
     def _with_ids(self) -> pl.DataFrame:
         """The attributes beside the ids, so that a catalogue without attributes has N rows too."""
@@ -190,6 +214,15 @@ def _describe(title: str, values: Mapping[str, Any]) -> str:
         if words.strip():
             parts.append(f"{name}: {words.strip()}")
     return " ".join(part if part.endswith((".", "!", "?")) else f"{part}." for part in parts if part)
+
+
+def _fits_int64(column: pl.Series) -> bool:
+    return column.dtype.is_integer() and not column.cast(pl.Int64, strict=False).has_nulls()
+
+
+def _is_whole_number(item_id: str) -> bool:
+    """Whether an id of a CSV file is what a whole number is written as."""
+    return item_id.isascii() and item_id.removeprefix("-").isdecimal() and str(int(item_id)) == item_id
 
 
 def _refuse_twice(ids: pl.Series, path: Path) -> None:

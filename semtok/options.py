@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Iterable
@@ -85,6 +86,20 @@ def path(config: Any, *names: str) -> None:
             if home.startswith("~"):
                 raise OptionError(name, f"{value}: no such user; for a name that begins with ~, write ./{value}")
             object.__setattr__(config, name, type(value)(home))
+
+
+def json_object(config: Any, name: str) -> dict[str, Any] | None:
+    """The JSON object that an option holds as text, or None."""
+    text = getattr(config, name)
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:  # also a number of 5,000 digits
+        raise OptionError(name, f"{text if len(text) < 100 else f'{text[:100]}...'}: not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise OptionError(name, f"{text}: not a JSON object of attribute and condition")
+    return value
 
 
 def divides(config: Any, part: str, whole: str) -> None:

@@ -8,7 +8,7 @@ Shapes: N items, L levels, V_l codes on level l.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -63,6 +63,44 @@ class SidQuality:
             name: [None if math.isnan(number) else number for number in value] if isinstance(value, tuple) else value
             for name, value in asdict(self).items()
         }
+
+
+GOOD = {
+    "collision_rate_before": "below 0.1; above 0.3 many items get codes that are not the nearest",
+    "collision_rate_after": "0: one item an ID",
+    "moved_share": "below 0.1, as before it",
+    "codes_used": "all of the level's; less than half: collapse",
+    "entropy": "near log2 of the level's codes",
+    "gini": "near 0; above 0.8 a few codes hold most items",
+    "reconstruction_error": "below 0.5; 1: the codes say nothing of the vectors",
+    "text_agreement": "many times random_agreement",
+    "behaviour_agreement": "many times random_agreement",
+    "random_agreement": "what two random items share: the measure of the two above",
+}
+"""What is good of each figure, and what is bad: rules of thumb."""
+
+
+def problems(quality: Mapping[str, Any]) -> list[str]:
+    """What is surely wrong with semantic IDs, by the figures of `SidQuality.to_json`; of healthy ones nothing."""
+
+    def figures(name: str) -> list[float]:
+        value = quality.get(name)
+        listed = value if isinstance(value, list) else [value]
+        return [float(one) if isinstance(one, int | float) else math.nan for one in listed]
+
+    found = []
+    if figures("collision_rate_after")[0] > 0:
+        found.append("several items share one ID")
+    for level, (used, size) in enumerate(zip(figures("codes_used"), figures("sizes"), strict=False), start=1):
+        if used < size / 2 and used < figures("n_items")[0] / 2:
+            found.append(f"level {level} uses {used:.0f} of its {size:.0f} codes")
+    found += [f"few codes of level {i} hold most items" for i, one in enumerate(figures("gini"), start=1) if one > 0.8]
+    if figures("reconstruction_error")[0] > 0.9:
+        found.append("the codes say next to nothing of the vectors")
+    text, random = figures("text_agreement")[0], figures("random_agreement")[0]
+    if text < 2 * random:
+        found.append("items that are alike by text share their first code hardly more than random ones")
+    return found
 
 
 def measure_quality(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import itertools
 import json
 import re
 import sys
@@ -93,6 +94,21 @@ def row_number(path: Path, index: int) -> int:
     with open_plain(path) as lines:
         filled = (number for number, line in enumerate(lines, start=1) if line.strip())
         return next(number for seen, number in enumerate(filled) if seen == index)
+
+
+def column_names(path: Path) -> list[str] | None:
+    """The columns of a table by its beginning, without reading it; None where reading it will say what is wrong."""
+    kind = _KINDS.get(_plain_suffix(path))
+    try:
+        with open_plain(path) as data:
+            if kind == "csv":
+                return next(csv.reader(io.TextIOWrapper(data, encoding="utf-8-sig", newline=""), strict=True), None)
+            if kind == "jsonl":
+                rows = [json.loads(line) for line in itertools.islice(data, 1000) if line.strip()]
+                return list(dict.fromkeys(name for row in rows for name in row))
+            return list(pl.read_parquet_schema(data))
+    except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error, ValueError, TypeError, RecursionError, csv.Error):
+        return None
 
 
 def require_columns(table: pl.DataFrame, path: Path, names: Sequence[str]) -> None:

@@ -36,7 +36,8 @@ def test_add_items_moves_no_id_and_recommends_the_new(run: Path, tmp_path: Path)
     row = recommender.catalog.row("new1")
     mask = np.zeros(len(recommender.catalog), dtype=bool)
     mask[row] = True
-    assert recommender.recommend([[recommender.catalog.item_ids[0]]], k=1, allowed=mask).rows[0].tolist() == [row]
+    found = recommender.recommend([[recommender.catalog.item_ids[0]]], k=1, items_to_recommend=mask)
+    assert found.rows[0].tolist() == [row]
     assert main(["add-items", str(copy), str(file)]) == 2
 
 

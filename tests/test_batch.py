@@ -23,7 +23,7 @@ from genrec.data.sequences import Sequences
 from genrec.inference.batch import job as batch
 from genrec.inference.batch.job import BatchJob, ShardError, cut, run_batch
 from genrec.inference.batch.users import User
-from genrec.recommendations import Recommendations
+from genrec.recommendations import RankedRows
 from genrec.semtok import folders
 from genrec.semtok.errors import InputError
 
@@ -44,12 +44,12 @@ class Counted:
             yield f"user {user}", np.arange(user % 7, dtype=np.int32)
 
 
-def recommend(histories: Sequences) -> Recommendations:
+def recommend(histories: Sequences) -> RankedRows:
     """Next items after the last one; the list of an empty history is short and says why."""
     lists = [(history[-1] + 1 + np.arange(5)) % N_ITEMS if len(history) else np.array([3]) for history in histories]
     reasons = tuple(None if len(one) == 5 else "one item is allowed" for one in lists)
     rows = Sequences.from_lists(lists)
-    return Recommendations(("",) * len(rows), rows, -np.arange(len(rows.values), dtype=np.float32), reasons)
+    return RankedRows(rows, -np.arange(len(rows.values), dtype=np.float32), reasons)
 
 
 def run(out: Path, users: Counted = Counted(10), job: BatchJob = JOB, **options: object) -> dict[str, int]:
@@ -133,7 +133,7 @@ def test_a_failure_at_any_write_is_made_good(
 def test_finished_shards_and_jobs_are_not_worked_on_again(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
     seen: list[int] = []
 
-    def watched(histories: Sequences) -> Recommendations:
+    def watched(histories: Sequences) -> RankedRows:
         seen.append(len(histories))
         return recommend(histories)
 
@@ -196,7 +196,7 @@ def test_a_second_job_on_the_folder_is_refused(tmp_path: Path, undisturbed: dict
     out, refused = tmp_path / "topk", []
     (tmp_path / "link").symlink_to(out)
 
-    def interrupted(histories: Sequences) -> Recommendations:
+    def interrupted(histories: Sequences) -> RankedRows:
         for users, restart in ((Counted(10, "others"), True), (Counted(10), False)):
             with pytest.raises(InputError, match="link: another job is writing here") as error:
                 run(tmp_path / "link", users, restart=restart)
@@ -235,13 +235,13 @@ def test_a_finished_part_that_is_damaged_is_made_anew(
         else:
             (out / ".parts.jsonl").write_text("not what was noted\n")
 
-    def failing(histories: Sequences) -> Recommendations:
+    def failing(histories: Sequences) -> RankedRows:
         if len(histories) == 2:  # the last shard
             spoil()
             raise RuntimeError("out of memory")
         return recommend(histories)
 
-    def spoiling(histories: Sequences) -> Recommendations:
+    def spoiling(histories: Sequences) -> RankedRows:
         if len(histories) == 2:
             spoil()
         return recommend(histories)
@@ -312,7 +312,7 @@ def test_a_failing_shard_is_tried_again(
 ) -> None:
     left = failures
 
-    def flaky(histories: Sequences) -> Recommendations:
+    def flaky(histories: Sequences) -> RankedRows:
         nonlocal left
         if len(histories) == 4 and left:
             left -= 1
@@ -336,7 +336,7 @@ def test_a_failing_shard_is_tried_again(
 def test_a_persons_mistake_is_not_tried_again(tmp_path: Path) -> None:
     calls = 0
 
-    def mistaken(histories: Sequences) -> Recommendations:
+    def mistaken(histories: Sequences) -> RankedRows:
         nonlocal calls
         calls += 1
         raise InputError("no such attribute")

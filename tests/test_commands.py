@@ -14,6 +14,7 @@ from worlds.small_shop import SMALL, contents, write_shop
 
 from genrec import Recommender
 from genrec.cli.main import COMMANDS, main
+from genrec.data.sequences import Sequences
 from genrec.semtok.errors import InputError
 
 NEGATIVE = "must not be negative" if find_spec("ray") else "ray is not installed"
@@ -34,12 +35,13 @@ def test_recommend_filters_search_and_similar(run: Path) -> None:
         assert not denied & set(row.tolist())
         assert (prices[row] <= 50).all()
     for ranking in ("beam", "rerank", "dense"):
-        assert len(recommender.recommend([[items[0]]], k=60, ranking=ranking, beams=60).rows[0]) == 59
+        whole = recommender.recommend_rows(Sequences.from_lists([[0]]), k=60, ranking=ranking, beams=60)
+        assert len(whole.rows[0]) == 59
     short = recommender.recommend([[items[0]]], k=100)
     assert len(short.rows[0]) == 59
     assert "100 were asked for" in str(short.reasons[0])
-    assert len(recommender.search("coffee", 3)) == 3
-    similar = recommender.similar(items[5], 3)
+    assert len(recommender.search("coffee", 3)[0]) == 3
+    similar = recommender.similar(items[5], 3).pairs()
     assert len(similar) == 3
     assert items[5] not in dict(similar)
     with pytest.raises(InputError, match="nobody"):
@@ -81,6 +83,11 @@ def test_recommend_for_given_histories(run: Path, tmp_path: Path) -> None:
         (["nonsense"], "no command"),
         (["inspect", "nowhere"], "nowhere: no such folder"),
         (["inspect", "{run}", "nobody"], "nobody"),
+        (["show", "{run}"], "say whose list: genrec show RUN USER"),
+        (["show", "{run}", "u00003", "--history=10001"], "say whose list"),
+        (["show", "{run}", "nobody"], "1 user is not in the run's log, first 'nobody'"),
+        (["show", "{run}", "--history=10001 gone"], "no item 'gone' in the catalogue"),
+        (["show", "{run}", "u00003", "--where=3"], "--where 3: not a JSON object"),
         (["recommend", "{run}", "--run=other"], "no option --run"),
         (["recommend", "{run}", "--k=0"], "--k 0"),
         (["recommend", "{run}", "--beams=0"], "--beams 0 must be at least 1"),
@@ -130,6 +137,21 @@ def test_a_configuration_that_is_none_is_named(
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{config}: {message}" in line
     assert not (tmp_path / "run").exists()
+
+
+def test_show_is_a_users_history_and_list(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(run), "u00003", "--k=3"]) == 0
+    said = capsys.readouterr().out
+    recommender = Recommender.from_pretrained(run)
+    (history,) = recommender.run.histories(["u00003"])
+    assert said.startswith(f"{len(history)} items in the history")
+    assert recommender.catalog.titles[history[-1]] in said
+    assert all(item.title in said for item in recommender.recommend(users=["u00003"], k=3)[0])
+    assert main(["show", str(run), "--history", "10001 10006", "--where", '{"price": {"max": 20}}']) == 0
+    said = capsys.readouterr().out
+    assert "2 items in the history:" in said
+    expected = recommender.recommend([["10001", "10006"]], where={"price": {"max": 20}})
+    assert all(item.title in said for item in expected[0])
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))

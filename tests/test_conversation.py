@@ -167,11 +167,11 @@ def test_whatever_is_typed_changes_nothing_but_the_words(shop: Recommender, text
     check(shop, reply)
     assert reply.state.refused == (refused,)
     assert reply.state.where == {"price": (None, 40.0)}
-    tokens = encode_text(shop._tokenizer, reply.state.wish)
+    tokens = encode_text(shop.tokenizer, reply.state.wish)
     vocabulary = shop.ranker.vocabulary
     assert vocabulary.history_token not in tokens
     assert not any(vocabulary.decode(token) for token in tokens)
-    assert shop._tokenizer.eos_token_id not in tokens
+    assert shop.tokenizer.eos_token_id not in tokens
 
 
 def test_buttons(shop: Recommender, talk: Conversation) -> None:
@@ -252,7 +252,7 @@ def test_nothing_left_says_so(shop: Recommender, talk: Conversation) -> None:
 
 def test_search_takes_a_mask(shop: Recommender) -> None:
     mask = shop.filters({"categories": "Teas"}).allowed_mask()
-    found = shop.search("coffee beans", 5, allowed=mask)
+    found = shop.search("coffee beans", 5, items_to_recommend=mask).pairs()
     assert found
     assert all(mask[shop.catalog.row(item_id)] for item_id, _ in found)
 

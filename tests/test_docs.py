@@ -6,13 +6,19 @@ import contextlib
 import dataclasses
 import io
 import re
+import shlex
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import pytest
 import yaml
+from worlds.small_shop import LITTLE, contents
 
+import genrec
 from genrec.cli.config import fit_class
+from genrec.cli.main import main
 from genrec.data.sample_shop import make_sample_shop
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,18 +84,40 @@ def test_the_readme_runs(tiny_run: Path) -> None:
     ids = {record["item_id"] for record in make_sample_shop(0, users=1).items.records}
     assert set(re.findall(r'"(\d+)"', source)) <= ids
     lines = printed(source.replace('"runs/demo"', repr(str(tiny_run))))
-    assert len(lines) == 3
-    assert all(re.fullmatch(r"100\d\d .+", line) for line in lines)
+    assert lines[0] == "1 list, 3 items"
+    assert len([line for line in lines if re.search(r"\b100\d\d\b.+[a-z]{3}", line)]) == 3 + 3
 
 
-def test_the_tutorial_runs(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its shop is the one whose first rows it shows; its last block asks a run."""
+def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """In Python from its two files to a server, with less training; then its commands find the same run done."""
     page = ROOT / "docs/tutorial.md"
-    shop, ask = blocks(page)
     monkeypatch.chdir(tmp_path)
-    printed(shop)
+    served: list[Any] = []
+    monkeypatch.setattr(genrec, "fit", partial(genrec.fit, verbose=False, **LITTLE), raising=False)
+    monkeypatch.setattr(genrec, "serve", lambda *run, **options: served.append((*run, options)), raising=False)
+    told = printed("\n".join(blocks(page)))
+    assert told[0].startswith("genrec fused")
+    assert told[1] == "1 list, 3 items"
+    assert served[0][1] == {"port": 8000}
     shown = page.read_text()
-    for name in ("items.csv", "interactions.csv"):
+    for name in ("goods.csv", "orders.csv"):
         rows = (tmp_path / "data" / name).read_text().splitlines()
         assert "\n".join(f"    {row}" for row in rows[:3]) in shown
-    assert len(printed(ask.replace('"runs/shop"', repr(str(tiny_run))))) == 3
+
+    (yaml_file,) = re.findall(r'^```yaml title="shop.yaml"\n(.*?)^```', shown, flags=re.MULTILINE | re.DOTALL)
+    Path("shop.yaml").write_text(yaml_file)
+    Path("users.csv").write_text("user_id,history\nanna,10001 10037\nben,10012\n")
+    before = contents(tmp_path / "runs/shop")
+    commands = [shlex.split(line) for line in re.findall(r"^    genrec (.+)$", shown, flags=re.MULTILINE)]
+    assert [command[0] for command in commands] == ["fit", "evaluate", "inspect", "show", "recommend", "serve"]
+    for command in commands[:-1]:
+        flags = [f"--{name}={value}" for name, value in flat(LITTLE)] if command[0] == "fit" else []
+        assert main([*command, *flags]) == 0, command
+    assert contents(tmp_path / "runs/shop") == before
+    assert "2 lists in runs/anna_and_ben, 0 of them short" in capsys.readouterr().out
+
+
+def flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings by section as flags."""
+    for name, value in settings.items():
+        yield from flat(value, f"{above}{name}.") if isinstance(value, dict) else [(f"{above}{name}", value)]

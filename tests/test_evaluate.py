@@ -58,7 +58,10 @@ def test_inspect_and_evaluate(run: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["inspect", str(run), item]) == 0
     assert item in capsys.readouterr().out
     assert main(["inspect", str(run)]) == 0
-    assert "collision rate after" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "collision rate after" in said
+    assert "0: one item an ID" in said
+    assert "Bad: " in said or "Nothing is wrong with them." in said
     assert main(["evaluate", str(run)]) == 0
     rows = read_json(run / "report/metrics.json")
     gap = next(

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 
@@ -57,15 +58,37 @@ def test_the_others_run_on_a_fitted_run(example: Path, tiny_run: Path, tmp_path:
     assert SAYS[example.stem] in said
 
 
+def notebook(name: str) -> str:
+    """The code of a notebook that is stored without output."""
+    cells = json.loads((ROOT / "examples" / name).read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert len(code) > 4
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+    return "\n".join("".join(cell["source"]) for cell in code)
+
+
 @pytest.mark.slow
-def test_the_notebook_runs_and_is_stored_without_output(tiny_run: Path) -> None:
+def test_the_notebook_about_the_inside_runs(tiny_run: Path) -> None:
     """Its cells one after another; what a last expression would show is not looked at."""
-    (notebook,) = (ROOT / "examples").glob("*.ipynb")
-    cells = [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
-    assert len(cells) > 4
-    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
-    source = "\n".join("".join(cell["source"]) for cell in cells)
+    source = notebook("a_run_from_the_inside.ipynb")
     assert source.count('"runs/example"') == 1
     scope: dict[str, object] = {}
-    exec(compile(source.replace('"runs/example"', repr(str(tiny_run))), notebook.name, "exec"), scope)
+    exec(compile(source.replace('"runs/example"', repr(str(tiny_run))), "notebook", "exec"), scope)
     assert "are allowed" in str(scope["every"].reasons[0])  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+def test_the_notebook_from_two_csv_files_ends_at_an_endpoint(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    source = notebook("from_two_csv_files.ipynb")
+    assert source.count("PORT = 8766") == 1
+    told = "import json\nprint(json.dumps([answer, recommender.catalog.titles[-1], evaluation.verdict]))"
+    (tmp_path / "notebook.py").write_text(
+        "if __name__ == '__main__':\n" + indent(f"{source.replace('PORT = 8766', f'PORT = {port}')}\n{told}", "    ")
+    )
+    answer, newest, verdict = json.loads(ran(tmp_path / "notebook.py", folder=tmp_path).splitlines()[-1])
+    assert (answer["source"], len(answer["items"])) == ("store", 3)
+    assert newest == "Clover Court sun balm SPF 50, 100 ml"
+    assert verdict.startswith("genrec fused")

@@ -175,7 +175,7 @@ def test_the_recommender_of_a_trained_aligner_is_a_voice(
     recommender = Recommender.from_pretrained(ours)
     recommender.ranker.config = replace(recommender.ranker.config, sequential_weight=1.0, cooccurrence_weight=0.0)
     items = recommender.catalog.item_ids
-    found = recommender.recommend([[items[3], "new"], [items[3]]], k=61, exclude_seen=False)
+    found = recommender.recommend([[items[3], "new"], [items[3]]], k=61, filter_viewed=False)
     assert sorted(found.rows[0].tolist()) == list(range(61))
     sequence = recommender.ranker.sequential
     assert sequence is not None

@@ -234,13 +234,13 @@ def test_what_a_model_cannot_say_truly_a_template_says(run: Path) -> None:
     recommender = Recommender.from_pretrained(run, device="cpu")
     scorer = recommender.ranker.scorer
     assert isinstance(scorer, TorchScorer)
-    prose = ModelProse(scorer.model, recommender._tokenizer, recommender.ranker.vocabulary)
+    prose = ModelProse(scorer.model, recommender.tokenizer, recommender.ranker.vocabulary)
     conversation = Conversation(recommender, prose=prose)
     reply = conversation.say("a mug")
     assert reply.text
     if reply.spoken_by == "template":
         assert "a template speaks" in reply.note
-    assert encode_text(recommender._tokenizer, reply.text)
+    assert encode_text(recommender.tokenizer, reply.text)
 
 
 @pytest.mark.vllm

@@ -21,7 +21,7 @@ from genrec.decoding.trie import CodeTrie
 from genrec.decoding.vocabulary import SidVocabulary
 from genrec.inference.batch.job import BatchJob, Recommend, Shard, ShardError, run_batch, write_shards
 from genrec.inference.batch.users import User
-from genrec.recommendations import Recommendations
+from genrec.recommendations import RankedRows
 from genrec.semtok.errors import InputError
 
 ray = pytest.importorskip("ray")
@@ -70,7 +70,7 @@ def engine(spec: Spec) -> Recommend:
     scorer = TorchScorer(Qwen3ForCausalLM.from_pretrained(spec.folder, dtype=torch.float32), vocabulary)
     trie = CodeTrie(codes, SIZES)
 
-    def recommend(histories: Sequences) -> Recommendations:
+    def recommend(histories: Sequences) -> RankedRows:
         if len(histories[0]) == spec.kill:
             mark = Path(spec.folder) / "killed"
             if not mark.exists():
@@ -79,7 +79,7 @@ def engine(spec: Spec) -> Recommend:
         if len(histories[0]) == spec.fail:
             raise RuntimeError("no luck\nat all")
         found = beam_search(scorer, trie, [vocabulary.prompt(codes[history]) for history in histories], beams=10, k=5)
-        return Recommendations.from_padded(("",) * len(histories), found.rows, found.scores, found.reasons)
+        return RankedRows.from_padded(found.rows, found.scores, found.reasons)
 
     return recommend
 
@@ -142,7 +142,7 @@ def test_same_bytes_as_in_one_process(folder: Path, undisturbed: dict[str, bytes
     taken = done = 0
     execute = on_ray(engine, Spec(str(folder)), slots=Slots(workers=2))
 
-    def counted(shards: Iterable[Shard]) -> Iterator[tuple[Shard, Recommendations]]:
+    def counted(shards: Iterable[Shard]) -> Iterator[tuple[Shard, RankedRows]]:
         nonlocal done
 
         def taking() -> Iterator[Shard]:

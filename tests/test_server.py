@@ -21,7 +21,7 @@ import pytest
 import uvicorn
 from fastapi.testclient import TestClient
 from worlds.ring_recommender import RingRecommender, shop
-from worlds.sealed import seal_catalog, seal_data
+from worlds.sealed import seal_catalog
 from worlds.topk_batches import write_batch
 
 from genrec.cli.main import main as genrec_main
@@ -131,7 +131,7 @@ class TestLive:
         assert (answer["model_id"], answer["index_version"]) == ("ring", "ix")
 
     def test_a_run_that_recommends_again_what_was_seen_does_so_live_too(self, ring, tmp_path, monkeypatch):
-        seal_data(tmp_path, exclude_seen=False)
+        ring.filter_viewed = False
         monkeypatch.setattr("genrec.inference.recommender.Recommender.from_pretrained", lambda *_, **__: ring)
         with TestClient(_app(dataclasses.replace(CONFIG, run=tmp_path))) as client:
             client.post("/v1/users/ann/events", json={"item_ids": ["i4", "i5"]})

@@ -29,7 +29,7 @@ from genrec.inference.engines import vllm_engine
 from genrec.inference.engines.vllm_engine import VllmLimits, VllmScorer, prepare_environment
 from genrec.ranking.config import Ranking
 from genrec.ranking.dense_head import DenseHead
-from genrec.recommendations import Recommendations
+from genrec.recommendations import RankedRows
 from genrec.semtok.errors import InputError
 
 SIZES = (24, 16, 40)
@@ -113,7 +113,7 @@ def same(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
     return bool(np.allclose(a, b, rtol=0, atol=2e-4))
 
 
-def same_lists(ours: Recommendations, theirs: Recommendations, near: float) -> bool:
+def same_lists(ours: RankedRows, theirs: RankedRows, near: float) -> bool:
     """The same scores by rank, and the same items, but where others score within `near` of them."""
     if not np.array_equal(ours.rows.offsets, theirs.rows.offsets) or not np.allclose(
         ours.scores, theirs.scores, 0, near
@@ -135,9 +135,9 @@ def same_lists(ours: Recommendations, theirs: Recommendations, near: float) -> b
 def test_same_lists() -> None:
     """Near ties may change places; anything else is another list."""
 
-    def one(*items: int, scores: tuple[float, ...] = (0.5, 0.2, 0.2)) -> Recommendations:
+    def one(*items: int, scores: tuple[float, ...] = (0.5, 0.2, 0.2)) -> RankedRows:
         rows = Sequences.from_lists([list(items), [7, 8]])
-        return Recommendations(("a", "b"), rows, np.array([*scores, 0.9, 0.1], dtype=np.float32), (None, None))
+        return RankedRows(rows, np.array([*scores, 0.9, 0.1], dtype=np.float32), (None, None))
 
     for equal in (one(3, 1, 2), one(3, 2, 1), one(3, 4, 1), one(3, 1, 2, scores=(0.5, 0.20001, 0.2))):
         assert same_lists(equal, one(3, 1, 2), 1e-3)
@@ -308,12 +308,16 @@ def test_a_run_is_read_as_torch_reads_it(tmp_path: Path) -> None:
     users = pl.read_parquet(tmp_path / "run/split/users.parquet")["history"].to_list()[:30]
     theirs = Recommender.from_pretrained(tmp_path / "run", device="cpu")
     ours = Recommender.from_pretrained(tmp_path / "run", engine="vllm")
+    histories = Sequences.from_lists([ours.catalog.rows(items) for items in [[], *users]])
     scorer = ours.ranker.scorer
     assert isinstance(scorer, VllmScorer)
     assert scorer.item_input is not None
     with scorer:
         for ranking in get_args(Ranking):
-            lists, expected = (one.recommend([[], *users], beams=60, ranking=ranking) for one in (ours, theirs))
+            lists, expected = (
+                one.recommend_rows(histories, k=10, beams=60, ranking=ranking, filter_viewed=True)
+                for one in (ours, theirs)
+            )
             assert same_lists(lists, expected, 1e-3), ranking
             assert len(lists.scores) == 31 * 10
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -67,7 +68,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     runs = [_run([one], "evaluate") for one in arguments] or [_run(arguments, "evaluate")]
     from genrec.evaluation.report_stage import update_report
     from genrec.evaluation.seeds import check_runs, differences, table_over_seeds
-    from genrec.inference.recommender import open_ranker
+    from genrec.inference.opening import open_ranker
 
     check_runs(runs)
     for run in runs:
@@ -89,6 +90,14 @@ def recommend(arguments: Sequence[str]) -> None:
     counts = recommend_all(config)
     out = config.out or config.run / "topk"
     sys.stdout.write(f"{counts['users']:,} lists in {out}, {counts['short_lists']:,} of them short\n")
+
+
+def show(arguments: Sequence[str]) -> None:
+    """`genrec show RUN USER …`."""
+    from genrec.cli.show import ShowConfig
+    from genrec.cli.show import show as show_user
+
+    sys.stdout.write(show_user(_parsed(ShowConfig, "show", arguments, {"run": "RUN", "user": "USER"})))
 
 
 def serve(arguments: Sequence[str]) -> None:
@@ -179,12 +188,12 @@ def _parsed(kind: type[Config], command: str, arguments: Sequence[str], position
     from genrec.cli.parsing import explained
 
     metavar = next(iter(positional.values()))
-    parser = ArgumentParser(prog=f"genrec {command}", exit_on_error=False, description=kind.__doc__, allow_abbrev=False)
+    parser = ArgumentParser(prog=f"genrec {command}", exit_on_error=False, description=_about(kind), allow_abbrev=False)
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         if field.name in positional:
             options: dict[str, Any] = {} if field.default is dataclasses.MISSING else {"nargs": "?"}
             options |= {"type": get_type_hints(kind)[field.name], "metavar": positional[field.name]}
-            parser.add_argument(field.name, **options)
+            parser.add_argument(field.name, help=_told_of(kind, field.name), **options)
     parser.add_class_arguments(kind, skip=set(positional))
     if set(arguments) & {"-h", "--help"}:
         parser.print_help()
@@ -209,11 +218,24 @@ def _parsed(kind: type[Config], command: str, arguments: Sequence[str], position
     return config
 
 
+def _about(kind: type[Any]) -> str:
+    """What a configuration's docstring begins with; its options are told one by one."""
+    return (kind.__doc__ or "").partition("\n\n")[0]
+
+
+def _told_of(kind: type[Any], option: str) -> str:
+    """What its docstring says of an option."""
+    found = re.search(rf"^ +{option}: (.+(?:\n {{12}}.+)*)", kind.__doc__ or "", flags=re.MULTILINE)
+    return "" if found is None else " ".join(found[1].split())
+
+
 def _print_report(run: Run) -> None:
     from genrec.evaluation.tables import format_table
+    from genrec.evaluation.verdict import verdict
     from genrec.semtok.folders import MANIFEST
 
-    sys.stdout.write(format_table(run.metrics()))
+    found = verdict(run.metrics())
+    sys.stdout.write(f"{format_table(run.metrics())}\n{found.sentence}\n")
     sys.stdout.write(f"\nreport: {run.report / 'report.html'}\n")
     if (run.topk / MANIFEST).is_file():
         sys.stdout.write(f"lists:  {run.topk}\n")

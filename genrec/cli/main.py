@@ -10,14 +10,16 @@ import re
 import sys
 from collections.abc import Sequence
 
+from genrec.cli.helps import HELPS
 from genrec.semtok.errors import InputError
 
 COMMANDS = {
     "fit": "run every stage that is out of date: genrec fit CONFIG [--lm.epochs 10 ...]",
     "compare": "aligners x backbones x seeds, one table: genrec compare CONFIG [--seeds [0] ...]",
     "recommend": "write top-K lists: genrec recommend RUN [--users FILE] [--out FOLDER]",
+    "show": "one user's history and list, with titles: genrec show RUN USER",
     "evaluate": "metrics against baselines; of runs by several seeds, one table: genrec evaluate RUN...",
-    "inspect": "an item's semantic ID and its neighbours: genrec inspect RUN ITEM...",
+    "inspect": "an item's semantic ID and its neighbours, or how good the IDs are: genrec inspect RUN [ITEM...]",
     "add-items": "give new items IDs without retraining: genrec add-items RUN FILE",
     "serve": "answer over HTTP: genrec serve RUN",
     "store": "load lists into a top-K store, roll back, show: genrec store load STORE RUN/topk",
@@ -27,8 +29,7 @@ COMMANDS = {
 _OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 _OF_THE_DISK |= {errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR}
 _NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
-_HEAVY = ("fit", "compare", "recommend", "evaluate", "add-items", "serve", "chat")  # what torch and others run
-_WITHOUT_OPTIONS = ("evaluate", "inspect", "add-items")
+_HEAVY = ("fit", "compare", "recommend", "show", "evaluate", "add-items", "serve", "chat")  # what torch and others run
 
 
 def _of_the_machine(error: Exception) -> str | None:
@@ -48,6 +49,12 @@ def _of_the_machine(error: Exception) -> str | None:
     return None
 
 
+def quiet_libraries() -> None:
+    """No bars of other libraries, which also run where there is no terminal; before they are imported."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -64,16 +71,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         sys.stderr.write(f"genrec: no command {name!r}; there are {', '.join(COMMANDS)}\n")
         return 2
-    if name in _WITHOUT_OPTIONS and set(rest) & {"-h", "--help"}:
-        sys.stdout.write(f"genrec {name}: {COMMANDS[name]}\n")
+    if name in HELPS and set(rest) & {"-h", "--help"}:
+        sys.stdout.write(HELPS[name])
         return 0
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     for room in ("semtok", "genrec", "training", "inference"):
         logging.getLogger(room).setLevel(logging.INFO)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault(
-        "HF_HUB_DISABLE_PROGRESS_BARS", "1"
-    )  # bars of other libraries also run where there is no terminal
+    quiet_libraries()
     from genrec.semtok.installed import extra_of, lacks_extra, outside_tested_ranges  # not for --help and --version
 
     if name in _HEAVY and not set(rest) & {"-h", "--help"}:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -39,6 +39,33 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> FitConfig:
         InputError: one line that names the file or the flag.
     """
     return read_config(fit_parser(), fit_class(), path, overrides)
+
+
+def fit_config(settings: Mapping[str, Any]) -> FitConfig:
+    """The same from settings by section, as Python has them: `{"run": "runs/mine", "lm": {"epochs": 10}, ...}`.
+
+    Raises:
+        InputError: one line that names the setting.
+    """
+    parser = fit_parser()
+    _check_names(settings, parser.get_defaults(), flags_of(parser))
+    try:
+        parsed = parser.parse_object(dict(settings))
+        _check_sections(parsed, parser.get_defaults())
+        return build(fit_class(), parsed)
+    except ArgumentError as error:
+        raise explained(error, parser) from None
+
+
+def _check_names(settings: Mapping[str, Any], known: Namespace, flags: Sequence[str], above: str = "") -> None:
+    """Raise InputError about a setting that does not exist, with those like it."""
+    for name, value in settings.items():
+        path = f"{above}{name}"
+        if not hasattr(known, str(name)):
+            raise InputError(f"no setting {path}{_suggested(f'--{path}', flags)}".replace("--", ""))
+        section = getattr(known, name)
+        if isinstance(section, Namespace) and isinstance(value, Mapping):
+            _check_names(value, section, flags, f"{path}.")
 
 
 def read_config(parser: ArgumentParser, kind: type[Config], path: Path, overrides: Sequence[str]) -> Config:

@@ -21,7 +21,7 @@ from genrec.data.stages import catalog_stage, split_stage
 from genrec.evaluation.report_stage import report_stage
 from genrec.inference.batch.command import write_lists
 from genrec.inference.batch.job import files_of_a_job
-from genrec.inference.recommender import open_ranker
+from genrec.inference.opening import open_ranker
 from genrec.run import Run
 from genrec.semtok.aligners import ALIGNERS
 from genrec.semtok.errors import InputError

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from genrec.semtok import options as check
+from genrec.semtok.columns import Columns
 from genrec.semtok.errors import OptionError, did_you_mean_file
 
 TimeUnit = Literal["seconds", "days", "position"]
@@ -17,7 +18,7 @@ class DataConfig:
     """What is read, and how it is split.
 
     Attributes:
-        items: item table (JSONL, CSV or Parquet) with item_id and title.
+        items: item table (JSONL, CSV or Parquet) with item_id and title, or what `columns` calls them.
         interactions: log with user_id, item_id, timestamp.
         split: leave_last_out, by_time, or given (train.csv, valid.csv and test.csv in `splits`).
         splits: folder of a given split.
@@ -26,6 +27,7 @@ class DataConfig:
         test_share: by_time: share of events for the test.
         cold_share: share of items stripped from every training history, to measure cold items.
         exclude_seen: leave items that a user has had out of their lists; null: where nobody had an item twice.
+        columns: what the two tables call their columns.
     """
 
     items: str = ""
@@ -37,6 +39,7 @@ class DataConfig:
     test_share: float = 0.1
     cold_share: float = 0.0
     exclude_seen: bool | None = None
+    columns: Columns = field(default_factory=Columns)
 
     def __post_init__(self) -> None:
         check.path(self, "items", "interactions", "splits")

@@ -16,7 +16,8 @@ from genrec.data.config import TimeUnit
 from genrec.data.sequences import Sequences
 from genrec.data.timestamps import Instants, parse_timestamps, settle_unit
 from genrec.semtok.catalog import Catalog
-from genrec.semtok.tables import id_column, read_table, refuse_rows, require_columns
+from genrec.semtok.columns import STANDARD, Columns, Header, require_named
+from genrec.semtok.tables import id_column, read_table, refuse_rows
 
 __all__ = ["Interactions", "TimeUnit"]
 
@@ -42,25 +43,29 @@ class Interactions:
             raise ValueError("one history a user and one time an event")
 
     @classmethod
-    def from_file(cls, path: Path, catalog: Catalog, *, time_unit: TimeUnit | None = None) -> Interactions:
+    def from_file(
+        cls, path: Path, catalog: Catalog, *, time_unit: TimeUnit | None = None, columns: Columns = STANDARD
+    ) -> Interactions:
         """Read a log with columns `user_id`, `item_id`, `timestamp`; other columns are not used.
 
         Args:
             path: see `read_table`.
             catalog: the items that the log may name.
             time_unit: the unit of `timestamp`; None recognises it (see `genrec.data.timestamps`).
+            columns: what the table calls its columns.
 
         Raises:
             InputError: see `read_table`; a missing value, an item that is not in the catalogue or a bad timestamp (the
                 first such row and the count); timestamps of no known unit.
         """
         table = read_table(path, what="interactions")
-        require_columns(table, path, ("user_id", "item_id", "timestamp"))
-        users = id_column(table, path, "user_id")
-        items = id_column(table, path, "item_id")
+        called = columns.of_log
+        require_named([Header(path, table.columns, called)])
+        users = id_column(table, path, called["user_id"])
+        items = id_column(table, path, called["item_id_in_log"])
         rows = catalog.find(items)
         refuse_rows(pl.Series(rows < 0), path, "with an item that is not in the item table", values=items)
-        instants = parse_timestamps(table["timestamp"], path)
+        instants = parse_timestamps(table[called["timestamp"]], path)
 
         names, codes = _number_users(users)
         order = _order(codes, instants.values, len(names))

@@ -15,13 +15,35 @@ from genrec.data.interactions import Interactions
 from genrec.data.splits import by_time, from_given, leave_last_out
 from genrec.run import Run
 from genrec.semtok.catalog import Catalog
+from genrec.semtok.columns import Header, require_named
 from genrec.semtok.folders import hash_file, to_json, write_atomic
+from genrec.semtok.tables import column_names
 from genrec.stages import Stage
 
 
 def catalog_stage(data: DataConfig) -> Stage:
-    """The item table as read."""
-    return Stage("catalog", {"items": hash_file(Path(data.items))}, (), partial(_catalog, data))
+    """The item table as read.
+
+    Raises:
+        InputError: one of the two tables lacks a column; both are looked at.
+    """
+    check_columns(data)
+    return Stage("catalog", _named(data, {"items": hash_file(Path(data.items))}), (), partial(_catalog, data))
+
+
+def check_columns(data: DataConfig) -> None:
+    """Look at the head of both tables; raises one InputError about all columns that they lack."""
+    wanted = {
+        Path(data.items): {name: data.columns.of_items[name] for name in ("item_id", "title")},
+        Path(data.interactions): data.columns.of_log,
+    }
+    found = {path: column_names(path) for path in wanted}
+    require_named(Header(path, has, wanted[path]) for path, has in found.items() if has is not None)
+
+
+def _named(data: DataConfig, config: dict[str, Any]) -> dict[str, Any]:
+    """With the names of columns, where there are any: runs of tables that need none stay up to date."""
+    return config | ({"columns": data.columns.told()} if data.columns.told() else {})
 
 
 def split_stage(data: DataConfig, seed: int, *, refit: bool = False) -> Stage:
@@ -31,7 +53,8 @@ def split_stage(data: DataConfig, seed: int, *, refit: bool = False) -> Stage:
         seed: draws cold items.
         refit: training histories go on with the validation cases, which are gone.
     """
-    config: dict[str, Any] = {k: v for k, v in asdict(data).items() if k not in ("items", "interactions", "splits")}
+    left_out = ("items", "interactions", "splits", "columns")
+    config = _named(data, {name: value for name, value in asdict(data).items() if name not in left_out})
     config |= {"interactions": hash_file(Path(data.interactions)), "seed": seed}
     if data.splits is not None:
         config["splits"] = {part.name: hash_file(part) for part in sorted(Path(data.splits).glob("*.csv"))}
@@ -41,12 +64,12 @@ def split_stage(data: DataConfig, seed: int, *, refit: bool = False) -> Stage:
 
 
 def _catalog(data: DataConfig, run: Run, folder: Path) -> None:
-    Catalog.from_file(Path(data.items)).save(folder)
+    Catalog.from_file(Path(data.items), data.columns).save(folder)
 
 
 def _split(data: DataConfig, seed: int, refit: bool, run: Run, folder: Path) -> None:
     catalog = run.catalog()
-    log = Interactions.from_file(Path(data.interactions), catalog, time_unit=data.time_unit)
+    log = Interactions.from_file(Path(data.interactions), catalog, time_unit=data.time_unit, columns=data.columns)
     if data.split == "given":
         split = from_given(Path(data.splits or ""), catalog, log)
     elif data.split == "by_time":

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from genrec.decoding.vocabulary import spell
 from genrec.run import Run
+from genrec.semtok.quality import GOOD, problems
 
 NEIGHBOURS = 8
 
@@ -34,14 +35,16 @@ def describe_item(run: Run, item_id: str) -> str:
 
 
 def describe_quality(run: Run) -> str:
-    """The quality report of the run's semantic IDs as a table."""
+    """The quality report of the run's semantic IDs as a table, what is good of each figure, and what is wrong."""
     table = Table(box=SIMPLE, title="Semantic IDs", title_justify="left")
     table.add_column("figure")
-    table.add_column("value", justify="right")
+    table.add_column("value, or one a level", justify="right")
+    table.add_column("good")
     for name, value in run.quality().items():
         parts = value if isinstance(value, list) else [value]
         text = ", ".join(f"{part:.3f}" if isinstance(part, float) else str(part) for part in parts)
-        table.add_row(name.replace("_", " "), text)
+        table.add_row(name.replace("_", " "), text, GOOD.get(name, "").replace("_", " "))
     out = io.StringIO()
-    Console(file=out, width=110).print(table)
-    return out.getvalue()
+    Console(file=out, width=120).print(table)
+    wrong = problems(run.quality())
+    return out.getvalue() + ("".join(f"Bad: {one}.\n" for one in wrong) or "Nothing is wrong with them.\n")

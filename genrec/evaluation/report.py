@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from genrec.evaluation.tables import HISTORY_GROUPS, MINUS, SEARCH, Row, summary
 from genrec.semtok.folders import to_json, write_atomic
+from genrec.semtok.quality import GOOD
 
 _TEMPLATE = Path(__file__).with_name("report.html")
 _COLOURS = (
@@ -261,8 +262,12 @@ def _search_table(rows: Sequence[Row]) -> str:
 def _quality_table(quality: Mapping[str, Any] | None) -> str:
     if quality is None:
         return ""
-    lines = [[name.replace("_", " "), _short(value)] for name, value in quality.items() if value is not None]
-    return "<h2>Semantic IDs</h2>\n" + _table(["property", "value, or one a level"], lines)
+    lines = [
+        [name.replace("_", " "), _short(value), GOOD.get(name, "").replace("_", " ")]
+        for name, value in quality.items()
+        if value is not None
+    ]
+    return "<h2>Semantic IDs</h2>\n" + _table(["figure", "value, or one a level", "good"], lines)
 
 
 def _short(value: Any) -> str:

@@ -40,7 +40,7 @@ from genrec.decoding.vocabulary import SidVocabulary
 from genrec.ranking.config import FusionWeights, Ranking, RankingConfig
 from genrec.ranking.cooccurrence import Cooccurrence
 from genrec.ranking.dense_head import DenseHead
-from genrec.recommendations import Recommendations
+from genrec.recommendations import RankedRows
 from genrec.semtok.errors import InputError
 from genrec.sequential.base import SequentialModel
 from genrec.sequential.frozen import log_probability
@@ -132,17 +132,15 @@ class Ranker:
         histories: Sequences,
         *,
         k: int,
-        ids: Sequence[str] | None = None,
         ranking: Ranking | None = None,
         beams: int | None = None,
         filters: Sequence[ItemFilter] | None = None,
         progress: Callable[[int], None] = lambda done: None,
-    ) -> Recommendations:
+    ) -> RankedRows:
         """The k best allowed items of each history.
 
         Args:
             histories: B histories; an empty one is answered by what people begin with.
-            ids: names of the lists; row numbers where None.
             filters: one a history; None allows all items.
             progress: told how many histories were ranked since the last call.
 
@@ -160,7 +158,6 @@ class Ranker:
             raise InputError(f"ranking {ranking}: this run has no dense head; use beam")
         recent = histories.last(self.config.max_items)
         prompts = [self.vocabulary.prompt(self.codes[history]) for history in recent]
-        names = tuple(ids) if ids is not None else tuple(str(i) for i in range(len(prompts)))
         asked, k, beams = k, min(k, self.trie.n_items), min(beams, self.trie.n_items)
         rows = np.full((len(prompts), k), -1, dtype=np.int32)
         scores = np.full((len(prompts), k), -np.inf, dtype=np.float32)
@@ -170,7 +167,7 @@ class Ranker:
             found, values = self._rank_batch(batch, histories.take(group), k, ranking, beams, chosen)
             rows[group, : found.shape[1]], scores[group, : found.shape[1]] = found, values
             progress(len(group))
-        return Recommendations.from_padded(names, rows, scores, self._reasons(rows, asked, filters))
+        return RankedRows.from_padded(rows, scores, self._reasons(rows, asked, filters))
 
     def fused_lists(
         self,

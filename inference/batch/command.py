@@ -18,7 +18,7 @@ from genrec.inference.batch.config import RecommendConfig
 from genrec.inference.batch.job import JOB, BatchJob, run_batch, write_shards
 from genrec.inference.batch.users import FileUsers, standard_input
 from genrec.inference.recommender import Recommender
-from genrec.recommendations import Recommendations
+from genrec.recommendations import RankedRows
 from genrec.run import Run
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import LOG, read_json
@@ -27,7 +27,7 @@ from genrec.semtok.folders import LOG, read_json
 def recommend_all(config: RecommendConfig) -> dict[str, int]:
     """Write the lists; returns the manifest's counts."""
     with Run.open(config.run, hashes=config.verify) as run:
-        recommender = Recommender.of(run, engine=config.engine, device=config.device)
+        recommender = Recommender(run, engine=config.engine, device=config.device)
         if config.exclude_seen is None:
             config = dataclasses.replace(config, exclude_seen=run.exclude_seen)
     recommender.filters(config.conditions())  # a bad condition is refused before any work
@@ -54,7 +54,7 @@ def recommend_all(config: RecommendConfig) -> dict[str, int]:
 
 def write_lists(run: Run, *, k: int, shard_size: int) -> None:
     """The lists of the log's users, which `genrec recommend RUN` then finds done; those of another job are deleted."""
-    recommender = Recommender.of(run)
+    recommender = Recommender(run)
     config = RecommendConfig(run.path, k=k, shard_size=shard_size, exclude_seen=run.exclude_seen)
     job, users = _batch_job(recommender, config), FileUsers(run.users, recommender.catalog)
     identity = {**dataclasses.asdict(job), "users": users.count, "users_digest": users.digest}
@@ -85,20 +85,20 @@ def _batch_job(recommender: Recommender, config: RecommendConfig) -> BatchJob:
     )
 
 
-def _recommend_from(config: RecommendConfig) -> Callable[[Sequences], Recommendations]:
+def _recommend_from(config: RecommendConfig) -> Callable[[Sequences], RankedRows]:
     """Open the run where a worker is, and return what answers a shard there."""
     opened = Recommender.from_pretrained(config.run, engine=config.engine, device=config.device, verify=config.verify)
     return _callable(opened, config)
 
 
-def _callable(recommender: Recommender, config: RecommendConfig) -> Callable[[Sequences], Recommendations]:
+def _callable(recommender: Recommender, config: RecommendConfig) -> Callable[[Sequences], RankedRows]:
     if config.exclude_seen is None:
         raise InputError("--exclude_seen must be settled before workers start")
     exclude_seen, where = config.exclude_seen, config.conditions()
 
-    def recommend(histories: Sequences) -> Recommendations:
+    def recommend(histories: Sequences) -> RankedRows:
         return recommender.recommend_rows(
-            histories, k=config.k, ranking=config.ranking, beams=config.beams, exclude_seen=exclude_seen, where=where
+            histories, k=config.k, ranking=config.ranking, beams=config.beams, filter_viewed=exclude_seen, where=where
         )
 
     return recommend

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -67,13 +66,4 @@ class RecommendConfig:
 
     def conditions(self) -> dict[str, Any] | None:
         """`where` as a mapping; what may stand in it, `genrec.decoding.filters` says."""
-        if self.where is None:
-            return None
-        try:
-            value = json.loads(self.where)
-        except (ValueError, RecursionError) as error:  # also a number of 5,000 digits
-            told = self.where if len(self.where) < 100 else f"{self.where[:100]}..."
-            raise OptionError("where", f"{told}: not JSON ({error})") from None
-        if not isinstance(value, dict):
-            raise OptionError("where", f"{self.where}: not a JSON object of attribute and condition")
-        return value
+        return check.json_object(self, "where")

@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 from genrec.data.sequences import Sequences
 from genrec.inference.batch.users import Users
-from genrec.recommendations import Recommendations
+from genrec.recommendations import RankedRows
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import (
     LOG,
@@ -54,7 +54,7 @@ PARTS = ".parts.jsonl"
 ATTEMPTS = 3
 _log = logging.getLogger(__name__)
 
-Recommend = Callable[[Sequences], Recommendations]
+Recommend = Callable[[Sequences], RankedRows]
 """Histories (catalogue rows, oldest first) to ranked lists, one each, in their order. Must give the same lists whenever
 it is given the same histories."""
 
@@ -102,14 +102,14 @@ class ShardError(RuntimeError):
     """A shard that failed as often as it may; the message is one line."""
 
 
-Executor = Callable[[Iterable[Shard]], Iterator[tuple[Shard, Recommendations]]]
+Executor = Callable[[Iterable[Shard]], Iterator[tuple[Shard, RankedRows]]]
 """Answers shards, each once, in any order, and doesn't take many more from the iterable than it works on."""
 
 
 def in_process(recommend: Recommend, *, attempts: int = ATTEMPTS) -> Executor:
     """Work on one shard after the other, here; one that fails is tried again."""
 
-    def execute(shards: Iterable[Shard]) -> Iterator[tuple[Shard, Recommendations]]:
+    def execute(shards: Iterable[Shard]) -> Iterator[tuple[Shard, RankedRows]]:
         for shard in shards:
             for attempt in range(1, attempts + 1):
                 try:
@@ -227,7 +227,7 @@ def cut(users: Iterable[tuple[str, Any]], size: int) -> Iterator[Shard]:
         yield Shard(index, tuple(names), Sequences.from_lists(histories))
 
 
-def render(shard: Shard, result: Recommendations, job: BatchJob, ids: pl.Series) -> bytes:
+def render(shard: Shard, result: RankedRows, job: BatchJob, ids: pl.Series) -> bytes:
     """The shard's Parquet file. Raises ValueError where the lists are not those of its users."""
     lengths, rows = result.rows.lengths, result.rows.values
     if len(result) != len(shard.user_ids) or lengths.max(initial=0) > job.k:

@@ -22,7 +22,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from genrec.data.sequences import Sequences
 from genrec.inference.batch.job import ATTEMPTS, Executor, Recommend, Shard, note_failure
-from genrec.recommendations import Recommendations
+from genrec.recommendations import RankedRows
 from genrec.semtok.errors import InputError
 
 IN_FLIGHT = 2  # shards an actor holds, so that it never waits for the driver
@@ -61,7 +61,7 @@ class _Worker:
         self._factory, self._spec = factory, spec
         self._recommend: Recommend | None = None
 
-    def answer(self, histories: Sequences) -> Recommendations:
+    def answer(self, histories: Sequences) -> RankedRows:
         if self._recommend is None:
             self._recommend = self._factory(self._spec)
         return self._recommend(histories)
@@ -119,7 +119,7 @@ def on_ray(factory: Factory, spec: Any, *, slots: Slots, attempts: int = ATTEMPT
     if "<" in factory.__qualname__:
         raise ValueError(f"{factory.__qualname__} must be a function of a module, so that workers can import it")
 
-    def execute(shards: Iterable[Shard]) -> Iterator[tuple[Shard, Recommendations]]:
+    def execute(shards: Iterable[Shard]) -> Iterator[tuple[Shard, RankedRows]]:
         ours = not ray.is_initialized()
         if ours:
             ray.init(address=slots.address, include_dashboard=False, log_to_driver=False, configure_logging=False)
@@ -137,7 +137,7 @@ def on_ray(factory: Factory, spec: Any, *, slots: Slots, attempts: int = ATTEMPT
     return execute
 
 
-def _answers(team: _Team, shards: Iterator[Shard], attempts: int) -> Iterator[tuple[Shard, Recommendations]]:
+def _answers(team: _Team, shards: Iterator[Shard], attempts: int) -> Iterator[tuple[Shard, RankedRows]]:
     working: dict[Any, tuple[Shard, int, int, Any]] = {}
 
     def submit(shard: Shard, attempt: int) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genrec.data.sequences import Sequences
 from genrec.decoding.vocabulary import spell
 from genrec.inference.chat.catalog_words import unwanted_rows, words_of, words_of_catalog
 from genrec.inference.chat.facts import answer, can_do
@@ -30,6 +31,7 @@ from genrec.inference.chat.state import Card, ConversationState, Reply, as_value
 from genrec.inference.chat.understanding import Understood, merge_unwanted, understand
 from genrec.inference.recommender import Recommender
 from genrec.inference.text_search import whole_characters
+from genrec.recommendations import Recommendations
 from genrec.semtok.errors import InputError
 
 __all__ = ["Card", "Conversation", "ConversationState", "Reply"]
@@ -306,8 +308,10 @@ class Conversation:
         lists: list[tuple[float, list[tuple[str, float]]]] = []
         if state.wish:
             deny = [*gone, *state.history]
-            found = self.recommender.search(state.wish, depth, where=state.where, allowed=allowed, deny=deny)
-            lists.append((WISH_WEIGHT, found))
+            wished = self.recommender.search(
+                state.wish, depth, where=state.where, items_to_recommend=allowed, deny=deny
+            )
+            lists.append((WISH_WEIGHT, wished.pairs()))
         if state.history or not state.wish:
             lists.append((1.0, self._from_history(state, depth, allowed, gone)))
         found = lists[0][1] if len(lists) == 1 else fuse(lists)
@@ -346,14 +350,12 @@ class Conversation:
         self, state: ConversationState, k: int, allowed: NDArray[np.bool_] | None, deny: Sequence[str]
     ) -> list[tuple[str, float]]:
         # "rerank" lets the dense head order what the beam retrieved, and propose nothing of its own.
-        lists = self.recommender.recommend(
-            [list(state.history)], k=k, beams=max(k, self.recommender.ranker.config.beams), ranking="rerank",
-            where=state.where, allowed=allowed, deny=[deny],
+        history = Sequences.from_lists([self._catalog.rows(state.history)])
+        lists = self.recommender.recommend_rows(
+            history, k=k, beams=max(k, self.recommender.ranker.config.beams), ranking="rerank",
+            filter_viewed=True, where=state.where, items_to_recommend=allowed, denied=[self._catalog.rows(deny)],
         )  # fmt: skip
-        return [
-            (self._catalog.item_ids[row], float(score))
-            for row, score in zip(lists.rows[0].tolist(), lists.scores.tolist(), strict=True)
-        ]
+        return Recommendations.of(lists, self._catalog, [0], "history").pairs()
 
     def _allowed(self, state: ConversationState) -> NDArray[np.bool_] | None:
         """Rows without refused values, or None where nothing is refused."""

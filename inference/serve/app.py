@@ -38,7 +38,6 @@ def create_app(
     config: ServeConfig,
     *,
     catalog: Catalog | None = None,
-    exclude_seen: bool = True,
     api_key: str | None = None,
 ) -> FastAPI:
     """The application.
@@ -46,14 +45,13 @@ def create_app(
     Args:
         recommender: answers live; None serves stored lists only, and `catalog` must be given.
         store: None where there are no lists.
-        exclude_seen: whether a live list in place of a stored one leaves out the history's items.
         api_key: what clients must show; None lets everybody in.
     """
     items = recommender.catalog if recommender is not None else catalog
     if items is None:
         raise ValueError("without a recommender, a catalogue must be given")
     metrics = ServeMetrics()
-    service = _Service(recommender, store, items, config, metrics, exclude_seen)
+    service = _Service(recommender, store, items, config, metrics)
 
     app = FastAPI(
         title="genrec",
@@ -89,10 +87,9 @@ class _Service:
         catalog: Catalog,
         config: ServeConfig,
         metrics: ServeMetrics,
-        exclude_seen: bool,
     ) -> None:
         self.recommender, self.store, self.catalog = recommender, store, catalog
-        self.config, self.metrics, self.exclude_seen = config, metrics, exclude_seen
+        self.config, self.metrics = config, metrics
         self.batcher: MicroBatcher | None = None
         self.answers: Answers
 
@@ -110,7 +107,7 @@ class _Service:
             model_id="" if model is None else model.run_id,
             index_version="" if model is None else model.index_version,
             timeout=config.timeout,
-            exclude_seen=self.exclude_seen,
+            exclude_seen=model is None or model.filter_viewed,
         )
         yield
         if self.batcher is not None:
@@ -213,7 +210,7 @@ def _add_item_routes(app: FastAPI, service: _Service) -> None:
         if service.batcher is None or service.recommender is None:
             raise Problem(503, "live-off", "live recommendations are off")
         found = await service.batcher.call(service.recommender.similar, item_id, k)
-        listed = [{"item_id": item, "score": round(score, 6)} for item, score in found]
+        listed = [{"item_id": item, "score": round(score, 6)} for item, score in found.pairs()]
         return _json({"item_id": item_id, "items": listed, "model_id": service.recommender.run_id})
 
     @app.get("/v1/items/{item_id:id}", **_gives(api.ItemAnswer, "items"))

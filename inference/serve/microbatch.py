@@ -31,6 +31,7 @@ class LiveRecommender(Protocol):
     semantic_ids: SemanticIds
     run_id: str
     index_version: str
+    filter_viewed: bool
 
     def recommend(
         self,
@@ -38,12 +39,12 @@ class LiveRecommender(Protocol):
         *,
         k: int = 10,
         ranking: Ranking | None = None,
-        exclude_seen: bool = True,
+        filter_viewed: bool | None = None,
         where: Mapping[str, Any] | None = None,
         deny: Sequence[Sequence[str]] | None = None,
     ) -> Recommendations: ...
 
-    def similar(self, item_id: str, k: int) -> list[tuple[str, float]]: ...
+    def similar(self, items: str, k: int = 10) -> Recommendations: ...
 
 
 @dataclass(frozen=True)
@@ -193,16 +194,12 @@ class MicroBatcher:
             [question.history for question in questions],
             k=first.k,
             ranking=first.ranking,
-            exclude_seen=first.exclude_seen,
+            filter_viewed=first.exclude_seen,
             where=dict(first.where) or None,
             deny=[question.deny for question in questions],
         )
-        item_ids, offsets = self._recommender.catalog.item_ids, found.rows.offsets
+        lists = [found.pairs(i) for i in range(len(questions))]
         return [
-            LiveList(
-                tuple(item_ids[row] for row in found.rows[i].tolist()),
-                tuple(found.scores[offsets[i] : offsets[i + 1]].tolist()),
-                found.reasons[i],
-            )
-            for i in range(len(questions))
+            LiveList(tuple(item for item, _ in pairs), tuple(score for _, score in pairs), reason)
+            for pairs, reason in zip(lists, found.reasons, strict=True)
         ]

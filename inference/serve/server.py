@@ -133,7 +133,7 @@ def _prove(recommender: Recommender, run: Path) -> None:
 
 
 def _app(config: ServeConfig) -> FastAPI:
-    catalog, recommender, exclude_seen = None, None, True
+    catalog, recommender = None, None
     if config.live:
         from genrec.inference.recommender import Recommender  # with it come torch and the engine
 
@@ -141,11 +141,10 @@ def _app(config: ServeConfig) -> FastAPI:
             config.run, engine=config.engine, device=config.device, verify=config.verify
         )
         _prove(recommender, config.run)
-        exclude_seen = Run(config.run, hashes=config.verify).exclude_seen
     else:
         catalog = _catalog(config)
     store = open_store(_place(config))
-    app = create_app(recommender, store, config, catalog=catalog, exclude_seen=exclude_seen, api_key=_api_key())
+    app = create_app(recommender, store, config, catalog=catalog, api_key=_api_key())
     # What is loaded by now stays: out of the collector's sight it no longer stops requests for a tenth of a second.
     gc.collect()
     gc.freeze()

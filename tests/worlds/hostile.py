@@ -319,7 +319,7 @@ def probe(run: Path) -> Outcome:
             answers: list[Any] = [[[ids[row] for row in rows.tolist()] for rows in lists.rows], lists.scores.tolist()]
             if not np.isfinite(lists.scores).all():
                 return Outcome("defect", "scores that are not finite")
-            answers += [recommender.search("red shirt", 3), recommender.similar(ids[0], 3)]
+            answers += [recommender.search("red shirt", 3).pairs(), recommender.similar(ids[0], 3).pairs()]
             for command in (["inspect", str(run)], ["inspect", str(run), ids[0]]):
                 if main(command) not in (0, 2):
                     return Outcome("defect", f"{command[0]} ends otherwise than with 0 or 2")

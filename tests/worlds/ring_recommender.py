@@ -16,7 +16,7 @@ import polars as pl
 from genrec.data.sequences import Sequences
 from genrec.decoding.filters import WhereFilters
 from genrec.decoding.trie import CodeTrie
-from genrec.recommendations import Recommendations
+from genrec.recommendations import RankedRows, Recommendations
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.semantic_ids import SemanticIds
 
@@ -55,6 +55,7 @@ class RingRecommender:
         self.batches: list[list[tuple[str, ...]]] = []
         self.gate = threading.Event()
         self.gate.set()
+        self.filter_viewed = True
 
     def recommend(
         self,
@@ -62,7 +63,7 @@ class RingRecommender:
         *,
         k: int = 10,
         ranking: str | None = None,
-        exclude_seen: bool = True,
+        filter_viewed: bool | None = None,
         where: Mapping[str, Any] | None = None,
         deny: Sequence[Sequence[str]] | None = None,
     ) -> Recommendations:
@@ -73,17 +74,20 @@ class RingRecommender:
         for i, history in enumerate(histories):
             seen = self.catalog.rows(history)
             refused = self.catalog.rows([] if deny is None else deny[i])
-            mask = allowed.deny(refused).deny(seen if exclude_seen else []).allowed_mask()
+            viewed = self.filter_viewed if filter_viewed is None else filter_viewed
+            mask = allowed.deny(refused).deny(seen if viewed else []).allowed_mask()
             last = int(seen[-1]) if len(seen) else -1
             ring = [(last + 1 + step) % len(self.catalog) for step in range(len(self.catalog))]
             kept = [(row, -1.0 - step) for step, row in enumerate(ring) if mask[row]][:k]
             rows.append([row for row, _ in kept])
             scores.extend(score for _, score in kept)
             reasons.append(None if len(kept) == k else f"{len(kept)} items are allowed")
-        ids = tuple(str(i) for i in range(len(histories)))
-        return Recommendations(ids, Sequences.from_lists(rows), np.asarray(scores, dtype=np.float32), tuple(reasons))
+        ranked = RankedRows(Sequences.from_lists(rows), np.asarray(scores, dtype=np.float32), tuple(reasons))
+        return Recommendations.of(ranked, self.catalog, range(len(rows)), "history")
 
-    def similar(self, item_id: str, k: int) -> list[tuple[str, float]]:
-        row = self.catalog.row(item_id)
+    def similar(self, items: str, k: int = 10) -> Recommendations:
+        row = self.catalog.row(items)
         others = sorted((abs(other - row), other) for other in range(len(self.catalog)) if other != row)
-        return [(self.catalog.item_ids[other], -float(distance)) for distance, other in others[:k]]
+        rows = Sequences.from_lists([[other for _, other in others[:k]]])
+        scores = np.array([-distance for distance, _ in others[:k]], dtype=np.float32)
+        return Recommendations.of(RankedRows(rows, scores, (None,)), self.catalog, [items], "target_item_id")

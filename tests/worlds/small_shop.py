@@ -13,6 +13,14 @@ SMALL = [
     "--collaborative.epochs=3", "--aligner.training.epochs=3", "--lm.epochs=2", "--lm.width=16",
     "--lm.text_vocabulary=300", "--lm.dense_width=16", "--lm.valid_cases=50", "--topk.k=5", "--topk.shard_size=40",
 ]  # fmt: skip
+LITTLE = {  # the same from Python
+    "text": {"encoder": "tfidf"},
+    "sasrec": {"width": 16},
+    "collaborative": {"epochs": 1},
+    "aligner": {"training": {"epochs": 1}},
+    "lm": {"epochs": 1, "width": 16, "text_vocabulary": 300, "dense_width": 16, "valid_cases": 50},
+    "topk": {"k": 5},
+}
 
 
 def write_shop(folder: Path) -> Path:
