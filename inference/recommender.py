@@ -184,6 +184,11 @@ class Recommender:
             of_query[list(found)] = list(found.values())
         return Recommendations.of(_best(scores, k), self.catalog, asked, "query")
 
+    @property
+    def can_search(self) -> bool:
+        """Whether the run has the text vectors that `search` reads; a run may be copied without."""
+        return (self.run.path / "vectors/text").is_dir()
+
     @cached_property
     def _text(self) -> TextSearch:
         from genrec.inference.text_search import TextSearch

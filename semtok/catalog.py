@@ -134,6 +134,10 @@ class Catalog:
         except KeyError:
             raise InputError(f"no item {item_id!r} in the catalogue") from None
 
+    def find_row(self, item_id: str) -> int | None:
+        """The row of an item, None of an unknown one."""
+        return self._row_of.get(item_id)
+
     def public_ids(self, rows: NDArray[Any]) -> pl.Series:
         """Ids of some rows as the table had them: whole numbers where it had such, else text."""
         ids = pl.Series("item_id", self.item_ids, dtype=pl.String).gather(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -13,8 +14,11 @@ import pytest
 from worlds.small_shop import SMALL, contents, write_shop
 
 from genrec import Recommender
+from genrec.cli import pipeline
 from genrec.cli.main import COMMANDS, main
 from genrec.data.sequences import Sequences
+from genrec.evaluation.verdict import verdict
+from genrec.run import Run
 from genrec.semtok.errors import InputError
 
 NEGATIVE = "must not be negative" if find_spec("ray") else "ray is not installed"
@@ -137,6 +141,22 @@ def test_a_configuration_that_is_none_is_named(
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{config}: {message}" in line
     assert not (tmp_path / "run").exists()
+
+
+def test_fit_ends_with_a_sentence_and_what_to_do_next(
+    run: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = verdict(Run(run).metrics())
+    for loses in (False, True):
+        caplog.clear()
+        monkeypatch.setattr(pipeline, "verdict", lambda rows, loses=loses: said._replace(loses=loses))
+        assert main(["fit", str(run.parent / "my.yaml"), *SMALL]) == 0
+        assert ("a baseline is better than the lists of this run: genrec fused" in caplog.text) is loses
+    lines = capsys.readouterr().out.splitlines()
+    assert said.sentence in lines
+    commands = [shlex.split(line.partition("#")[0])[1:] for line in lines[lines.index("next:") + 1 :]][-3:]
+    assert [command[0] for command in commands] == ["show", "chat", "serve"]
+    assert main(commands[0]) == 0
 
 
 def test_show_is_a_users_history_and_list(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

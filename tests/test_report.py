@@ -12,8 +12,9 @@ import pytest
 
 from genrec.data.cases import Cases
 from genrec.data.sequences import Sequences
-from genrec.evaluation.report import write_report
+from genrec.evaluation.report import _COLOURS, Sample, write_report
 from genrec.evaluation.tables import Row, compare, evaluate
+from genrec.evaluation.verdict import verdict
 
 LOG = [
     {"stage": "collaborative", "epoch": epoch, "loss": 3.0 - epoch, "valid_recall@10": 0.1 * epoch, "seconds": 1.5}
@@ -87,6 +88,7 @@ def test_a_whole_report(rows: list[Row], tmp_path: Path) -> None:
     assert page.open == []
     assert len(page.loaded) == 4
     assert all(source.startswith("data:image/png;base64,") for source in page.loaded)
+    assert files["report.html"].index(b"No ranking of the run") < files["report.html"].index(b"<table>")
     assert {"A <b>", "<ours> & co", "seeds < 3 & more", "recall@10 minus Markov's", "Semantic IDs"} <= set(page.words)
 
 
@@ -106,3 +108,22 @@ def test_what_is_not_there_is_left_out(rows: list[Row], tmp_path: Path) -> None:
     page = Page(files["report.html"].decode())
     assert "Semantic IDs" not in page.words
     assert page.loaded == []
+
+
+def test_it_begins_with_who_wins_and_shows_lists(rows: list[Row], tmp_path: Path) -> None:
+    ours: list[Row] = [
+        row | {"model": "genrec fused (default)"} if row["model"] != "Markov" else row  # type: ignore[misc]
+        for row in rows
+    ]
+    lists = [Sample(["Tea", "<Mug>"], "Kettle", ["Cup", "Kettle"])]
+    page = _write(tmp_path / "r", ours, quality=QUALITY, samples=lists)["report.html"].decode()
+    words = [word for word in Page(page).words if word]
+    assert verdict(ours).sentence in words
+    assert words.index(verdict(ours).sentence) < words.index("model")
+    assert {"Tea · <Mug>", "Kettle", "1. Cup · 2. Kettle"} <= set(words)
+    assert ('class="lead lost"' in page) is verdict(ours).loses
+    assert page.count("<details>") == 2  # paired differences and semantic IDs, to be unfolded
+
+
+def test_thirteen_models_have_colours_of_their_own() -> None:
+    assert len(set(_COLOURS)) == len(_COLOURS) >= 13

@@ -4,6 +4,8 @@ import asyncio
 import dataclasses
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +14,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
 
@@ -681,3 +684,121 @@ def ask(port: int, path: str, key: str):
 
 def metric(port: int, name: str) -> float:
     return float(ask(port, "/metrics", key="key").split(name)[1].split()[0])
+
+
+class TestPeople:
+    """What somebody asks who is no program: titles, search in words, and pages."""
+
+    def test_titles_where_they_are_asked_for(self, client):
+        answer = client.get("/v1/users/ann/recommendations?k=2&expand=title").json()
+        assert [(item["item_id"], item["title"]) for item in answer["items"]] == [("i3", "Item 3"), ("i5", "Item 5")]
+        gone = client.get("/v1/users/gone/recommendations?expand=title").json()
+        assert [item["title"] for item in gone["items"]] == [None, "Item 2"]
+        live = client.post("/v1/recommendations?expand=title", json={"history": ["i3"], "k": 1}).json()
+        assert live["items"] == [{"item_id": "i4", "score": -1.0, "title": "Item 4"}]
+        assert client.get("/v1/items/i3/similar?k=1&expand=title").json()["items"][0]["title"] == "Item 2"
+        again = client.post("/v1/recommendations", json={"history": ["i3"], "k": 1}).json()
+        assert again["items"] == [{"item_id": "i4", "score": -1.0}]
+        for path in ("/v1/users/ann/recommendations", "/v1/items/i3/similar"):
+            is_problem(client.get(f"{path}?expand=brand"), 422, "invalid")
+
+    def test_search(self, client, ring):
+        found = client.post("/v1/search?expand=title", json={"query": "1", "k": 3})
+        assert found.json() == {
+            "query": "1",
+            "items": [
+                {"item_id": "i1", "score": -0.0, "title": "Item 1"},
+                {"item_id": "i11", "score": -1.0, "title": "Item 11"},
+            ],
+            "reason": "2 items were found",
+            "model_id": "ring",
+        }
+        asked = {"query": "1", "k": 1, "where": {"price": {"min": 5}}}
+        assert ids(client.post("/v1/search", json=asked)) == ["i11"]
+        assert ids(client.post("/v1/search", json={"query": "1", "k": 1, "deny": ["i1", "unheard-of"]})) == ["i11"]
+        is_problem(client.post("/v1/search", json={"query": "1", "where": {"smell": "x"}}), 422, "invalid")
+        is_problem(client.post("/v1/search", json={"query": "1", "k": 10_000}), 422, "invalid")
+        is_problem(client.post("/v1/search", json={"query": ""}), 422, "invalid")
+        ring.can_search = False
+        is_problem(client.post("/v1/search", json={"query": "1"}), 503, "search-off")
+
+    def test_no_more_searches_wait_than_may(self, ring, store):
+        entered = threading.Event()
+
+        def slow(*_, **__):
+            entered.set()
+            assert ring.gate.wait(timeout=30)
+            raise InputError("not asked")
+
+        ring.search = slow
+        ring.gate.clear()
+        with (
+            TestClient(create_app(ring, store, dataclasses.replace(CONFIG, queue=1))) as client,
+            ThreadPoolExecutor(1) as pool,
+        ):
+            first = pool.submit(client.post, "/v1/search", json={"query": "1"})
+            assert entered.wait(timeout=30)
+            is_problem(client.post("/v1/search", json={"query": "1"}), 503, "overloaded")
+            ring.gate.set()
+            is_problem(first.result(), 422, "invalid")
+
+    def test_without_a_model_there_is_no_search(self, store):
+        with TestClient(create_app(None, store, CONFIG, catalog=shop())) as client:
+            is_problem(client.post("/v1/search", json={"query": "1"}), 503, "live-off")
+            titles = client.get("/v1/users/ann/recommendations?k=1&expand=title").json()["items"]
+            assert titles == [{"item_id": "i3", "score": -0.125, "title": "Item 3"}]
+
+    def test_the_pages_need_no_key_and_no_internet(self, ring, store):
+        with TestClient(create_app(ring, store, CONFIG, api_key="secret")) as client:
+            assert client.get("/").json()["docs"] == "/docs"
+            page = client.get("/docs")
+            assert page.headers["content-type"] == "text/html; charset=utf-8"
+            assert not re.search(r"(?:src|href|url\(|import)\W*(?:https?:)?//", page.text)
+            assert client.get("/openapi.json").json()["info"]["title"] == "genrec"
+            is_problem(client.post("/v1/search", json={"query": "1"}), 401, "no-key")
+
+
+SHOWN = "text => [...document.querySelectorAll('pre')].some(answer => answer.textContent.includes(text))"
+
+
+@pytest.mark.slow
+def test_a_route_can_be_tried_on_the_page(ring, store):
+    """In a browser that reaches nothing but the server."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium on the path (apt-get install chromium)")
+    listening = socket.create_server(("127.0.0.1", 0))
+    address = f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    server = uvicorn.Server(uvicorn.Config(create_app(ring, store, CONFIG, api_key="secret"), log_level="error"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    asked: list[str] = []
+    try:
+        with playwright.sync_playwright() as driver:
+            browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+            page = browser.new_page()
+            page.on("request", lambda request: asked.append(request.url))
+            page.goto(f"{address}docs")
+            page.fill("#key", "secret")
+            route = page.locator("details", has_text="POST/v1/search")
+            route.locator("summary").click()
+            route.locator("textarea").fill('{"query": "11", "k": 1}')
+            route.locator("tr", has_text="expand").locator("input").fill("title")
+            route.locator("button").click()
+            page.wait_for_function(
+                "[...document.querySelectorAll('pre')].some(one => one.textContent.includes('Item 11'))"
+            )
+            route = page.locator("details", has_text="GET/v1/users/{user_id}/recommendations")
+            route.locator("summary").click()
+            route.locator("tr", has_text="user_id").locator("input").fill("a/b c?ü☃")
+            route.locator("button").click()
+            page.wait_for_function(
+                "[...document.querySelectorAll('pre')].some(one => one.textContent.includes('\"i1\"'))"
+            )
+            browser.close()
+    finally:
+        server.should_exit = True
+        thread.join()
+    assert len(asked) == 4
+    assert all(url.startswith(address) for url in asked)

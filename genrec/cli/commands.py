@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -44,6 +45,7 @@ def fit(arguments: Sequence[str]) -> None:
         )
     else:
         _print_report(run)
+        sys.stdout.write(f"\nnext:\n{next_commands(run)}")
 
 
 def compare(arguments: Sequence[str]) -> None:
@@ -227,6 +229,20 @@ def _told_of(kind: type[Any], option: str) -> str:
     """What its docstring says of an option."""
     found = re.search(rf"^ +{option}: (.+(?:\n {{12}}.+)*)", kind.__doc__ or "", flags=re.MULTILINE)
     return "" if found is None else " ".join(found[1].split())
+
+
+def next_commands(run: Run) -> str:
+    """What to do with a run that has just been fitted."""
+    import polars as pl
+
+    user = shlex.quote(pl.read_parquet(run.users, columns=["user_id"], n_rows=1, glob=False)["user_id"][0])
+    commands = {
+        f"genrec show {shlex.quote(str(run))} {user}": "a user's history and list, with titles",
+        f"genrec chat {shlex.quote(str(run))} --web": "ask it for something",
+        f"genrec serve {shlex.quote(str(run))}": "lists, similar items and search over HTTP",
+    }
+    width = max(map(len, commands))
+    return "".join(f"    {command:<{width}}  # {what}\n" for command, what in commands.items())
 
 
 def _print_report(run: Run) -> None:

@@ -19,6 +19,7 @@ from genrec.cli.config import FUSION, FitConfig
 from genrec.cli.estimate import DataSize, opening_line
 from genrec.data.stages import catalog_stage, split_stage
 from genrec.evaluation.report_stage import report_stage
+from genrec.evaluation.verdict import verdict
 from genrec.inference.batch.command import write_lists
 from genrec.inference.batch.job import files_of_a_job
 from genrec.inference.opening import open_ranker
@@ -63,6 +64,8 @@ def fit(config: FitConfig, *, before_lm: bool = False) -> Run:
                 _tell_what_will_happen(run, config, stages)
         if not before_lm:
             bring_up_to_date(run, report_stage(run, open_ranker), reuse)
+            if (found := verdict(run.metrics())).loses:
+                _log.warning("a baseline is better than the lists of this run: %s", found.sentence)
             if config.topk.k:
                 write_lists(run, k=config.topk.k, shard_size=config.topk.shard_size)
     return run

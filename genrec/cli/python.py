@@ -55,6 +55,7 @@ def fit(
     from genrec.cli.pipeline import fit as fit_run
     from genrec.data.frames import as_file, is_frame
     from genrec.data.stages import check_columns
+    from genrec.evaluation.verdict import verdict
     from genrec.inference.recommender import Recommender
 
     told = _told() if verbose else contextlib.nullcontext()
@@ -71,6 +72,7 @@ def fit(
             raise InputError(f"{said}. Say what it is called: columns={dict(error.names)}") from None
         kept = {name: _kept(path, Path(run)) if name in frames else path for name, path in files.items()}
         fitted = fit_run(_config(kept, run, columns, settings))
+        logging.getLogger(__name__).info(verdict(fitted.metrics()).sentence)
     return Recommender.from_pretrained(fitted.path)
 
 

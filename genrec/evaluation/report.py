@@ -12,7 +12,7 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,6 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from genrec.evaluation.tables import HISTORY_GROUPS, MINUS, SEARCH, Row, summary
+from genrec.evaluation.verdict import verdict
 from genrec.semtok.folders import to_json, write_atomic
 from genrec.semtok.quality import GOOD
 
@@ -35,7 +36,27 @@ _COLOURS = (
     "#3f8f86",
     "#7d6a58",
     "#444444",
-)
+    "#d48fb0",
+    "#9cbf3f",
+    "#2f4b7c",
+    "#b79fe0",
+    "#7fb8d6",
+    "#9a3f8f",
+)  # as many as a run has models, and some
+
+
+class Sample(NamedTuple):
+    """A test case with the list that the run makes for it, by titles; the page may be sent, so it names no user.
+
+    Attributes:
+        history: the last items.
+        target: the one that came next.
+        ranked: the first of the list, best first.
+    """
+
+    history: list[str]
+    target: str
+    ranked: list[str]
 
 
 def write_report(
@@ -46,6 +67,7 @@ def write_report(
     quality: Mapping[str, Any] | None = None,
     title: str = "genrec",
     notes: Sequence[str] = (),
+    samples: Sequence[Sample] = (),
 ) -> None:
     """Write `metrics.json`, `report.html` and the pictures into an existing folder.
 
@@ -56,7 +78,8 @@ def write_report(
             repeats some.
         quality: `quality.json` of the semantic IDs (`genrec.semtok.quality.SidQuality.to_json`).
         title: heading of the page.
-        notes: sentences below the heading: protocol, data, seeds.
+        notes: sentences on the protocol, data, seeds.
+        samples: cases with their lists.
     """
     pictures = {
         "recall_by_popularity.png": (
@@ -72,9 +95,9 @@ def write_report(
         "codes.png": (_code_use(quality), "Use of the semantic IDs' codes by level; even use would fill both bars."),
     }
     drawn = {name: (_png(figure), caption) for name, (figure, caption) in pictures.items() if figure is not None}
-    sections = [_notes(notes), _summary_tables(rows), _differences(rows)]
+    sections = [_lead(rows), _summary_tables(rows), _notes(notes), _samples(samples)]
     sections += [_picture(name, data, caption) for name, (data, caption) in drawn.items()]
-    sections += [_search_table(rows), _quality_table(quality)]
+    sections += [_differences(rows), _search_table(rows), _quality_table(quality)]
     page = Template(_TEMPLATE.read_text(encoding="utf-8"))
     write_atomic(folder / "metrics.json", to_json(list(rows)))
     for name, (data, _) in drawn.items():
@@ -203,6 +226,28 @@ def _png(figure: Figure) -> bytes:
     return data.getvalue()
 
 
+def _lead(rows: Sequence[Row]) -> str:
+    """The page's first sentence: who wins by how much, and where the run loses."""
+    said = verdict(rows)
+    return f'<p class="lead{" lost" if said.loses else ""}">{html.escape(said.sentence)}</p>'
+
+
+def _samples(samples: Sequence[Sample]) -> str:
+    if not samples:
+        return ""
+    lines = [
+        [" · ".join(one.history), one.target, " · ".join(f"{i}. {title}" for i, title in enumerate(one.ranked, 1))]
+        for one in samples
+    ]
+    head = ["the last items of a history", "what came next", "the list's first"]
+    table = _table(head, lines).replace("<table>", '<table class="words">', 1)
+    return f"<h2>Some lists</h2>\n{table}"
+
+
+def _folded(heading: str, content: str) -> str:
+    return f"<details>\n<summary><h2>{html.escape(heading)}</h2></summary>\n{content}\n</details>"
+
+
 def _notes(notes: Sequence[str]) -> str:
     return "".join(f"<p>{html.escape(note)}</p>" for note in notes)
 
@@ -236,7 +281,8 @@ def _differences(rows: Sequence[Row]) -> str:
     ]
     if not lines:
         return ""
-    return "<h2>Paired differences</h2>\n" + _table(["model", "figure", "difference", "95% interval", "split"], lines)
+    table = _table(["model", "figure", "difference", "95% interval", "split"], lines)
+    return _folded("Paired differences", table)
 
 
 def _search_table(rows: Sequence[Row]) -> str:
@@ -256,7 +302,7 @@ def _search_table(rows: Sequence[Row]) -> str:
         return ""
     said = "prefix 1@20 is the share of cases whose target's first code is among the 20 that are kept, and so on."
     table = _table(["model", "cases", "figure", "value", "n"], lines)
-    return f"<h2>Search</h2>\n{table}\n<p class=small>{said}</p>"
+    return _folded("Search", f"{table}\n<p class=small>{said}</p>")
 
 
 def _quality_table(quality: Mapping[str, Any] | None) -> str:
@@ -267,7 +313,7 @@ def _quality_table(quality: Mapping[str, Any] | None) -> str:
         for name, value in quality.items()
         if value is not None
     ]
-    return "<h2>Semantic IDs</h2>\n" + _table(["figure", "value, or one a level", "good"], lines)
+    return _folded("Semantic IDs", _table(["figure", "value, or one a level", "good"], lines))
 
 
 def _short(value: Any) -> str:

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from genrec.data.cases import Cases
 from genrec.decoding.filters import ItemFilter, WhereFilters
 from genrec.evaluation.baselines import BASELINES, ContentKnn, Random
 from genrec.evaluation.metrics import rank_of_target
-from genrec.evaluation.report import write_report
+from genrec.evaluation.report import Sample, write_report
 from genrec.evaluation.search_diagnosis import search_diagnosis
 from genrec.evaluation.tables import DEFAULT, KS, RANKS, Lists, compare, evaluate, rank
 from genrec.ranking.config import FusionWeights, RankingConfig
@@ -31,6 +32,7 @@ from genrec.sequential.sasrec import SasRec
 from genrec.stages import Stage, bring_up_to_date, progress_bar
 
 NEEDS = ("catalog", "split", "vectors/text", "vectors/collaborative", "vectors/item", "semtok", "lm")
+SAMPLES, LAST, FIRST = 3, 5, 5  # cases that are shown, items of their histories, and of their lists
 OpenRanker = Callable[[Run], Ranker]
 
 
@@ -40,7 +42,8 @@ def report_stage(run: Run, open_ranker: OpenRanker) -> Stage:
     Args:
         open_ranker: opens the run's model.
     """
-    return Stage("report", {"title": run.path.name, "ranks": True}, NEEDS, partial(_report, open_ranker))
+    config = {"title": run.path.name, "ranks": True, "samples": SAMPLES}
+    return Stage("report", config, NEEDS, partial(_report, open_ranker))
 
 
 def update_report(run: Run, open_ranker: OpenRanker) -> None:
@@ -69,9 +72,27 @@ def _report(open_ranker: OpenRanker, run: Run, folder: Path) -> None:
         rows += compare(lists, cases, reference=name)
     training = [row for part in ("vectors/collaborative", "vectors/item", "lm") for row in run.training_log(part)]
     title, notes = f"Report of {run.path.name}", _notes(run, ranker.config)
-    write_report(folder, rows, training_log=training, quality=run.quality(), title=title, notes=notes)
+    shown = next((ranked for name, ranked in lists.items() if name.endswith(DEFAULT)), None)
+    write_report(
+        folder, rows, training_log=training, quality=run.quality(), title=title, notes=notes,
+        samples=[] if shown is None else _samples(run, shown),
+    )  # fmt: skip
     ranks = {name: rank_of_target(ranked, cases.targets).astype(np.uint8) for name, ranked in lists.items()}
     write_atomic(folder / RANKS, save({name.removesuffix(DEFAULT): ranks_of for name, ranks_of in ranks.items()}))
+
+
+def _samples(run: Run, ranked: NDArray[np.int32]) -> list[Sample]:
+    """The first cases of different users, with their lists [B, K]."""
+    cases, titles = run.split().test, run.catalog().titles
+    first = list({user: case for case, user in reversed(list(enumerate(cases.user_ids)))}.values())[::-1][:SAMPLES]
+    return [
+        Sample(
+            [titles[row] for row in cases.histories[case][-LAST:].tolist()],
+            titles[int(cases.targets[case])],
+            [titles[row] for row in ranked[case][:FIRST].tolist() if row >= 0],
+        )
+        for case in first
+    ]
 
 
 def _notes(run: Run, ranking: RankingConfig) -> list[str]:

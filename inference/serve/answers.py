@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from genrec.inference.serve.microbatch import LiveList, MicroBatcher, Overloaded, Question
 from genrec.inference.serve.problem import Problem
@@ -13,6 +13,7 @@ from genrec.semtok.catalog import Catalog
 from genrec.semtok.errors import InputError
 
 Answer = dict[str, Any]
+Result = TypeVar("Result")
 
 
 class Answers:
@@ -77,19 +78,12 @@ class Answers:
         anonymous = question == Question((), question.k, exclude_seen=question.exclude_seen)
         found = self._for_anonymous.get(question.k) if anonymous else None
         if found is None:
-            try:
-                found = await asyncio.wait_for(self._batcher.ask(question), self._timeout)
-            except Overloaded as error:
-                raise Problem(503, "overloaded", str(error), headers={"Retry-After": "1"}) from None
-            except TimeoutError:
-                raise Problem(504, "timeout", f"no answer within {self._timeout:g} s") from None
-            except InputError as error:
-                raise Problem(422, "invalid", str(error)) from None
+            found = await self.in_time(self._batcher.ask(question))
         if anonymous:
             self._for_anonymous[question.k] = found
         return {
             "user_id": user_id,
-            "items": _items(zip(found.item_ids, found.scores, strict=True)),
+            "items": scored(zip(found.item_ids, found.scores, strict=True)),
             "source": "live",
             "stale": False,
             "version": None,
@@ -99,6 +93,21 @@ class Answers:
             "unknown_items": unknown,
             "reason": found.reason,
         }
+
+    async def in_time(self, answer: Awaitable[Result]) -> Result:
+        """What the model says.
+
+        Raises:
+            Problem: 422 for a filter that makes no sense, 503 where the queue is full, 504 out of time.
+        """
+        try:
+            return await asyncio.wait_for(answer, self._timeout)
+        except Overloaded as error:
+            raise Problem(503, "overloaded", str(error), headers={"Retry-After": "1"}) from None
+        except TimeoutError:
+            raise Problem(504, "timeout", f"no answer within {self._timeout:g} s") from None
+        except InputError as error:
+            raise Problem(422, "invalid", str(error)) from None
 
     async def history(self, user_id: str) -> tuple[str, ...]:
         """The items that the store knows the user interacted with, oldest first."""
@@ -113,15 +122,8 @@ class Answers:
         known: list[str] = []
         unknown: list[str] = []
         for item in item_ids:
-            (known if self._knows(item) else unknown).append(item)
+            (unknown if self._catalog.find_row(item) is None else known).append(item)
         return tuple(known), unknown
-
-    def _knows(self, item_id: str) -> bool:
-        try:
-            self._catalog.row(item_id)
-        except InputError:
-            return False
-        return True
 
     async def _stored(self, user_id: str) -> StoredList | None:
         if self._store is None:
@@ -136,7 +138,7 @@ class Answers:
         kept = [pair for pair in listed if pair[0] not in self._withdrawn][:k]
         return {
             "user_id": user_id,
-            "items": _items(kept),
+            "items": scored(kept),
             "source": "store",
             "stale": stored.stale,
             "version": info.version,
@@ -146,5 +148,6 @@ class Answers:
         }
 
 
-def _items(listed: Iterable[tuple[str, float]]) -> list[dict[str, Any]]:
+def scored(listed: Iterable[tuple[str, float]]) -> list[dict[str, Any]]:
+    """Items and scores as answers have them."""
     return [{"item_id": item, "score": round(score, 6)} for item, score in listed]

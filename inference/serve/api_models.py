@@ -55,6 +55,15 @@ Condition = Annotated[
 ]
 
 
+Where = Annotated[
+    dict[Text, Condition],
+    Field(
+        max_length=20,
+        description="Attribute to a value, values (any of them) or a range: {min, max}, [low, high].",
+    ),
+]
+
+
 class RecommendationsRequest(Asked):
     """A live recommendation. Items that the catalogue does not know are passed over and named in the answer."""
 
@@ -73,11 +82,7 @@ class RecommendationsRequest(Asked):
     history: list[ItemId] | None = Field(None, description="Item ids, oldest first. Empty: an anonymous user.")
     k: int = Field(10, ge=1, strict=True, description="Number of items.")
     exclude_seen: StrictBool = Field(True, description="Leave out the history's items.")
-    where: dict[Text, Condition] = Field(
-        {},
-        max_length=20,
-        description="Attribute to a value, values (any of them) or a range: {min, max}, [low, high].",
-    )
+    where: Where = {}
     deny: list[ItemId] = Field([], description="Items that must not come back.")
     ranking: Ranking | None = Field(None, description="The run's own where left out.")
 
@@ -98,6 +103,25 @@ def _plain(condition: Any) -> Any:
     return condition.model_dump(exclude_unset=True) if isinstance(condition, Range) else condition
 
 
+class SearchRequest(Asked):
+    """What is looked for, in words."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"query": "hand cream", "k": 5, "where": {"price": {"max": 20}}}]},
+    )
+
+    query: Text = Field(min_length=1, max_length=1000, description="What the items should be.")
+    k: int = Field(10, ge=1, strict=True, description="Number of items.")
+    where: Where = {}
+    deny: list[ItemId] = Field([], description="Items that must not come back.")
+
+    @property
+    def conditions(self) -> dict[str, Any] | None:
+        """`where` as the recommender takes it."""
+        return {name: _plain(condition) for name, condition in self.where.items()} or None
+
+
 class EventsRequest(Asked):
     """The items that a user has just interacted with, oldest first."""
 
@@ -109,6 +133,7 @@ class EventsRequest(Asked):
 class ScoredItem(BaseModel):
     item_id: str
     score: float
+    title: str | None = Field(None, description="Where `?expand=title` asks; null of an item that the catalogue lacks.")
 
 
 class RecommendationsAnswer(BaseModel):
@@ -130,6 +155,13 @@ class RecommendationsAnswer(BaseModel):
 class SimilarAnswer(BaseModel):
     item_id: str
     items: list[ScoredItem]
+    model_id: str
+
+
+class SearchAnswer(BaseModel):
+    query: str
+    items: list[ScoredItem]
+    reason: str | None = Field(description="Why the list is shorter than K.")
     model_id: str
 
 

@@ -11,7 +11,10 @@ import contextlib
 import dataclasses
 import logging
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path as FilePath
+from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import FastAPI, Path, Query, Request
@@ -19,13 +22,14 @@ from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.responses import Response
 
 from genrec.inference.serve import api_models as api
-from genrec.inference.serve.answers import Answers
+from genrec.inference.serve.answers import Answers, scored
 from genrec.inference.serve.config import ServeConfig
 from genrec.inference.serve.guard import Guard, RateLimit
 from genrec.inference.serve.metrics import ServeMetrics
 from genrec.inference.serve.microbatch import LiveRecommender, MicroBatcher, Question
 from genrec.inference.serve.problem import HANDLERS, MEDIA_TYPE, Problem
 from genrec.inference.store.topk_store import StoreUnavailable, TopKStore
+from genrec.recommendations import Recommendations
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.errors import InputError
 
@@ -58,6 +62,7 @@ def create_app(
         description=(__doc__ or "").partition("\n\n")[2],
         lifespan=service.lifespan,
         redirect_slashes=False,
+        docs_url=None,
         redoc_url=None,
     )
     app.add_middleware(
@@ -72,7 +77,9 @@ def create_app(
         app.add_exception_handler(error, handler)
     _add_user_routes(app, service)
     _add_item_routes(app, service)
+    _add_search_route(app, service)
     _add_health_routes(app, service)
+    _add_pages(app)
     _describe(app, keyed=api_key is not None)
     return app
 
@@ -126,6 +133,24 @@ class _Service:
             log.exception("a live recommendation failed")
             raise Problem(503, "not-ready", "a live recommendation failed; the log says why") from None
 
+    def model(self) -> LiveRecommender:
+        """What answers live; a 503 where nothing does."""
+        if self.recommender is None or self.batcher is None:
+            raise Problem(503, "live-off", "live recommendations are off")
+        return self.recommender
+
+    async def ask(self, function: Callable[..., Recommendations], *arguments: Any) -> Recommendations:
+        """One of the model's methods on its thread; 422 for a filter that makes no sense, 503 and 504 as for lists."""
+        assert self.batcher is not None
+        return await self.answers.in_time(self.batcher.call(function, *arguments))
+
+    def expanded(self, answer: dict[str, Any], expand: str | None) -> dict[str, Any]:
+        """An answer with the titles of its items where they are asked for."""
+        for item in answer["items"] if expand == "title" else ():
+            row = self.catalog.find_row(item["item_id"])
+            item["title"] = None if row is None else self.catalog.titles[row]
+        return answer
+
     def row(self, item_id: str) -> int:
         try:
             return self.catalog.row(item_id)
@@ -144,6 +169,8 @@ class _Id(PathConvertor):
 
 
 register_url_convertor("id", _Id())
+_EXPAND = "title: each item's title too."
+Expand = Annotated[Literal["title"] | None, Query(description=_EXPAND)]
 _LONGEST_USER = 2048
 _USER = Path(min_length=1, max_length=_LONGEST_USER, examples=["A1YJEY40YUW4SE"])
 _ITEM = Path(min_length=1, max_length=512, examples=["B0009P4PZC"])
@@ -163,12 +190,13 @@ def _add_user_routes(app: FastAPI, service: _Service) -> None:
         user_id = request.path_params["user_id"]
         if not 1 <= len(user_id) <= _LONGEST_USER:
             raise Problem(422, "invalid", f"path.user_id: 1 to {_LONGEST_USER} characters")
+        expand = _read_expand(request)
         answer = await service.answers.for_user(user_id, _read_k(request, config.max_k))
         service.metrics.answer(answer["source"], answer["stale"])
-        return _json(answer)
+        return _json(service.expanded(answer, expand))
 
     @app.post("/v1/recommendations", **_gives(api.RecommendationsAnswer, "recommendations"))
-    async def live_recommendations(asked: api.RecommendationsRequest) -> Response:
+    async def live_recommendations(asked: api.RecommendationsRequest, expand: Expand = None) -> Response:
         """A live list for a history, or for what is known of a user, under filters."""
         if asked.k > config.max_k:
             raise Problem(422, "invalid", f"k: {asked.k}; at most {config.max_k}")
@@ -183,7 +211,7 @@ def _add_user_routes(app: FastAPI, service: _Service) -> None:
             asked.question(known, deny), user_id=asked.user_id, unknown=list(dict.fromkeys(unknown + more_unknown))
         )
         service.metrics.answer("live", False)
-        return _json(answer)
+        return _json(service.expanded(answer, expand))
 
     @app.post("/v1/users/{user_id:id}/events", **_gives(api.EventsAnswer, "events", status=202))
     async def user_events(asked: api.EventsRequest, user_id: str = _USER) -> Response:
@@ -202,16 +230,17 @@ def _add_item_routes(app: FastAPI, service: _Service) -> None:
     k_query = Query(min(10, most), ge=1, le=most, description="Number of items.")
 
     @app.get("/v1/items/{item_id:id}/similar", **_gives(api.SimilarAnswer, "items"))
-    async def similar_items(request: Request, item_id: str = _ITEM, k: int = k_query) -> Response:
+    async def similar_items(
+        request: Request, item_id: str = _ITEM, k: int = k_query, expand: Expand = None
+    ) -> Response:
         """Items similar to this item, most similar first."""
         if not request.scope["raw_path"].endswith(b"/similar"):  # the slash was encoded: it is the id's own
             return await item(f"{item_id}/similar")
         service.row(item_id)
-        if service.batcher is None or service.recommender is None:
-            raise Problem(503, "live-off", "live recommendations are off")
-        found = await service.batcher.call(service.recommender.similar, item_id, k)
-        listed = [{"item_id": item, "score": round(score, 6)} for item, score in found.pairs()]
-        return _json({"item_id": item_id, "items": listed, "model_id": service.recommender.run_id})
+        model = service.model()
+        found = await service.ask(model.similar, item_id, k)
+        answer = {"item_id": item_id, "items": scored(found.pairs()), "model_id": model.run_id}
+        return _json(service.expanded(answer, expand))
 
     @app.get("/v1/items/{item_id:id}", **_gives(api.ItemAnswer, "items"))
     async def item(item_id: str = _ITEM) -> Response:
@@ -227,6 +256,22 @@ def _add_item_routes(app: FastAPI, service: _Service) -> None:
                 "semantic_id": None if codes is None or row >= len(codes) else codes[row].tolist(),
             }
         )
+
+
+def _add_search_route(app: FastAPI, service: _Service) -> None:
+    @app.post("/v1/search", **_gives(api.SearchAnswer, "search"))
+    async def search(asked: api.SearchRequest, expand: Expand = None) -> Response:
+        """Items that a text describes, best first, under filters."""
+        if asked.k > service.config.max_k:
+            raise Problem(422, "invalid", f"k: {asked.k}; at most {service.config.max_k}")
+        service.check_length("deny", asked.deny)
+        model = service.model()
+        if not model.can_search:
+            raise Problem(503, "search-off", "the run that is served has no text vectors")
+        deny, _ = service.answers.split(asked.deny)
+        found = await service.ask(partial(model.search, asked.query, asked.k, where=asked.conditions, deny=deny))
+        answer = {"query": asked.query, "items": scored(found.pairs()), "reason": found.reasons[0]}
+        return _json(service.expanded(answer | {"model_id": model.run_id}, expand))
 
 
 def _add_health_routes(app: FastAPI, service: _Service) -> None:
@@ -260,6 +305,28 @@ def _add_health_routes(app: FastAPI, service: _Service) -> None:
         return service.metrics.page(info, waiting, store_up=store_up)
 
 
+def _add_pages(app: FastAPI) -> None:
+    """For people: what answers here, and the documentation, which loads nothing from elsewhere."""
+    page = FilePath(__file__).with_name("docs.html").read_bytes()
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> Response:
+        about = "genrec: top-K lists, similar items and search over HTTP"
+        return _json({"about": about, "version": version("genrec"), "docs": "/docs", "openapi": "/openapi.json",
+                      "ready": "/health/ready"})  # fmt: skip
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return Response(page, media_type="text/html; charset=utf-8")
+
+
+def _read_expand(request: Request) -> str | None:
+    text = request.query_params.get("expand") if request.scope["query_string"] else None
+    if text not in (None, "title"):
+        raise Problem(422, "invalid", "query.expand: title, or nothing")
+    return text
+
+
 def _read_k(request: Request, most: int) -> int:
     text = request.query_params.get("k") if request.scope["query_string"] else None
     if text is None:
@@ -276,6 +343,7 @@ def _user_and_k(most: int) -> list[dict[str, Any]]:
     return [
         {"name": "user_id", "in": "path", "required": True, "schema": user, "example": "A1YJEY40YUW4SE"},
         {"name": "k", "in": "query", "required": False, "schema": k, "description": "Number of items."},
+        {"name": "expand", "in": "query", "required": False, "schema": {"enum": ["title"]}, "description": _EXPAND},
     ]
 
 

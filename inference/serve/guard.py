@@ -102,7 +102,7 @@ class Guard:
             self._observe(route, scope["method"], status, time.perf_counter() - started)
 
     def _check(self, scope: Scope) -> None:
-        if scope["path"].startswith(_OPEN):
+        if scope["path"] == "/" or scope["path"].startswith(_OPEN):
             return
         wait = self._limit.wait(scope["client"][0] if scope["client"] else "", time.monotonic())
         if wait:

@@ -33,6 +33,9 @@ class LiveRecommender(Protocol):
     index_version: str
     filter_viewed: bool
 
+    @property
+    def can_search(self) -> bool: ...
+
     def recommend(
         self,
         histories: Sequence[Sequence[str]],
@@ -45,6 +48,10 @@ class LiveRecommender(Protocol):
     ) -> Recommendations: ...
 
     def similar(self, items: str, k: int = 10) -> Recommendations: ...
+
+    def search(
+        self, queries: str, k: int = 10, *, where: Mapping[str, Any] | None = None, deny: Sequence[str] = ()
+    ) -> Recommendations: ...
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,7 @@ class MicroBatcher:
         self._observe = observe
         self.proven = False  # whether the last batch was answered
         self._waiting: deque[_Waiting] = deque()
+        self._calls = 0
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="recommender")
         self._task = asyncio.get_running_loop().create_task(self._run())
@@ -141,7 +149,16 @@ class MicroBatcher:
         return await waiting.answer
 
     async def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Run another of the recommender's methods on its thread."""
+        """Run another of the recommender's methods on its thread; raises Overloaded where as many wait as may."""
+        if self._calls >= self._queue:
+            raise Overloaded(f"{self._queue} requests are waiting already")
+        self._calls += 1
+        try:
+            return await self._on_thread(function, *arguments)
+        finally:
+            self._calls -= 1
+
+    async def _on_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
     async def close(self) -> None:
@@ -176,7 +193,7 @@ class MicroBatcher:
 
     async def _answer(self, batch: list[_Waiting]) -> None:
         try:
-            lists = await self.call(self._recommend, [waiting.question for waiting in batch])
+            lists = await self._on_thread(self._recommend, [waiting.question for waiting in batch])
         except Exception as error:  # whatever it is belongs to those who asked; the loop goes on
             self.proven = self.proven and isinstance(error, InputError)
             for waiting in batch:

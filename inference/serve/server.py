@@ -125,6 +125,8 @@ def _prove(recommender: Recommender, run: Path) -> None:
     try:
         recommender.recommend([[], [newest]], k=1)
         recommender.similar(newest, 1)
+        if recommender.can_search:  # which loads the text encoder, and not at the first request
+            recommender.search(recommender.catalog.titles[-1], 1)
     except Exception as error:
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         raise InputError(

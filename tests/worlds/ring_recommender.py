@@ -55,7 +55,7 @@ class RingRecommender:
         self.batches: list[list[tuple[str, ...]]] = []
         self.gate = threading.Event()
         self.gate.set()
-        self.filter_viewed = True
+        self.filter_viewed, self.can_search = True, True
 
     def recommend(
         self,
@@ -91,3 +91,14 @@ class RingRecommender:
         rows = Sequences.from_lists([[other for _, other in others[:k]]])
         scores = np.array([-distance for distance, _ in others[:k]], dtype=np.float32)
         return Recommendations.of(RankedRows(rows, scores, (None,)), self.catalog, [items], "target_item_id")
+
+    def search(
+        self, queries: str, k: int = 10, *, where: Mapping[str, Any] | None = None, deny: Sequence[str] = ()
+    ) -> Recommendations:
+        """Allowed items whose title ends with the query, in catalogue order."""
+        mask = self._filters(where).deny(self.catalog.rows(deny)).allowed_mask()
+        found = [row for row, title in enumerate(self.catalog.titles) if mask[row] and title.endswith(queries)][:k]
+        scores = -np.arange(len(found), dtype=np.float32)
+        reason = None if len(found) == k else f"{len(found)} items were found"
+        ranked = RankedRows(Sequences.from_lists([found]), scores, (reason,))
+        return Recommendations.of(ranked, self.catalog, [queries], "query")
