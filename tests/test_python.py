@@ -214,7 +214,7 @@ def test_added_items_are_in_the_same_object(
         ({"lm": {"epochs": "many"}}, "lm.epochs 'many': must be of the type int"),
         ({"lm": 3}, "lm 3: a section of settings belongs here"),
         ({"data": {"items": "x"}}, "tables and columns are arguments of their own"),
-        ({"run": "~/run"}, "run ~/run: ~ is known to a shell alone"),
+        ({"run": "~nobody-there/run"}, "run ~nobody-there/run: no such user"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_written(

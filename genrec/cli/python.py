@@ -70,7 +70,7 @@ def fit(
             for name in frames:
                 said = said.replace(str(files[name]), name)
             raise InputError(f"{said}. Say what it is called: columns={dict(error.names)}") from None
-        kept = {name: _kept(path, Path(run)) if name in frames else path for name, path in files.items()}
+        kept = {name: _kept(path, Path(config.run)) if name in frames else path for name, path in files.items()}
         fitted = fit_run(_config(kept, run, columns, settings))
         logging.getLogger(__name__).info(verdict(fitted.metrics()).sentence)
     return Recommender.from_pretrained(fitted.path)

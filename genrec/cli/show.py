@@ -25,6 +25,7 @@ class ShowConfig:
         where: conditions on attributes, as JSON: '{"price": {"max": 20}}'.
         ranking: beam, rerank, dense or fused; null: the run's own.
         filter_viewed: leave out the items of the history; null: as in the run's evaluation.
+        verify: compare the run's files with their hashes; --no-verify compares sizes alone, and says so.
     """
 
     run: Path
@@ -34,10 +35,12 @@ class ShowConfig:
     where: str | None = None
     ranking: Ranking | None = None
     filter_viewed: bool | None = None
+    verify: bool = True
 
     def __post_init__(self) -> None:
         if (self.user is None) == (self.history is None):
             raise InputError('say whose list: genrec show RUN USER, or genrec show RUN --history "ITEM ITEM"')
+        check.path(self, "run")
         check.at_least_one(self, "k")
         self.conditions()
 
@@ -50,7 +53,7 @@ def show(config: ShowConfig) -> str:
     """The text; raises InputError for an unknown user, item or attribute."""
     from genrec.inference.recommender import Recommender
 
-    recommender = Recommender.from_pretrained(config.run)
+    recommender = Recommender.from_pretrained(config.run, verify=config.verify)
     catalog = recommender.catalog
     users = None if config.user is None else [config.user]
     histories = None if config.history is None else [config.history.split()]
