@@ -134,7 +134,10 @@ class Run(RunFolder):
 
     @property
     def columns(self) -> Columns:
-        """What the tables that the run was fitted on call their columns."""
+        """What the tables that the run was fitted on call their columns; as here, where its stages were made without a
+        configuration."""
+        if not self.config.is_file():
+            return Columns()
         return Columns(**(self.settings()["data"].get("columns") or {}))
 
     @_once
