@@ -31,6 +31,7 @@ from worlds.hostile import (
     put,
     seal,
     set_at,
+    some,
     table_changes,
 )
 
@@ -88,11 +89,6 @@ def test_any_damage_is_seen_by_the_hashes(change: str, check: Check) -> None:
 def test_damage_behind_a_new_manifest_is_seen_by_the_files_own_checks(file: str, check: Check) -> None:
     changes = [name for name in ANY_FILE if name not in ("missing", "a link to itself")]
     check([Mutation(file, name, ANY_FILE[name], sealed=True) for name in changes])
-
-
-def some(changes: dict[str, Callable[[Path], None]], most: int, seed: int) -> list[str]:
-    """At most so many, drawn by seed."""
-    return sorted(np.random.default_rng(seed).permutation(sorted(changes))[:most].tolist())
 
 
 @pytest.mark.parametrize("file", [file for file in READ if file.endswith(".json") and file != "lm/tokenizer.json"])

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import re
 import shutil
 import struct
 import threading
@@ -34,14 +35,18 @@ from genrec.semtok.folders import (
     hash_file,
     hold_lock,
     new_folder,
-    read_json,
     to_json,
     write_atomic,
 )
+from genrec.semtok.schema import read_as
+from genrec.semtok.tables import read_table, require_types
 
 log = logging.getLogger(__name__)
 _CURRENT, _PREVIOUS = b"current", b"previous"
 _FOREIGN = ("config.yaml", MANIFEST)  # of a run and of its sealed folders: a store written into one would spoil it
+_VERSION, _VERSION_KEY = re.compile("v[0-9]{1,18}"), re.compile(b"v[0-9]{1,18}")
+_MADE = re.compile(r"\.?v[0-9]{1,18}(\.new|\.old)?")  # versions, and what a killed load left
+_GARBAGE = (ValueError, struct.error, lmdb.Error)  # what values of another writer raise
 _LATEST = struct.Struct("<d")  # opens a user's events: the time of the latest, so that staleness needs no parsing
 
 
@@ -69,7 +74,7 @@ class LmdbStore:
         except OSError as error:
             raise InputError(f"{folder}: no store can be made here ({error.strerror})") from None
         try:
-            _refuse_truncated(folder / "state" / "data.mdb")
+            _refuse_truncated(folder / "state" / "data.mdb", _WITHOUT_STATE)
             self._state = lmdb.open(str(folder / "state"), map_size=events_bytes, max_dbs=2, max_readers=1024)
             self._state.reader_check()  # frees the slots of processes that were killed
             self._pointers = self._state.open_db(b"pointers")
@@ -105,7 +110,7 @@ class LmdbStore:
         key = user_key(user_id)
         lists, (events,) = self._look([key])
         loaded = () if lists is None or not key else lists.history(key)
-        later = [] if events is None else orjson.loads(events[_LATEST.size :])
+        later = [] if events is None else self._unpacked(events)
         as_of = float("-inf") if lists is None else lists.info.as_of
         return (*loaded, *(item for at, item in later if at > as_of))[-LONGEST_HISTORY:]
 
@@ -119,8 +124,8 @@ class LmdbStore:
         try:
             with self._state.begin(self._events, write=True) as txn:
                 old = txn.get(key)
-                events = [] if old is None else orjson.loads(old[_LATEST.size :])
-                events = sorted([*events, *([now, item] for item in item_ids)], key=lambda event: event[0])
+                events = [] if old is None else self._unpacked(old)
+                events = sorted([*events, *((now, item) for item in item_ids)], key=lambda event: event[0])
                 txn.put(key, _pack_events(events[-LONGEST_HISTORY:]))
         except lmdb.MapFullError:
             raise StoreFull(f"{self.folder / 'state'}: no room for more events before the next load") from None
@@ -196,7 +201,8 @@ class LmdbStore:
                 previous = txn.get(_PREVIOUS)
             others = [name.encode() for name in reversed(self._versions())]
             kept = self._lists.name if self._lists is not None else None
-            candidates = list(dict.fromkeys(n for n in (pointer, kept, previous, *others) if n is not None))
+            named = [name for name in (pointer, kept, previous) if name is not None and _VERSION_KEY.fullmatch(name)]
+            candidates = list(dict.fromkeys([*named, *others]))
             chosen = None
             for name in candidates:
                 try:
@@ -209,8 +215,18 @@ class LmdbStore:
             self._lists, self._pointer = chosen, pointer
             return chosen
 
+    def _unpacked(self, events: bytes) -> list[tuple[float, str]]:
+        """A user's events as (time, item), by time; raises StoreUnavailable where others wrote there."""
+        try:
+            pairs = [(float(at), item) for at, item in orjson.loads(events[_LATEST.size :])]
+            if not all(isinstance(item, str) for _, item in pairs):
+                raise ValueError("an item that is no text")
+        except (ValueError, TypeError) as error:
+            raise StoreUnavailable(f"{self.folder / 'state'}: events that are none ({error})") from error
+        return pairs
+
     def _versions(self) -> list[str]:
-        return sorted(path.name for path in self.folder.glob("v[0-9]*") if path.is_dir())
+        return sorted(path.name for path in self.folder.iterdir() if _VERSION.fullmatch(path.name) and path.is_dir())
 
     def _next_version(self) -> str:
         return f"v{max([int(name[1:]) for name in self._versions()], default=0) + 1:06d}"
@@ -226,15 +242,17 @@ class LmdbStore:
 
     def _forget_events(self, as_of: float) -> None:
         with self._state.begin(self._events, write=True) as txn:
-            for key in [key for key, value in txn.cursor() if _LATEST.unpack_from(value)[0] <= as_of]:
+            short = _LATEST.size  # what is shorter than a time is none of ours
+            old = [key for key, value in txn.cursor() if len(value) < short or _LATEST.unpack_from(value)[0] <= as_of]
+            for key in old:
                 txn.delete(key)
 
     def _sweep(self) -> None:
         """Remove what is neither current nor the version before; a reader that still maps one keeps its pages."""
         with self._state.begin(self._pointers) as txn:
             kept = {name.decode() for name in (txn.get(_CURRENT), txn.get(_PREVIOUS)) if name is not None}
-        for path in [*self.folder.glob("v[0-9]*"), *self.folder.glob(".v[0-9]*")]:
-            if path.name not in kept:
+        for path in list(self.folder.iterdir()):
+            if _MADE.fullmatch(path.name) and path.name not in kept:
                 shutil.rmtree(path, ignore_errors=True)
 
     @contextlib.contextmanager
@@ -260,8 +278,13 @@ class _Lists:
             if path.name not in files or hash_file(path) != files[path.name]["sha256"]:
                 raise InputError(f"{path}: contents differ from the manifest's hash")
         self.name = folder.name.encode()
-        self.info = ListsInfo(**read_json(folder / "info.json"))
-        self._decoder = ListDecoder(tuple(pl.read_parquet(folder / "items.parquet", glob=False)["item_id"].to_list()))
+        self.info = read_as(folder / "info.json", ListsInfo)
+        table = read_table(folder / "items.parquet", what="items", may_be_empty=True)
+        require_types(table, folder / "items.parquet", {"item_id": pl.String})
+        if (self.info.version, self.info.items) != (folder.name, len(table)):
+            raise InputError(f"{folder}: info.json is of another version than {folder.name} of {len(table)} items")
+        self._decoder = ListDecoder(tuple(table["item_id"].to_list()))
+        _refuse_truncated(folder / "data.mdb", "it was changed behind its manifest")
         # Without a lock file: nothing writes here, so readers need no table and may share a read-only disk.
         self.env = lmdb.open(str(folder), readonly=True, lock=False, max_dbs=2, readahead=False)
         self._users = self.env.open_db(b"lists", create=False)
@@ -269,16 +292,22 @@ class _Lists:
         self._of_thread = _Snapshot(self.env)
 
     def get(self, key: bytes, events: bytes | None) -> StoredList | None:
-        value = self._of_thread.txn.get(key, None, self._users)
-        if value is None:
-            return None
-        item_ids, scores = self._decoder.lists(value)
-        stale = events is not None and _LATEST.unpack_from(events)[0] > self.info.as_of
+        try:
+            value = self._of_thread.txn.get(key, None, self._users)
+            if value is None:
+                return None
+            item_ids, scores = self._decoder.lists(value)
+            stale = events is not None and _LATEST.unpack_from(events)[0] > self.info.as_of
+        except _GARBAGE as error:
+            raise StoreUnavailable(f"{self.info.version}: a list that is none ({error})") from error
         return StoredList(item_ids, scores, self.info, stale)
 
     def history(self, key: bytes) -> tuple[str, ...]:
-        value = self._of_thread.txn.get(key, None, self._histories)
-        return () if value is None else self._decoder.history(value)
+        try:
+            value = self._of_thread.txn.get(key, None, self._histories)
+            return () if value is None else self._decoder.history(value)
+        except _GARBAGE as error:
+            raise StoreUnavailable(f"{self.info.version}: a history that is none ({error})") from error
 
 
 class _Snapshot(threading.local):
@@ -297,16 +326,14 @@ def _pack_events(events: list[Any]) -> bytes:
     return _LATEST.pack(max(event[0] for event in events)) + orjson.dumps(events)
 
 
-def _refuse_truncated(path: Path) -> None:
+def _refuse_truncated(path: Path, cure: str) -> None:
     """LMDB maps whatever is there, and a page beyond the end of the file kills the process: look first."""
     if not path.exists() or path.stat().st_size == 0:
         return
     with lmdb.open(str(path.parent), readonly=True, lock=False, create=False) as env:
         wanted = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
     if path.stat().st_size < wanted:
-        raise InputError(
-            f"{path}: {path.stat().st_size} bytes where its pages take {wanted}; truncated; {_WITHOUT_STATE}"
-        )
+        raise InputError(f"{path}: {path.stat().st_size} bytes where its pages take {wanted}; truncated; {cure}")
 
 
 def _write(folder: Path, packed: PackedBatch, info: ListsInfo) -> None:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import check_folder
+from genrec.semtok.tables import read_table
 
 LONGEST_KEY = 511  # bytes; LMDB's limit
 DAY = 86_400.0  # seconds
@@ -162,13 +163,11 @@ def read_batch(folder: Path, *, as_of: float | None = None, histories: pl.DataFr
             raise InputError(f"{path}: of another run, ranking or index than {paths[0].name}")
     run_id, ranking, index_version = facts[paths[0]]
 
-    columns = [_distinct(pl.scan_parquet(path, glob=False)) for path in paths]
+    columns = [_distinct(_table(path).lazy()) for path in paths]
     if histories is not None:
         columns.append(_distinct(histories.lazy()))
     item_ids = pl.concat(columns).unique().drop_nulls().sort()
-    lists = _join(
-        [_pack(pl.read_parquet(path, glob=False), item_ids, what=str(path)) for path in paths], what=str(folder)
-    )
+    lists = _join([_pack(_table(path), item_ids, what=str(path)) for path in paths], what=str(folder))
     packed_histories = None
     if histories is not None:
         packed_histories = _join([_pack(histories, item_ids, what="histories", scored=False)], what="histories")
@@ -186,8 +185,8 @@ def read_batch(folder: Path, *, as_of: float | None = None, histories: pl.DataFr
 def _metadata(path: Path) -> tuple[str, str, str]:
     try:
         metadata, schema = pl.read_parquet_metadata(path), pl.read_parquet_schema(path)
-    except pl.exceptions.PolarsError as error:
-        raise InputError(f"{path}: not a Parquet file ({error})") from None
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        raise InputError(f"{path}: not a Parquet file ({(str(error).splitlines() or [''])[0]})") from None
     for column in ("user_id", "item_ids", "scores"):
         if column not in schema:
             raise InputError(f"{path}: no column {column}")
@@ -199,6 +198,10 @@ def _metadata(path: Path) -> tuple[str, str, str]:
         if name not in metadata:
             raise InputError(f"{path}: no {name} in the file's metadata; not made by `genrec recommend`?")
     return metadata["run_id"], metadata["ranking"], metadata["index_version"]
+
+
+def _table(path: Path) -> pl.DataFrame:
+    return read_table(path, what="lists", may_be_empty=True)
 
 
 def _distinct(frame: pl.LazyFrame) -> pl.Series:

@@ -6,6 +6,7 @@ command line.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,6 +39,10 @@ class ListsInfo:
     as_of: float
     users: int
     items: int
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.as_of) and min(self.users, self.items) >= 0):
+            raise ValueError("as_of is no time, or users and items are no counts")
 
     @property
     def age(self) -> float:

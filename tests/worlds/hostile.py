@@ -9,6 +9,7 @@ The probe runs in a process of its own (`Prober`), so that a crash or a hang is 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -205,7 +206,8 @@ def table(change: Callable[[Any], Any]) -> Callable[[Path], None]:
         import polars as pl
 
         out = io.BytesIO()
-        change(pl.read_parquet(path, glob=False)).write_parquet(out)
+        metadata = {name: told for name, told in pl.read_parquet_metadata(path).items() if name != "ARROW:schema"}
+        change(pl.read_parquet(path, glob=False)).write_parquet(out, metadata=metadata)
         put(path, out.getvalue())
 
     return changed
@@ -245,6 +247,11 @@ def file_changes(path: Path) -> dict[str, Callable[[Path], None]]:
     if path.suffix == ".jinja":
         changes |= {name: lambda path, text=text: put(path, text.encode()) for name, text in TEMPLATES.items()}
     return changes
+
+
+def some(changes: dict[str, Callable[[Path], None]], most: int, seed: int) -> list[str]:
+    """At most so many, drawn by seed."""
+    return sorted(np.random.default_rng(seed).permutation(sorted(changes))[:most].tolist())
 
 
 def files_of(run: Path) -> list[str]:
@@ -304,30 +311,59 @@ class Outcome:
     told: str
 
 
-def probe(run: Path) -> Outcome:
-    """Open a run and ask it for lists, items by words, neighbours and what it says of itself."""
-    from genrec import Recommender
-    from genrec.cli.main import main
+def outcome_of(ask: Callable[[], Any]) -> Outcome:
+    """What becomes of asking: a JSON-able answer, a refusal in one line, or a defect."""
     from genrec.semtok.errors import InputError
 
-    told = io.StringIO()
     try:
-        with redirect_stdout(io.StringIO()), redirect_stderr(told):
-            recommender = Recommender.from_pretrained(run, device="cpu")
-            ids = recommender.catalog.item_ids
-            lists = recommender.recommend([list(ids[:3]), list(ids[5:6]), []], k=5)
-            answers: list[Any] = [[[ids[row] for row in rows.tolist()] for rows in lists.rows], lists.scores.tolist()]
-            if not np.isfinite(lists.scores).all():
-                return Outcome("defect", "scores that are not finite")
-            answers += [recommender.search("red shirt", 3).pairs(), recommender.similar(ids[0], 3).pairs()]
-            for command in (["inspect", str(run)], ["inspect", str(run), ids[0]]):
-                if main(command) not in (0, 2):
-                    return Outcome("defect", f"{command[0]} ends otherwise than with 0 or 2")
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            answer = ask()
     except InputError as error:
         return Outcome("defect" if "\n" in str(error) else "refused", str(error))
     except BaseException:
         return Outcome("defect", traceback.format_exc()[-3000:])
-    return Outcome("answered", hashlib.sha256(json.dumps(answers).encode()).hexdigest())
+    return Outcome("answered", hashlib.sha256(json.dumps(answer, allow_nan=False).encode()).hexdigest())
+
+
+def told_by(*command: str) -> str:
+    """What a command prints, where it ends well.
+
+    Raises:
+        InputError: it ends with status 2; the message is its last line on standard error.
+        AssertionError: it ends otherwise.
+    """
+    from genrec.cli.main import main
+    from genrec.semtok.errors import InputError
+
+    out, errors = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(errors):
+        status = main(command)
+    if status == 2:
+        line = (errors.getvalue().splitlines() or ["nothing"])[-1]
+        assert line.startswith(f"genrec {command[0]}: "), errors.getvalue()[-1000:]  # one line, and the last
+        raise InputError(line)
+    assert status == 0, f"{command[0]} ends with status {status}: {errors.getvalue()[-1000:]}"
+    return out.getvalue()
+
+
+def probe(run: Path) -> Outcome:
+    """Open a run and ask it for lists, items by words, neighbours and what it says of itself."""
+
+    def ask() -> Any:
+        from genrec import Recommender
+        from genrec.semtok.errors import InputError
+
+        recommender = Recommender.from_pretrained(run, device="cpu")
+        ids = recommender.catalog.item_ids
+        lists = recommender.recommend([list(ids[:3]), list(ids[5:6]), []], k=5)
+        answers = [[ids[row] for row in rows.tolist()] for rows in lists.rows], lists.scores.tolist()
+        found = recommender.search("red shirt", 3).pairs(), recommender.similar(ids[0], 3).pairs()
+        for command in (["inspect", str(run)], ["inspect", str(run), ids[0]]):
+            with contextlib.suppress(InputError):
+                told_by(*command)
+        return answers, found
+
+    return outcome_of(ask)
 
 
 def _serve(connection: Connection) -> None:
@@ -336,10 +372,10 @@ def _serve(connection: Connection) -> None:
     torch.set_num_threads(1)
     while True:
         try:
-            run = connection.recv()
+            ask, path = connection.recv()
         except EOFError:  # the prober is gone
             return
-        connection.send(probe(run))
+        connection.send(ask(path))
 
 
 class Prober:
@@ -356,8 +392,9 @@ class Prober:
         self._process.start()
         theirs.close()
 
-    def __call__(self, run: Path) -> Outcome:
-        self._connection.send(run)
+    def __call__(self, path: Path, ask: Callable[[Path], Outcome] = probe) -> Outcome:
+        """What becomes of a probe (a function of a module) of a path."""
+        self._connection.send((ask, path))
         try:
             if self._connection.poll(self.seconds):
                 outcome: Outcome = self._connection.recv()
