@@ -253,7 +253,7 @@ def link_folder(source: Path, target: Path) -> None:
     scratch = scratch_of(target)
     shutil.rmtree(scratch, ignore_errors=True)
     shutil.copytree(source, scratch, copy_function=_link, ignore=shutil.ignore_patterns(MANIFEST))
-    _link(source / MANIFEST, scratch / MANIFEST)  # last: it says that the folder is whole
+    write_atomic(scratch / MANIFEST, (source / MANIFEST).read_bytes())  # last: it says that the folder is whole
     finish_rename(target)
 
 

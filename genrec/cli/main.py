@@ -35,12 +35,13 @@ _HEAVY = ("fit", "compare", "recommend", "show", "evaluate", "add-items", "serve
 def _of_the_machine(error: Exception) -> str | None:
     """What the machine refuses, and not the program: a disk that is full or may not be written to, or no memory left.
 
-    Libraries in Rust say so in words of their own, with the number of the system's error behind.
+    Libraries in Rust say so in words of their own, with the number of the system's error behind; a copy of a folder
+    tells the errors of all its files.
     """
     told = " ".join(str(error).split())
     number = error.errno if isinstance(error, OSError) else None
-    if number is None and (found := re.search(r"\(os error (\d+)\)", told)):
-        number = int(found[1])
+    if number is None and (found := re.search(r"\(os error (\d+)\)|\[Errno (\d+)\]", told)):
+        number = int(found[1] or found[2])
     if number in _OF_THE_DISK:
         place = getattr(error, "filename", None)
         return os.strerror(number) + (f": {place}" if place else "")
