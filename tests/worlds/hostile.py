@@ -254,10 +254,11 @@ def some(changes: dict[str, Callable[[Path], None]], most: int, seed: int) -> li
     return sorted(np.random.default_rng(seed).permutation(sorted(changes))[:most].tolist())
 
 
-def files_of(run: Path) -> list[str]:
-    """The files of a run's stages that commands read."""
+def files_of(run: Path, *, report: bool = False) -> list[str]:
+    """The files of a run's stages that commands read, with those of the report where asked."""
+    stages = (*STAGES, "report") if report else STAGES
     return [
-        str(path.relative_to(run)) for stage in STAGES for path in sorted((run / stage).rglob("*")) if path.is_file()
+        str(path.relative_to(run)) for stage in stages for path in sorted((run / stage).rglob("*")) if path.is_file()
     ]
 
 
@@ -270,7 +271,7 @@ def seal(run: Path, file: str, *, behind: bool = True, added: bool = False) -> N
     """
     from genrec.semtok.folders import MANIFEST, hash_file, hash_value
 
-    stage = next(stage for stage in STAGES if file.startswith(f"{stage}/"))
+    stage = next(stage for stage in (*STAGES, "report") if file.startswith(f"{stage}/"))
     path = run / stage / MANIFEST
     manifest = json.loads(path.read_text())
     for name in [*manifest["files"], *([file.removeprefix(f"{stage}/")] if added else [])]:
@@ -288,10 +289,10 @@ def seal(run: Path, file: str, *, behind: bool = True, added: bool = False) -> N
             put(path, json.dumps(value).encode())
 
 
-def mutate(run: Path, into: Path, mutation: Mutation) -> Path:
-    """A copy of a run with one change; raises nothing for a change that cannot be made of this file."""
+def mutate(run: Path, into: Path, mutation: Mutation, *, report: bool = False) -> Path:
+    """A copy of a run with one change, with its report where asked."""
     shutil.rmtree(into, ignore_errors=True)
-    shutil.copytree(run, into, ignore=shutil.ignore_patterns("topk", "report"))
+    shutil.copytree(run, into, ignore=shutil.ignore_patterns("topk", *([] if report else ["report"])))
     mutation.apply(into / mutation.file)
     if mutation.sealed:
         seal(into, mutation.file)
