@@ -187,7 +187,7 @@ def _check_run(run: Path) -> None:
 
 def _parsed(kind: type[Config], command: str, arguments: Sequence[str], positional: dict[str, str]) -> Config:
     """Build a configuration from its flags; the first arguments fill the `positional` fields, in order."""
-    from genrec.cli.parsing import explained
+    from genrec.cli.parsing import MANY_DIGITS, explained
 
     metavar = next(iter(positional.values()))
     parser = ArgumentParser(prog=f"genrec {command}", exit_on_error=False, description=_about(kind), allow_abbrev=False)
@@ -210,6 +210,9 @@ def _parsed(kind: type[Config], command: str, arguments: Sequence[str], position
         parsed = parser.parse_args([arguments[0], *bare])
     except ArgumentError as error:
         raise explained(error, parser) from None
+    except OverflowError:
+        long = next((one.partition("=")[0] for one in arguments if len(one) > MANY_DIGITS), command)
+        raise InputError(f"{long}: a number of more than {MANY_DIGITS} digits") from None
     names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     try:
         config = kind(**{one: parsed[one] for one in names})

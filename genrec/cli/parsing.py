@@ -16,6 +16,12 @@ from genrec.semtok.errors import InputError, OptionError, did_you_mean, did_you_
 from genrec.training.loop.options import wrong_type
 
 Config = TypeVar("Config")
+MANY_DIGITS = 300  # beyond these a whole number is no float
+_OF_THE_FILE = (
+    "Problems parsing config: ",
+    "Spaces not allowed in keys",
+    "Unexpected config",
+)  # the parser's words, which name no file
 
 
 def config_parser(prog: str, kind: type[Any], about: str) -> ArgumentParser:
@@ -83,13 +89,20 @@ def read_config(parser: ArgumentParser, kind: type[Config], path: Path, override
         return build(kind, parsed)
     except RecursionError:
         raise InputError(f"{path}: nested without end") from None
+    except OverflowError:
+        long = [one.partition("=")[0] for one in overrides if len(one) > MANY_DIGITS]
+        raise InputError(f"{' or '.join([*long, str(path)])}: a number of more than {MANY_DIGITS} digits") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     except OptionError as error:
         raise _as_typed(error, path, overrides) from None
     except ArgumentError as error:
         wrong = explained(error, parser)
-        raise _as_typed(wrong, path, overrides) if isinstance(wrong, OptionError) else wrong from None
+        if isinstance(wrong, OptionError):
+            raise _as_typed(wrong, path, overrides) from None
+        told = str(wrong).replace(' in "<unicode string>",', "")
+        of_the_file = told.startswith(_OF_THE_FILE)
+        raise InputError(f"{path}: {told.removeprefix(_OF_THE_FILE[0])}" if of_the_file else told) from None
 
 
 def _refuse_repeated_keys(path: Path) -> None:
