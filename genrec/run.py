@@ -20,11 +20,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from pydantic import Field
 
 from genrec.data.cases import Split, offsets_of
 from genrec.data.config import TimeUnit
@@ -50,6 +51,9 @@ if TYPE_CHECKING:  # torch and transformers take seconds, and many readers want 
 
 _FREE = ("run", "refit", "reuse", "topk")  # what a refit may set otherwise
 Read = TypeVar("Read")
+Number = Annotated[int, Field(ge=-(2**53), le=2**53)] | float | None  # of figures; what is greater cannot be drawn
+_ROW: dict[str, Any] = dict.fromkeys(("model", "split", "slice", "metric"), str) | dict.fromkeys(("k", "n"), int)
+_ROW |= {"value": int | float, "low": int | float | None, "high": int | float | None}
 
 
 @dataclass(frozen=True)
@@ -210,7 +214,12 @@ class Run(RunFolder):
     @_once
     def quality(self) -> dict[str, Any]:
         """Figures of the semantic IDs."""
-        return read_as(self.verified("semtok") / "quality.json", dict[str, Any])
+        file = self.verified("semtok") / "quality.json"
+        quality = read_as(file, dict[str, Number | list[Number] | None])
+        levels = [quality.get(name) for name in ("sizes", "codes_used", "entropy")]
+        if len({len(level) if isinstance(level, list) and None not in level else -1 for level in levels} - {0}) != 1:
+            raise InputError(f"{file}: sizes, codes_used and entropy are not one number a level")
+        return cast("dict[str, Any]", quality)
 
     @_once
     def text_encoder(self) -> TextEncoder:
@@ -269,7 +278,13 @@ class Run(RunFolder):
     @_once
     def metrics(self) -> list[Row]:
         """The figures of the report."""
-        return cast("list[Row]", read_as(self.verified("report") / "metrics.json", list[dict[str, Any]]))
+        file = self.verified("report") / "metrics.json"
+        rows = read_as(file, list[dict[str, Number | str]])
+        for place, row in enumerate(rows):
+            ends = {row.get("low", ...) is None, row.get("high", ...) is None}
+            if len(ends) > 1 or not all(isinstance(row.get(name, ...), kinds) for name, kinds in _ROW.items()):
+                raise InputError(f"{file}: row {place} is no figure")
+        return cast("list[Row]", rows)
 
     @_once
     def ranks(self) -> dict[str, NDArray[np.uint8]]:
@@ -307,14 +322,20 @@ class Run(RunFolder):
     def training_log(self, name: str) -> list[dict[str, Any]]:
         """A trained stage's rows about its epochs; none where nothing was trained."""
         file = self.verified(name) / "training.json"
-        return read_as(file, list[dict[str, Any]]) if file.is_file() else []
+        rows = read_as(file, list[dict[str, Number | str | bool]]) if file.is_file() else []
+        for place, row in enumerate(rows):
+            if not isinstance(row.get("epoch", 0), int) or isinstance(row.get("stage", ""), int | float | None):
+                raise InputError(f"{file}: row {place} is no row of a training")
+        return cast("list[dict[str, Any]]", rows)
 
     def chosen_epochs(self, name: str) -> int:
         """How many epochs the chosen weights of a trained stage had been trained for."""
-        rows = self.training_log(name)
-        if not rows:
-            raise InputError(f"{self.path / name}/training.json: no such file, or no epoch in it")
-        return best_epoch(rows) + 1
+        try:
+            return best_epoch(self.training_log(name)) + 1
+        except (IndexError, KeyError, TypeError):
+            raise InputError(
+                f"{self.path / name}/training.json: no such file, or no epochs with figures in it"
+            ) from None
 
     def chosen_weights(self) -> FusionWeights:
         """The fusion weights that the run ended with."""

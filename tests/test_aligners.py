@@ -151,7 +151,7 @@ def test_a_saved_option_of_another_type_is_foreign(name: str, option: str, tmp_p
     save_table(made(name), tmp_path)
     facts = json.loads((tmp_path / "aligner.json").read_text())
     (tmp_path / "aligner.json").write_text(json.dumps({**facts, "config": {**facts["config"], option: 1.5}}))
-    with pytest.raises(InputError, match="not the aligner of these vectors"):
+    with pytest.raises(InputError, match="not a saved aligner"):
         load_table(tmp_path, inputs())
 
 

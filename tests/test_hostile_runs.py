@@ -34,6 +34,7 @@ from worlds.hostile import (
     some,
     table_changes,
 )
+from worlds.hostile_inputs import probe_case, write_case
 
 from genrec.cli.main import main
 from genrec.inference.recommender import Recommender
@@ -214,3 +215,61 @@ def test_a_probe_that_crashes_or_hangs_is_a_finding(tmp_path: Path) -> None:
     assert judged(bad, Outcome("crash", "status -11"), Outcome("answered", "x")) == "f: n (sealed): crash: status -11"
     assert judged(bad, Outcome("answered", "y"), Outcome("answered", "x")) is None
     assert "other lists" in str(judged(Mutation("f", "n", bad.apply, False), Outcome("answered", "y"), Outcome("", "")))
+
+
+@pytest.mark.parametrize("name", ["evaluate", "add-items"])
+def test_commands_that_write_refuse_what_was_tampered_with(
+    name: str, prober: Prober, tiny_run: Path, tmp_path: Path
+) -> None:
+    """Files that a recommender never opens; `evaluate` would make its report of what is sealed behind it anew."""
+    new = tmp_path / "new.jsonl"
+    new.write_text('{"item_id": "new", "title": "Blue mug"}\n')
+    wrong = []
+    for file in files_of(tiny_run, report=name == "evaluate"):
+        changes = file_changes(tiny_run / file)
+        sealed = not file.endswith(MANIFEST) and (name == "add-items" or file.startswith("report/"))
+        for change in some(changes, 1 if file in READ else 2, seed=4):
+            mutation = Mutation(file, change, changes[change], sealed)
+            mutate(tiny_run, tmp_path / "run", mutation, report=True)
+            write_case(tmp_path, [name, str(tmp_path / "run"), *([str(new)] if name == "add-items" else [])])
+            outcome = prober(tmp_path, probe_case)
+            if outcome.kind not in ("answered", "refused"):
+                wrong.append(f"{mutation}: {outcome.kind}: {outcome.told}")
+    assert wrong == []
+
+
+ALIGNER = [
+    (place, value)
+    for place in (("name",), ("config",), ("config", "mapper_dropout"), ("config", "temperature"), ("width",))
+    for value in (None, "x", [[]], {"a": 1}, -1)
+]
+
+
+def test_settings_of_another_form_in_a_saved_aligner_are_refused(tiny_run: Path, tmp_path: Path) -> None:
+    assert Run(tiny_run).aligner() is not None
+    for place, value in ALIGNER:
+        change = Mutation("vectors/item/aligner.json", str(value), set_at(place, value), sealed=True)
+        run = mutate(tiny_run, tmp_path / "run", change)
+        with pytest.raises(InputError, match=r"not (a saved|the) aligner"):
+            Run(run).aligner()
+
+
+FIGURES: dict[str, tuple[Callable[[Run], object], list[tuple[int | str, ...]]]] = {
+    "lm/training.json": (lambda run: run.training_log("lm"), [(0, "code_loss"), (0, "epoch"), (1, "stage")]),
+    "semtok/quality.json": (Run.quality, [("sizes",), ("sizes", 0), ("entropy", 0), ("n_items",)]),
+    "report/metrics.json": (Run.metrics, [(0, "value"), (0, "k"), (0, "low"), (3, "model")]),
+}
+
+
+@pytest.mark.parametrize("file", FIGURES)
+def test_figures_of_another_form_are_refused_before_they_are_drawn(file: str, tiny_run: Path, tmp_path: Path) -> None:
+    read, places = FIGURES[file]
+    assert read(Run(tiny_run))
+    for place in places:
+        for value in ([[[]]], {}, ["x"], "\0" if place[-1] != "stage" and place[-1] != "model" else 5):
+            if file == "lm/training.json" and place[-1] == "code_loss" and value == "\0":
+                continue  # a text is a row's own matter, and is not drawn
+            change = Mutation(file, str(value), set_at(place, value), sealed=True)
+            run = mutate(tiny_run, tmp_path / "run", change, report=True)
+            with pytest.raises(InputError, match=Path(file).name):
+                read(Run(run))

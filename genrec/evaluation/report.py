@@ -161,7 +161,9 @@ def _training_curves(training_log: Sequence[Mapping[str, Any]]) -> Figure | None
         colour = 0
         for axes, kind, dashes in ((left, "loss", "-"), (right, "valid", "--")):
             for name in sorted({name for line in epochs.values() for name in _drawn(line, kind)}):
-                points = [(epoch, epochs[epoch][name]) for epoch in sorted(epochs) if name in epochs[epoch]]
+                points = [
+                    (epoch, epochs[epoch][name]) for epoch in sorted(epochs) if name in _drawn(epochs[epoch], kind)
+                ]
                 axes.plot(*zip(*points, strict=True), dashes, marker=".", color=_colour(colour), label=name)
                 colour += 1
         lines = [*left.get_lines(), *right.get_lines()]

@@ -35,6 +35,7 @@ from genrec.semtok.aligners.principal_axes import principal_axes
 from genrec.semtok.arrays import Spec, read_arrays
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import read_json, to_json, write_atomic
+from genrec.semtok.schema import parse_as
 from genrec.semtok.vectors import ItemVectors, unit_rows
 
 Floats = NDArray[np.float32]
@@ -145,8 +146,8 @@ class Fusion:
         try:
             if value["name"] != "fusion":
                 raise ValueError(f"holds {json.dumps(value['name'])}")
-            config = FusionConfig(**value["config"])
-        except (KeyError, TypeError, ValueError) as error:
+            config = parse_as(json.dumps(value["config"]), FusionConfig, "config")
+        except (InputError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{folder}: not a saved fusion ({error})") from None
         parts = dict(list(_PARTS.items())[: 2 if config.method == "text" else None])
         return cls(config, read_arrays(folder / "aligner.safetensors", parts, "a saved fusion"))

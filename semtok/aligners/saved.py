@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from genrec.semtok.aligners import aligner_config, aligner_entry
 from genrec.semtok.aligners.base import AlignerInputs, ItemTable
 from genrec.semtok.arrays import read_tensors, state_spec
 from genrec.semtok.errors import InputError
-from genrec.semtok.folders import read_json, to_json, write_atomic
+from genrec.semtok.folders import to_json, write_atomic
+from genrec.semtok.schema import parse_as, read_as
 
 _TENSORS = "aligner.safetensors"
 _FACTS = "aligner.json"
@@ -56,11 +58,12 @@ def load_table(folder: Path, inputs: AlignerInputs) -> ItemTable:
     Raises:
         InputError: a file is missing, truncated or foreign, or the inputs are of other items.
     """
-    facts = read_json(folder / _FACTS)
+    facts = read_as(folder / _FACTS, dict[str, Any])
     try:
         name, aligner = facts["name"], aligner_entry(facts["name"])
-        config, width, n_items = aligner.config(**facts["config"]), facts["width"], facts["n_items"]
-    except (InputError, KeyError, TypeError) as error:
+        config = parse_as(json.dumps(facts["config"]), aligner.config, "config")
+        width, n_items = facts["width"], facts["n_items"]
+    except (InputError, KeyError, TypeError, AttributeError) as error:  # a name that is no text among them
         raise InputError(f"{folder}: not a saved aligner ({error})") from None
     if not isinstance(width, int) or width < 1:
         raise InputError(f"{folder}: not a saved aligner (width {width!r})")
