@@ -19,6 +19,7 @@ from worlds.small_shop import SMALL, contents
 from genrec.cli.main import main
 
 Remount = Callable[[str], None]
+pytestmark = pytest.mark.slow  # some twenty small fits
 
 
 @pytest.fixture

@@ -217,6 +217,7 @@ def test_a_probe_that_crashes_or_hangs_is_a_finding(tmp_path: Path) -> None:
     assert "other lists" in str(judged(Mutation("f", "n", bad.apply, False), Outcome("answered", "y"), Outcome("", "")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["evaluate", "add-items"])
 def test_commands_that_write_refuse_what_was_tampered_with(
     name: str, prober: Prober, tiny_run: Path, tmp_path: Path
