@@ -114,12 +114,11 @@ class Recommendations(RankedRows):
         """A row an item: what was asked for (`user_id`, say), rank from 1, item_id, title, score, and why the list is
         short, where it is. A list without items has no row: see `reasons`."""
         owners = np.repeat(np.arange(len(self)), self.rows.lengths)
-        titles = pl.Series("title", self.catalog.titles, dtype=pl.String)
         names: list[pl.Series] = [
             pl.Series(self.asked, self.ids, dtype=None if self.ids else pl.String, strict=False).gather(owners),
             pl.Series("rank", np.arange(len(owners)) - self.rows.offsets[owners] + 1),
             self.catalog.public_ids(self.rows.values),
-            titles.gather(self.rows.values),
+            pl.Series("title", [self.catalog.titles[row] for row in self.rows.values.tolist()], dtype=pl.String),
             pl.Series("score", self.scores),
             pl.Series("reason", self.reasons, dtype=pl.String).gather(owners),
         ]

@@ -140,7 +140,7 @@ class Catalog:
 
     def public_ids(self, rows: NDArray[Any]) -> pl.Series:
         """Ids of some rows as the table had them: whole numbers where it had such, else text."""
-        ids = pl.Series("item_id", self.item_ids, dtype=pl.String).gather(rows)
+        ids = pl.Series("item_id", [self.item_ids[row] for row in rows.tolist()], dtype=pl.String)
         return ids.cast(pl.Int64) if self.integer_ids else ids
 
     def rows(self, item_ids: Iterable[str | int]) -> NDArray[np.int32]:

@@ -1,7 +1,9 @@
 """`Columns`: what a person's two tables call the columns that genrec reads.
 
-data: {items: books.csv, interactions: ratings.csv, columns: {item_id: book_id, title: name, user_id: reader}}
-genrec.fit("books.csv", "ratings.csv", run="runs/books", columns={"item_id": "book_id", ...})
+    data: {items: books.csv, interactions: ratings.csv, columns: {item_id: book_id, title: name, user_id: reader}}
+    genrec.fit("books.csv", "ratings.csv", run="runs/books", columns={"item_id": "book_id", ...})
+
+Where one is missing, the error looks at both tables and offers the option.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """`genrec.fit` and `genrec.serve`: the commands of these names from Python, with data frames.
 
-recommender = genrec.fit(items, interactions, run="runs/shop", columns={"item_id": "book_id"}, lm={"epochs": 10})
-genrec.serve(recommender, port=8000)
+    recommender = genrec.fit(items, interactions, run="runs/shop", columns={"item_id": "book_id"}, lm={"epochs": 10})
+    genrec.serve(recommender, port=8000)
+
+Settings go through the parser of the command line, so both refuse the same, and one folder serves both.
 """
 
 from __future__ import annotations
@@ -35,8 +37,6 @@ def fit(
     **settings: Any,
 ) -> Recommender:
     """Fit a run and open it; interrupted, the same call goes on, and finished, it only opens.
-
-    >>> recommender = fit("items.csv", "log.csv", run="runs/shop", lm={"epochs": 10})    # doctest: +SKIP
 
     Args:
         items: item table: a polars, pandas or Arrow table, or the path of a CSV, JSONL or Parquet file; `item_id`,
