@@ -105,7 +105,8 @@ def column_names(path: Path) -> list[str] | None:
                 return next(csv.reader(io.TextIOWrapper(data, encoding="utf-8-sig", newline=""), strict=True), None)
             if kind == "jsonl":
                 rows = [json.loads(line) for line in itertools.islice(data, 1000) if line.strip()]
-                return list(dict.fromkeys(name for row in rows for name in row))
+                objects = all(isinstance(row, dict) for row in rows)
+                return list(dict.fromkeys(name for row in rows for name in row)) if objects else None
             return list(pl.read_parquet_schema(data))
     except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error, ValueError, TypeError, RecursionError, csv.Error):
         return None

@@ -14,6 +14,7 @@ from genrec.run import Run
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.columns import Columns
 from genrec.semtok.errors import InputError, OptionError
+from genrec.semtok.tables import column_names
 
 NAMES = ["--data.columns.item_id=id", "--data.columns.title=name", "--data.columns.user_id=reader",
          "--data.columns.timestamp=when", "--data.columns.item_id_in_log=book_id"]  # fmt: skip
@@ -112,3 +113,16 @@ def test_whole_numbers_beyond_64_bits_stay_text(tmp_path: Path) -> None:
         tmp_path / "items.parquet"
     )
     assert not Catalog.from_file(tmp_path / "items.parquet").integer_ids
+
+
+@pytest.mark.parametrize("text", ['"item_id"\n', "[1]\n", "7\n", "{not json\n"])
+def test_lines_that_are_no_objects_are_left_to_who_reads_the_table(text: str, tmp_path: Path) -> None:
+    (tmp_path / "items.jsonl").write_text(text)
+    assert column_names(tmp_path / "items.jsonl") is None
+
+
+def test_a_column_that_only_later_rows_have_is_one(tmp_path: Path) -> None:
+    (tmp_path / "items.jsonl").write_text('{"a": 1}\n\n{"b": 2}\n')
+    assert column_names(tmp_path / "items.jsonl") == ["a", "b"]
+    (tmp_path / "log.csv").write_text('\ufeffuser_id,"the item"\n1,2\n', encoding="utf-8")
+    assert column_names(tmp_path / "log.csv") == ["user_id", "the item"]
