@@ -135,7 +135,7 @@ def test_bad_files_are_named(name: str, tmp_path: Path) -> None:
     configs = ({"colour": 1}, [], None, "x", {"dropout": 2, "weight": -1})
     for broken in ({"name": "fusion"}, {**facts, "name": "other"}, *({**facts, "config": c} for c in configs), []):
         (tmp_path / "aligner.json").write_text(json.dumps(broken))
-        with pytest.raises(InputError, match="not a saved aligner|should be an object"):
+        with pytest.raises(InputError, match=r"not a saved aligner|should be an object"):
             load_table(tmp_path, inputs())
     (tmp_path / "aligner.safetensors").write_bytes(whole)
     for width in ("16", 2.5, -1, 0, None):
