@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import polars as pl
 import pytest
 from worlds.small_shop import LITTLE
@@ -21,6 +20,7 @@ from genrec.cli.python import INPUT
 from genrec.data.frames import MARK
 from genrec.semtok.folders import hash_file
 
+pd = pytest.importorskip("pandas")
 COLUMNS = {"item_id": "book_id", "title": "name", "user_id": "reader", "timestamp": "when"}
 
 
@@ -49,7 +49,7 @@ def shop(tiny_run: Path) -> Recommender:
     return Recommender.from_pretrained(tiny_run)
 
 
-def as_pandas(table: pl.DataFrame) -> pd.DataFrame:
+def as_pandas(table: pl.DataFrame) -> Any:
     return pd.DataFrame(table.to_dict(as_series=False))
 
 
