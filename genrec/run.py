@@ -16,6 +16,7 @@ Shapes: N items of the catalogue, D width.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -35,7 +36,7 @@ from genrec.semtok.arrays import read_arrays
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.columns import Columns
 from genrec.semtok.errors import InputError
-from genrec.semtok.schema import read_as
+from genrec.semtok.schema import parse_as, read_as
 from genrec.semtok.tables import read_table, require_types
 from genrec.semtok.vectors import ItemVectors
 
@@ -142,7 +143,9 @@ class Run(RunFolder):
         configuration."""
         if not self.config.is_file():
             return Columns()
-        return Columns(**(self.settings()["data"].get("columns") or {}))
+        data = self.settings()["data"]
+        told = data.get("columns") if isinstance(data, dict) else None
+        return parse_as(json.dumps(told or {}, default=str), Columns, f"{self.config}: data.columns")
 
     @_once
     def text_vectors(self) -> ItemVectors:

@@ -66,6 +66,15 @@ def test_a_run_without_the_section_knows_the_usual_names(tiny_run: Path, tmp_pat
     assert Run(copy).columns == Columns()
 
 
+def test_saved_columns_of_another_form_are_one_line(tiny_run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(tiny_run, tmp_path / "run")
+    text = (copy / "config.yaml").read_text()
+    for bad in ("    sku: x", "    title: 5"):
+        (copy / "config.yaml").write_text(text.replace("    title: title", bad))
+        with pytest.raises(InputError, match=r"config\.yaml: data\.columns: (sku|title): "):
+            _ = Run(copy).columns
+
+
 def test_a_column_of_our_name_beside_the_mapped_one_is_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -212,6 +212,7 @@ def test_added_items_are_in_the_same_object(
         ({"lm": {"epoch": 3}}, "no setting lm.epoch; did you mean lm.epochs?"),
         ({"lm": {"epochs": -3}}, "lm.epochs -3 must be at least 1"),
         ({"lm": {"epochs": "many"}}, "lm.epochs 'many': must be of the type int"),
+        ({"data": {"cold_share": 10**400}}, "a number of more than 300 digits"),
         ({"lm": 3}, "lm 3: a section of settings belongs here"),
         ({"data": {"items": "x"}}, "tables and columns are arguments of their own"),
         ({"run": "~nobody-there/run"}, "run ~nobody-there/run: no such user"),

@@ -61,6 +61,8 @@ def fit_config(settings: Mapping[str, Any]) -> FitConfig:
         return build(fit_class(), parsed)
     except ArgumentError as error:
         raise explained(error, parser) from None
+    except OverflowError:
+        raise InputError(f"a setting is a number of more than {MANY_DIGITS} digits") from None
 
 
 def _check_names(settings: Mapping[str, Any], known: Namespace, flags: Sequence[str], above: str = "") -> None:
