@@ -22,7 +22,7 @@ if ! grep -q '^torch==' "$@"; then
     if [ "$torch" != cpu ]; then
         install -r torch.txt
     elif ! install -r torch-cpu.txt 2>/dev/null; then
-        echo "no CPU build of torch to be had for this Python: PyPI's build, with its CUDA libraries"
+        echo "there is no CPU build of torch for this Python: PyPI's build, with its CUDA libraries"
         install -r torch.txt
     fi
 fi

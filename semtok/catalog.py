@@ -67,7 +67,7 @@ class Catalog:
             columns: what the table calls its columns.
 
         Raises:
-            InputError: see `read_table`; no such column; an id is missing or stands twice; a title is missing.
+            InputError: see `read_table`; no such column; an id is missing or is duplicated; a title is missing.
         """
         table = read_table(path, what="items")
         names = columns.of_items
@@ -238,7 +238,7 @@ def _refuse_twice(ids: pl.Series, path: Path) -> None:
     first = (ids == ids[second]).arg_max() or 0
     rows = f"rows {row_number(path, first)} and {row_number(path, second)}"
     others = f" ({again.sum():,} rows repeat an id)" if again.sum() > 1 else ""
-    raise InputError(f"{path}: item {ids[second]!r} stands twice, in {rows}{others}")
+    raise InputError(f"{path}: item {ids[second]!r} is duplicated, in {rows}{others}")
 
 
 def _refuse_other_type(ours: pl.Series, theirs: pl.Series) -> None:

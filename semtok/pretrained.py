@@ -190,7 +190,7 @@ def open_folder(model: str | Path, name: str) -> ModelFolder:
     except InputError:
         raise
     except Exception as error:  # whatever a hub client raises: the id is wrong, or there is no way to it
-        where = "the model cannot be loaded: no such folder, and not to be had as a hub id"
+        where = "the model cannot be loaded: no such folder, and unavailable as a hub id"
         raise InputError(f"{name}: {where} ({_first_line(error)})") from None
     return ModelFolder(Path(found), name)
 

@@ -40,7 +40,7 @@ class SidQuality:
         gini: Gini coefficient of code use, by level; 0: every code equally often, towards 1: few codes have all items.
         reconstruction_error: squared error of what the published codes stand for, relative to the vectors' variance.
         text_agreement: share of an item's 10 nearest items by text that share its first code, first two, and so on.
-        behaviour_agreement: the same for the nearest by behaviour, or None without behaviour.
+        collaborative_agreement: the same for the nearest by collaborative vector, or None without these.
         random_agreement: the same for two random items.
     """
 
@@ -54,7 +54,7 @@ class SidQuality:
     gini: tuple[float, ...]
     reconstruction_error: float
     text_agreement: tuple[float, ...]
-    behaviour_agreement: tuple[float, ...] | None
+    collaborative_agreement: tuple[float, ...] | None
     random_agreement: tuple[float, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -74,7 +74,7 @@ GOOD = {
     "gini": "near 0; above 0.8 a few codes hold most items",
     "reconstruction_error": "below 0.5; 1: the codes say nothing of the vectors",
     "text_agreement": "many times random_agreement",
-    "behaviour_agreement": "many times random_agreement",
+    "collaborative_agreement": "many times random_agreement",
     "random_agreement": "what two random items share: the measure of the two above",
 }
 """What is good of each figure, and what is bad: rules of thumb."""
@@ -86,7 +86,7 @@ def problems(quality: Mapping[str, Any]) -> list[str]:
     def figures(name: str) -> list[float]:
         value = quality.get(name)
         listed = value if isinstance(value, list) else [value]
-        return [float(one) if isinstance(one, int | float) else math.nan for one in listed]
+        return [float(value) if isinstance(value, int | float) else math.nan for value in listed]
 
     found = []
     if figures("collision_rate_after")[0] > 0:
@@ -108,8 +108,8 @@ def measure_quality(
     quantizer: Quantizer,
     vectors: Floats,
     text: Floats,
-    behaviour: Floats | None = None,
-    taken: NDArray[np.bool_] | None = None,
+    collaborative: Floats | None = None,
+    interacted: NDArray[np.bool_] | None = None,
     seed: int = 0,
 ) -> SidQuality:
     """Measure semantic IDs.
@@ -119,8 +119,8 @@ def measure_quality(
         quantizer: made them.
         vectors: what was quantised, [N, D].
         text: text vectors [N, D_t], by whose cosine text neighbours are found.
-        behaviour: collaborative vectors [N, D_c].
-        taken: bool [N], items with a behaviour of their own; None: all.
+        collaborative: collaborative vectors [N, D_c].
+        interacted: bool [N], items that somebody interacted with; None: all.
         seed: draws the items whose neighbours are looked at, 2,000 at most.
     """
     levels = len(quantizer.sizes)
@@ -139,9 +139,9 @@ def measure_quality(
         gini=tuple(_gini(counts) for counts in use),
         reconstruction_error=_relative_error(vectors, quantizer.decode(published)),
         text_agreement=_agreement(ids, text, everyone, seed),
-        behaviour_agreement=None
-        if behaviour is None
-        else _agreement(ids, behaviour, everyone if taken is None else np.flatnonzero(taken), seed),
+        collaborative_agreement=None
+        if collaborative is None
+        else _agreement(ids, collaborative, everyone if interacted is None else np.flatnonzero(interacted), seed),
         random_agreement=tuple(_pair_chance(ids.codes[:, :depth], ids.sizes) for depth in _depths(ids)),
     )
 

@@ -50,7 +50,7 @@ def _prefix_agreement(quality: SidQuality) -> Figure:
     axes = figure.add_subplot()
     lines = {
         "10 nearest by text": quality.text_agreement,
-        "10 nearest by behaviour": quality.behaviour_agreement,
+        "10 nearest by collaborative vector": quality.collaborative_agreement,
         "two random items": quality.random_agreement,
     }
     present = {name: shares for name, shares in lines.items() if shares is not None}

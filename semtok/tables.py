@@ -197,7 +197,7 @@ def _parse(path: Path, kind: str, schema: Mapping[str, pl.DataType] | None) -> p
 def _check_header(columns: Sequence[str], path: Path) -> None:
     twice = [name.removesuffix("_duplicated_0") for name in columns if name.endswith("_duplicated_0")]
     if twice:
-        raise InputError(f"{path}: column {_listed(twice)} stands twice in the header")
+        raise InputError(f"{path}: column {_listed(twice)} is duplicated in the header")
 
 
 def _without_blank_end(table: pl.DataFrame) -> pl.DataFrame:

@@ -203,9 +203,9 @@ BAD = {
     "no columns": ([{}], "no column 'item_id', 'title'; it has none"),
     "twice": (
         [{"item_id": i, "title": "A"} for i in "abcbb"],
-        "item 'b' stands twice, in rows 2 and 4 (2 rows repeat an id)",
+        "item 'b' is duplicated, in rows 2 and 4 (2 rows repeat an id)",
     ),
-    "1 and '1'": ([{"item_id": i, "title": "A"} for i in (1, "1")], "item '1' stands twice, in rows 1 and 2"),
+    "1 and '1'": ([{"item_id": i, "title": "A"} for i in (1, "1")], "item '1' is duplicated, in rows 1 and 2"),
     "withdrawn": ([{"item_id": "a", "title": "A", "withdrawn": "no"}], "column 'withdrawn' must be true or false"),
 }
 

@@ -190,7 +190,7 @@ def test_trackers_are_those_of_accelerate(monkeypatch: pytest.MonkeyPatch, confi
 
 def test_a_key_that_stands_twice_is_named_with_its_lines(config: Path) -> None:
     config.write_text(config.read_text() + "seed: 1\nlm:\n  epochs: 2\n  width: 8\n  epochs: 3\n")
-    with pytest.raises(InputError, match="epochs stands twice, in lines 7 and 9"):
+    with pytest.raises(InputError, match="epochs is duplicated, in lines 7 and 9"):
         load_config(config)
 
 

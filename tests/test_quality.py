@@ -32,7 +32,7 @@ def test_shares_and_balance_are_counted() -> None:
     first = -(4 / 6) * math.log2(4 / 6) - (2 / 6) * math.log2(2 / 6)
     assert quality.entropy[:2] == pytest.approx((first, 1.0))
     assert quality.gini[:2] == pytest.approx((1 / 6, 0))
-    assert quality.behaviour_agreement is None
+    assert quality.collaborative_agreement is None
 
 
 def test_agreement_is_by_prefix_and_against_chance() -> None:
@@ -40,7 +40,7 @@ def test_agreement_is_by_prefix_and_against_chance() -> None:
     # Every other item is among the 10 nearest, so neighbours agree as often as random pairs do: 4*3 + 2*1 of 6*5 pairs.
     assert quality.random_agreement == pytest.approx((14 / 30, 4 / 30))
     assert quality.text_agreement == pytest.approx(quality.random_agreement)
-    assert quality.behaviour_agreement == pytest.approx(quality.random_agreement)
+    assert quality.collaborative_agreement == pytest.approx(quality.random_agreement)
 
 
 def test_neighbours_that_share_codes_show_up() -> None:
@@ -51,9 +51,9 @@ def test_neighbours_that_share_codes_show_up() -> None:
     codes = np.stack([group, np.arange(160) // 8], axis=1).astype(np.int32)
     ids = SemanticIds(tuple(map(str, range(160))), codes, (8, 20))
     quantizer = ResidualKMeans([directions.astype(np.float32), np.zeros((20, 16), dtype=np.float32)])
-    quality = measure_quality(ids, quantizer, vectors, vectors, vectors[::-1], taken=np.arange(160) < 88)
+    quality = measure_quality(ids, quantizer, vectors, vectors, vectors[::-1], interacted=np.arange(160) < 88)
     assert quality.text_agreement == (1.0,)
-    assert quality.behaviour_agreement == (1.0,)  # reversed groups are groups too
+    assert quality.collaborative_agreement == (1.0,)  # reversed groups are groups too
     assert quality.random_agreement == pytest.approx((19 / 159,))
     shuffled = vectors[rng.permutation(160)]
     assert measure_quality(ids, quantizer, vectors, shuffled).text_agreement[0] < 0.3

@@ -25,7 +25,7 @@ QUALITY: dict[str, Any] = {
     "codes_used": [8, 3],
     "entropy": [3.0, 1.5],
     "collision_rate_before": 0.25,
-    "behaviour_agreement": None,
+    "collaborative_agreement": None,
 }
 
 

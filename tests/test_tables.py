@@ -72,7 +72,7 @@ BROKEN = {
     "inch.csv": (b'a,b\n1,2\n2,5" nail\n', "line 3 has a quote inside a field without quotes around it"),
     "mark.csv": (b"\xef\xbb\xbf", "cannot be read"),
     "latin.csv": (b"a,b\n1,2\n1,\xff\n", "line 3 is not UTF-8"),
-    "twice.csv": (b"a,a\n1,2\n", "column 'a' stands twice"),
+    "twice.csv": (b"a,a\n1,2\n", "column 'a' is duplicated"),
     "cut.csv.gz": (gzip.compress(b"a,b\n1,2\n" * 1000)[:-12], "not a whole gzip file"),
     "plain.csv.gz": (b"a,b\n1,2\n", "not a whole gzip file"),
     "broken.jsonl": (b'{"a": 1}\n\n{"a":\n', "row 3 is not JSON (Expecting value at column 6)"),

@@ -67,7 +67,7 @@ def compare(arguments: Sequence[str]) -> None:
 
 def evaluate(arguments: Sequence[str]) -> None:
     """`genrec evaluate RUN [RUN ...]`: a finished run's report, made again where out of date; of several, one table."""
-    runs = [_run([one], "evaluate") for one in arguments] or [_run(arguments, "evaluate")]
+    runs = [_run([folder], "evaluate") for folder in arguments] or [_run(arguments, "evaluate")]
     from genrec.evaluation.report_stage import update_report
     from genrec.evaluation.seeds import check_runs, differences, table_over_seeds
     from genrec.inference.opening import open_ranker
@@ -202,20 +202,24 @@ def _parsed(kind: type[Config], command: str, arguments: Sequence[str], position
         raise SystemExit(0)
     if not arguments or arguments[0].startswith("-"):
         raise InputError(f"{metavar} is missing: genrec {command} {metavar} ...")
-    switches = {f"--{one.name}" for one in dataclasses.fields(kind) if one.type == "bool"}  # type: ignore[arg-type]
+    switches = {f"--{field.name}" for field in dataclasses.fields(kind) if field.type == "bool"}  # type: ignore[arg-type]
     following = [*arguments[1:], "--"]
-    bare = [f"{one}=true" if one in switches and after.startswith("-") else one for one, after in pairwise(following)]
-    bare = [f"--{one[5:]}=false" if f"--{one[5:]}" in switches and one.startswith("--no-") else one for one in bare]
+    flags = [
+        f"{flag}=true" if flag in switches and after.startswith("-") else flag for flag, after in pairwise(following)
+    ]
+    flags = [
+        f"--{flag[5:]}=false" if f"--{flag[5:]}" in switches and flag.startswith("--no-") else flag for flag in flags
+    ]
     try:
-        parsed = parser.parse_args([arguments[0], *bare])
+        parsed = parser.parse_args([arguments[0], *flags])
     except ArgumentError as error:
         raise explained(error, parser) from None
     except OverflowError:
-        long = next((one.partition("=")[0] for one in arguments if len(one) > MANY_DIGITS), command)
+        long = next((typed.partition("=")[0] for typed in arguments if len(typed) > MANY_DIGITS), command)
         raise InputError(f"{long}: a number of more than {MANY_DIGITS} digits") from None
     names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     try:
-        config = kind(**{one: parsed[one] for one in names})
+        config = kind(**{name: parsed[name] for name in names})
     except OptionError as error:
         raise error.as_flag() from None
     if metavar == "RUN":

@@ -92,7 +92,7 @@ def read_config(parser: ArgumentParser, kind: type[Config], path: Path, override
     except RecursionError:
         raise InputError(f"{path}: nested without end") from None
     except OverflowError:
-        long = [one.partition("=")[0] for one in overrides if len(one) > MANY_DIGITS]
+        long = [typed.partition("=")[0] for typed in overrides if len(typed) > MANY_DIGITS]
         raise InputError(f"{' or '.join([*long, str(path)])}: a number of more than {MANY_DIGITS} digits") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
@@ -126,7 +126,7 @@ def _refuse_repeated_keys(path: Path) -> None:
             for key, _ in node.value:
                 line = key.start_mark.line + 1
                 if lines.setdefault(str(key.value), line) != line:
-                    raise InputError(f"{path}: {key.value} stands twice, in lines {lines[key.value]} and {line}")
+                    raise InputError(f"{path}: {key.value} is duplicated, in lines {lines[key.value]} and {line}")
             nodes += [value for _, value in node.value]
         elif isinstance(node, yaml.SequenceNode):
             nodes += node.value
@@ -139,14 +139,14 @@ def build(kind: type[Config], values: Namespace) -> Config:
         OptionError: an option is wrong; its path begins at `kind`.
     """
     hints, options = get_type_hints(kind), {}
-    for one in fields(kind):  # type: ignore[arg-type]
-        value = values[one.name]
-        if is_dataclass(hints[one.name]):
+    for field in fields(kind):  # type: ignore[arg-type]
+        value = values[field.name]
+        if is_dataclass(hints[field.name]):
             try:
-                value = build(hints[one.name], value)
+                value = build(hints[field.name], value)
             except OptionError as error:
-                raise error.within(one.name) from None
-        options[one.name] = value
+                raise error.within(field.name) from None
+        options[field.name] = value
     return kind(**options)
 
 
@@ -167,7 +167,7 @@ def explained(error: ArgumentError, parser: ArgumentParser) -> InputError:
 def _suggested(flag: str, known: Sequence[str]) -> str:
     """The end of a message about an unknown flag: those of the same last name or a like one, or nothing."""
     leaf = flag.removeprefix("--").rpartition(".")[2]
-    same = [one for one in known if one.removeprefix("--").rpartition(".")[2] == leaf]
+    same = [option for option in known if option.removeprefix("--").rpartition(".")[2] == leaf]
     if same and flag.count(".") == 0:
         return f"; did you mean {' or '.join(same[:3])}?"
     return did_you_mean(flag, known).replace("'", "")
@@ -175,7 +175,7 @@ def _suggested(flag: str, known: Sequence[str]) -> str:
 
 def _as_typed(error: OptionError, path: Path, overrides: Sequence[str]) -> InputError:
     """An option's error as a flag where a flag said it, else as a place in the file."""
-    typed = {one.partition("=")[0] for one in overrides}
+    typed = {flag.partition("=")[0] for flag in overrides}
     if f"--{error.field}" in typed:
         return error.as_flag()
     parts = error.field.split(".")

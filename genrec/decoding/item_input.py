@@ -1,7 +1,7 @@
 """`ItemInput`: an item's own vector, added to the embedding of its last code.
 
 A small language model has no room to learn every item of a catalogue from the few hundred codes that spell them. So
-where a prompt's tokens spell an item, its vector (what was quantised: words and behaviour) is mapped and added:
+where a prompt's tokens spell an item, the vector that was quantised is mapped and added:
 
     e'_t = e_t + P x_i        where the codes of item i end at token t
 

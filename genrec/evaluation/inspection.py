@@ -47,4 +47,4 @@ def describe_quality(run: Run) -> str:
     out = io.StringIO()
     Console(file=out, width=120).print(table)
     wrong = problems(run.quality())
-    return out.getvalue() + ("".join(f"Bad: {one}.\n" for one in wrong) or "Nothing is wrong with them.\n")
+    return out.getvalue() + ("".join(f"Bad: {fault}.\n" for fault in wrong) or "Nothing is wrong with them.\n")

@@ -238,8 +238,12 @@ def _samples(samples: Sequence[Sample]) -> str:
     if not samples:
         return ""
     lines = [
-        [" · ".join(one.history), one.target, " · ".join(f"{i}. {title}" for i, title in enumerate(one.ranked, 1))]
-        for one in samples
+        [
+            " · ".join(sample.history),
+            sample.target,
+            " · ".join(f"{i}. {title}" for i, title in enumerate(sample.ranked, 1)),
+        ]
+        for sample in samples
     ]
     head = ["the last items of a history", "what came next", "the list's first"]
     table = _table(head, lines).replace("<table>", '<table class="words">', 1)

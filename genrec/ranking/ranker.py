@@ -244,19 +244,19 @@ class Ranker:
         """
         beams = self.config.beams if beams is None else beams
         retrieved = codes = dense = cooccurrence = sequential = None
-        if any(one.of_codes or one.of_dense for one in weights):
+        if any(each.of_codes or each.of_dense for each in weights):
             state = self.scorer.start(prompts)
-            if any(one.of_dense for one in weights):
+            if any(each.of_dense for each in weights):
                 dense = self._dense(state)
-            if any(one.of_codes for one in weights):
+            if any(each.of_codes for each in weights):
                 retrieved, found = self._search(state, max(k, beams), beams, filters)
                 codes = self._codes(state, retrieved, found)
-        if any(one.cooccurrence for one in weights):
+        if any(each.cooccurrence for each in weights):
             if self.cooccurrence is None:
                 raise InputError("this run has no co-occurrence counts; use --ranking.cooccurrence_weight 0")
             cooccurrence = torch.from_numpy(self.cooccurrence.log_probability(histories.last(self.config.max_items)))
             cooccurrence[:, ~torch.from_numpy(self.cooccurrence.known)] = torch.nan
-        if any(one.sequential for one in weights):
+        if any(each.sequential for each in weights):
             if self.sequential is None:
                 raise InputError("this run has no recommender of a trained aligner; use --ranking.sequential_weight 0")
             sequential = log_probability(self.sequential, histories)
@@ -283,8 +283,8 @@ class Ranker:
     def _forbidden(self, n_users: int, filters: list[ItemFilter] | None) -> Tensor:
         """-inf where a filter forbids, else 0: [B, N]."""
         scores = torch.zeros(n_users, self.trie.n_items)
-        for row, one in zip(scores, filters or (), strict=False):
-            one.apply_to_scores(row)
+        for row, allowed in zip(scores, filters or (), strict=False):
+            allowed.apply_to_scores(row)
         return scores
 
     def _dense(self, state: State) -> Tensor:
@@ -302,7 +302,7 @@ class Ranker:
     def _reasons(self, rows: NDArray[np.int32], k: int, filters: Sequence[ItemFilter] | None) -> tuple[str | None, ...]:
         found = (rows >= 0).sum(axis=1)
         n = self.trie.n_items
-        counts = [n] * len(rows) if filters is None else [one.count for one in filters]
+        counts = [n] * len(rows) if filters is None else [each.count for each in filters]
         return tuple(
             None if have == k else f"{allowed} of {n} items are allowed, {have} of them were found; {k} were asked for"
             for have, allowed in zip(found.tolist(), counts, strict=True)
