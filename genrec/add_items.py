@@ -18,6 +18,7 @@ from genrec.run import Run
 from genrec.run_folder import ADDED, BEFORE, EXTENDED, files_hash
 from genrec.semtok.aligners.fusion import Fusion
 from genrec.semtok.catalog import Catalog
+from genrec.semtok.encoders import item_texts
 from genrec.semtok.folders import MANIFEST, check_folder, finish_rename, hash_file, sealed_scratch
 from genrec.semtok.semantic_ids import add_items as assign_new
 from genrec.semtok.vectors import ItemVectors, unit_rows
@@ -51,8 +52,8 @@ def _grown(run: Run, new: Catalog) -> Mapping[str, Callable[[Path], None]]:
     """What writes each folder anew, with the new items behind the others."""
     old = run.catalog()
     grown, ids_before = old.append(new), run.semantic_ids()
-    texts = grown.texts(old.text_columns)[len(old) :]  # by the attributes that the catalogue was encoded with
     encoder = run.text_encoder()
+    texts = item_texts(encoder, grown, old.text_columns)[len(old) :]  # by the attributes that it was fitted with
     text = ItemVectors(encoder.encode(texts), encoder.name)
     fused, raw = place(run, text)
     ids = assign_new(ids_before, run.quantizer(), new.item_ids, fused.values)

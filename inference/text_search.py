@@ -22,7 +22,7 @@ from genrec.decoding.beam import beam_search
 from genrec.decoding.filters import ItemFilter
 from genrec.inference.opening import Opened
 from genrec.run import Run
-from genrec.semtok.encoders import TextEncoder
+from genrec.semtok.encoders import TextEncoder, query_text
 from genrec.semtok.errors import InputError
 from genrec.tasks.writer import search_prompt
 
@@ -57,7 +57,7 @@ class TextSearch:
 
     def cosines(self, query: str) -> NDArray[np.float32]:
         """[N]; zeros for a query without a known word."""
-        found: NDArray[np.float32] = self.vectors @ self.encoder.encode([query])[0]
+        found: NDArray[np.float32] = self.vectors @ self.encoder.encode([query_text(self.encoder, query)])[0]
         return found
 
 

@@ -30,14 +30,17 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+from worlds.small_shop import SMALL, write_shop
 
+from genrec.cli.main import main as genrec
 from genrec.data.sample_shop import make_sample_shop
+from genrec.inference.text_search import TextSearch
+from genrec.run import Run
 from genrec.semtok.catalog import Catalog
-from genrec.semtok.encoders import make_encoder
+from genrec.semtok.encoders import item_texts, make_encoder, query_text
 from genrec.semtok.encoders.attribute_prompt import attribute_prompt, attribute_prompts, disjoint_views, random_view
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import check_folder
-from genrec.semtok.vectors import ItemVectors
 from genrec.training.encoder.config import ScftConfig, read_config
 from genrec.training.encoder.fit import _batch_rows, fit_scft
 from genrec.training.encoder.view_encoder import ViewEncoder
@@ -204,14 +207,46 @@ def test_the_output_is_an_encoder(model: str, kind: str, models: dict[str, Path]
         "encoder": config.encoder,
         "pooling": "last" if kind == "hf-last" else "mean",
     }
-    prompts = attribute_prompts(Catalog.from_file(Path(config.items)))
-    encoder = make_encoder(f"{kind}:{out}")
+    catalog = Catalog.from_file(Path(config.items))
+    prompts, encoder = attribute_prompts(catalog), make_encoder(f"scft:{out}")
+    assert item_texts(encoder, catalog) == prompts
+    assert query_text(encoder, "red cup") == f"{PROMPT}name is red cup"
     rows = encoder.encode(prompts)
-    np.testing.assert_allclose(rows, ItemVectors.load(out / "vectors/text.safetensors").values, atol=1e-6)
+    np.testing.assert_allclose(rows, make_encoder(f"{kind}:{out}").encode(prompts), atol=1e-6)  # the same pooling
     assert not np.allclose(rows, make_encoder(config.encoder).encode(prompts), atol=1e-2)
     tuned, plain = AutoModel.from_pretrained(out).state_dict(), AutoModel.from_pretrained(models[model]).state_dict()
     assert tuned.keys() == plain.keys()  # merged: no adapter is left
     assert all(torch.equal(tuned[name], plain[name]) for name in plain if "embed" in name or "norm" in name.lower())
+
+
+def test_a_run_tells_the_tuned_encoder_of_items_and_queries_in_its_own_words(
+    config: ScftConfig, tmp_path: Path
+) -> None:
+    fit_scft(replace(config, steps=2))
+    run, new = Run(tmp_path / "run"), tmp_path / "new.jsonl"
+    encoder = make_encoder(f"scft:{config.output}")
+    (tmp_path / "shop").mkdir()
+    shop = write_shop(tmp_path / "shop")
+    assert genrec(["fit", str(shop), *SMALL, f"--text.encoder=scft:{config.output}", f"--run={run.path}"]) == 0
+    found = Run(run.path).text_vectors().values
+    np.testing.assert_allclose(found, encoder.encode(attribute_prompts(Run(run.path).catalog())), atol=1e-5)
+    new.write_text('{"item_id": "new", "title": "Harbour lamp"}\n')
+    assert genrec(["add-items", str(run.path), str(new)]) == 0
+    grown = Run(run.path)
+    prompt = attribute_prompts(grown.catalog())[-1]
+    assert prompt == f"{PROMPT}name is Harbour lamp"
+    added = encoder.encode([prompt])
+    np.testing.assert_allclose(grown.text_vectors().values[-1:], added, atol=1e-5)
+    cosines = TextSearch.of(grown).cosines("Harbour lamp")
+    np.testing.assert_allclose(cosines[-1], 1, atol=1e-4)
+
+
+def test_a_folder_that_scft_did_not_write_is_named(models: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"scft\.json: no such file"):
+        make_encoder(f"scft:{models['bert']}")
+    (tmp_path / "scft.json").write_text('{"pooling": "first"}')
+    with pytest.raises(InputError, match=r"not a folder that genrec\.training\.scft wrote"):
+        make_encoder(f"scft:{tmp_path}")
 
 
 def test_an_interrupted_fit_ends_with_the_bytes_of_an_undisturbed_one(config: ScftConfig, tmp_path: Path) -> None:
@@ -233,7 +268,7 @@ def test_an_interrupted_fit_ends_with_the_bytes_of_an_undisturbed_one(config: Sc
     steps: list[int] = []
     fit_scft(broken, progress=lambda done, total: steps.append(done))
     assert steps == [3, 4, 5, 6]
-    for name in ("model.safetensors", "training.json", "scft.json", "vectors/text.safetensors"):
+    for name in ("model.safetensors", "training.json", "scft.json"):
         assert (Path(whole.output) / name).read_bytes() == (Path(broken.output) / name).read_bytes(), name
     other = replace(config, output=str(tmp_path / "c/out"), seed=1)
     fit_scft(other)
@@ -355,7 +390,7 @@ def test_values_have_the_types_of_their_fields(tmp_path: Path) -> None:
         ({"seed": -1}, "seed -1"),
         ({"seed": 10**15}, "seed 1000000000000000"),
         ({"drop_rate": 1.0}, r"drop_rate 1.0 is not in \[0, 1\)"),
-        ({"encoder": "tfidf"}, "encoder 'tfidf': choose minilm, hf:MODEL or hf-last:MODEL"),
+        ({"encoder": "tfidf"}, "encoder 'tfidf': choose minilm, smollm2, hf:MODEL or hf-last:MODEL"),
     ],
 )
 def test_bad_options_are_named(options: dict[str, Any], message: str, config: ScftConfig) -> None:

@@ -7,11 +7,11 @@ with, for example,
 
     items: data/items.jsonl
     output: runs/scft
-    encoder: minilm        # or hf:MODEL, hf-last:MODEL: any Hugging Face encoder or causal LM
+    encoder: minilm        # or smollm2, hf:MODEL, hf-last:MODEL: any Hugging Face encoder or causal LM
     steps: 150
 
-The output is a Hugging Face folder with the adapters merged, for `make_encoder("hf:runs/scft")` (`hf-last:` where the
-last token is the vector; `scft.json` says which), and `vectors/text.safetensors`, the items' vectors.
+The output is a Hugging Face folder with the adapters merged, for `genrec fit … --text.encoder scft:runs/scft`, which
+tells it of items and of queries in the words that it was tuned on (`semtok.encoders.attribute_prompt`).
 """
 
 from __future__ import annotations

@@ -38,8 +38,9 @@ class TextConfig:
     """Text vectors.
 
     Attributes:
-        encoder: tfidf, minilm, hf:MODEL, hf-last:MODEL or st:MODEL (a folder or id); the best that is installed where
-            nothing is said: minilm where its package is there, else tfidf.
+        encoder: tfidf, minilm, smollm2, hf:MODEL, hf-last:MODEL or st:MODEL (a folder or id), or scft:FOLDER (what
+            genrec.training.scft wrote); the best that is installed where nothing is said: minilm where its package is
+            there, else tfidf.
     """
 
     encoder: str = field(default_factory=best_encoder)

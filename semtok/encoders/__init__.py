@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from genrec.semtok.catalog import Catalog
+
 
 class TextEncoder(Protocol):
     """What every encoder can do."""
@@ -57,11 +59,13 @@ class Encoder:
         load: makes it from the folder of a run that it was saved in; None: made anew by its name, since all that it
             has learned lies in a model that it takes or brings.
         takes_model: its name goes on with the folder or id of a model: `hf:MODEL`.
+        reads_prompts: it was tuned on prompts of attributes, and is told of items and queries in these words.
     """
 
     make: Callable[[str], TextEncoder]
     load: Callable[[Path], TextEncoder] | None = None
     takes_model: bool = False
+    reads_prompts: bool = False
 
 
 def _tfidf(_: str) -> TextEncoder:
@@ -107,6 +111,16 @@ def _sentence_transformer(model: str) -> TextEncoder:
     return SentenceTransformerEncoder(model)
 
 
+def _scft(folder: str) -> TextEncoder:
+    from genrec.semtok.encoders.hf import HFEncoder
+
+    facts = read_json(Path(folder) / "scft.json")
+    pooling = facts.get("pooling") if isinstance(facts, dict) else None
+    if pooling not in ("mean", "last"):
+        raise InputError(f"text encoder scft:{folder}: not a folder that genrec.training.scft wrote")
+    return HFEncoder(folder, name=f"scft:{folder}", pooling=pooling)
+
+
 ENCODERS: dict[str, Encoder] = {
     "tfidf": Encoder(_tfidf, _load_tfidf),
     "minilm": Encoder(_minilm),
@@ -114,6 +128,7 @@ ENCODERS: dict[str, Encoder] = {
     "hf": Encoder(_hf, takes_model=True),
     "hf-last": Encoder(_hf_last, takes_model=True),
     "st": Encoder(_sentence_transformer, takes_model=True),
+    "scft": Encoder(_scft, takes_model=True, reads_prompts=True),
 }
 
 
@@ -145,6 +160,28 @@ def make_encoder(name: str) -> TextEncoder:
     """
     entry, model = encoder_entry(name)
     return entry.make(model)
+
+
+def item_texts(encoder: TextEncoder, catalog: Catalog, columns: Sequence[str] | None = None) -> list[str]:
+    """What an encoder is told of each item, N texts: in the words that it was tuned on.
+
+    Args:
+        columns: which attributes; None takes all that are text.
+    """
+    if not encoder_entry(encoder.name)[0].reads_prompts:
+        return catalog.texts(columns)
+    from genrec.semtok.encoders.attribute_prompt import attribute_prompts
+
+    return attribute_prompts(catalog, columns)
+
+
+def query_text(encoder: TextEncoder, query: str) -> str:
+    """What an encoder is told of a query: where it knows prompts, that of an item of this name."""
+    if not encoder_entry(encoder.name)[0].reads_prompts:
+        return query
+    from genrec.semtok.encoders.attribute_prompt import attribute_prompt
+
+    return attribute_prompt([("name", query)])
 
 
 def load_encoder(folder: Path) -> TextEncoder:

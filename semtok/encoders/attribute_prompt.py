@@ -22,13 +22,16 @@ MAX_VALUE = 100  # characters, as published: a long description must not drown t
 Attribute = tuple[str, str]
 
 
-def item_attributes(catalog: Catalog) -> list[list[Attribute]]:
+def item_attributes(catalog: Catalog, columns: Sequence[str] | None = None) -> list[list[Attribute]]:
     """The (name, value) pairs of every item: its title as "name", then each filled attribute that is words.
 
     Values are cut to 100 characters, lists joined by commas, and semicolons, which separate attributes, become full
     stops. As in `Catalog.texts`, numbers and identifiers are left out.
+
+    Args:
+        columns: which attributes; None takes `catalog.text_columns`.
     """
-    columns = catalog.text_columns
+    columns = catalog.text_columns if columns is None else list(columns)
     rows = catalog.attributes.select(columns).iter_rows() if columns else (() for _ in catalog.titles)
     return [
         [(name, value) for name, value in zip(("name", *columns), map(_plain, (title, *row)), strict=True) if value]
@@ -41,9 +44,9 @@ def attribute_prompt(attributes: Sequence[Attribute]) -> str:
     return INSTRUCTION + "\n" + "; ".join(f"{name} is {value}" for name, value in attributes)
 
 
-def attribute_prompts(catalog: Catalog) -> list[str]:
+def attribute_prompts(catalog: Catalog, columns: Sequence[str] | None = None) -> list[str]:
     """The whole prompt of every item: what an encoder tuned on views is given afterwards."""
-    return [attribute_prompt(attributes) for attributes in item_attributes(catalog)]
+    return [attribute_prompt(attributes) for attributes in item_attributes(catalog, columns)]
 
 
 def random_view(attributes: Sequence[Attribute], drop_rate: float, rng: np.random.Generator) -> str:

@@ -22,7 +22,7 @@ class ScftConfig:
     Attributes:
         items: the item table (see `Catalog.from_file`).
         output: folder for the tuned encoder.
-        encoder: minilm, hf:MODEL (mean of the tokens) or hf-last:MODEL (last token).
+        encoder: minilm or hf:MODEL (mean of the tokens), smollm2 or hf-last:MODEL (last token).
         steps: optimiser steps (4,000 in the paper).
         batch: B, a process (64 in the paper).
         learning_rate: peak of AdamW's.

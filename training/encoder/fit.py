@@ -21,15 +21,12 @@ from torch import Tensor
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.encoders.attribute_prompt import (
     Attribute,
-    attribute_prompts,
     disjoint_views,
     item_attributes,
     random_view,
 )
-from genrec.semtok.encoders.hf import HFEncoder
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import check_replaceable, hash_file, new_folder, to_json, write_atomic
-from genrec.semtok.vectors import ItemVectors
 from genrec.training.encoder.config import ScftConfig
 from genrec.training.encoder.view_encoder import Tunable, ViewEncoder, load_tunable
 from genrec.training.loop.checkpoint import remove_work
@@ -88,10 +85,6 @@ def fit_scft(
         (scratch / "work/training.json").rename(scratch / "training.json")
         remove_work(scratch / "work")
         write_atomic(scratch / "scft.json", to_json({"encoder": config.encoder, "pooling": tuned.views.pooling}))
-        encoder = HFEncoder(scratch, name="scft", pooling=tuned.views.pooling)
-        vectors = ItemVectors(encoder.encode(attribute_prompts(catalog)), f"scft({config.encoder})")
-        (scratch / "vectors").mkdir(exist_ok=True)
-        vectors.save(scratch / "vectors/text.safetensors")
 
 
 def _train(tuned: Tunable, items: Sequence[Sequence[Attribute]], config: ScftConfig, context: FitContext) -> bool:

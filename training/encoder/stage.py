@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from genrec.run import Run
-from genrec.semtok.encoders import make_encoder
+from genrec.semtok.encoders import item_texts, make_encoder
 from genrec.semtok.vectors import ItemVectors
 from genrec.stages import Stage
 from genrec.tasks.preference_texts import preference_vectors
@@ -27,7 +27,8 @@ def users_stage() -> Stage:
 
 
 def _text(name: str, run: Run, folder: Path) -> None:
-    encoder, texts = make_encoder(name), run.catalog().texts()
+    encoder = make_encoder(name)
+    texts = item_texts(encoder, run.catalog())
     encoder.fit(texts)
     encoder.save(folder)
     ItemVectors(encoder.encode(texts), encoder.name).save(folder / "text.safetensors")

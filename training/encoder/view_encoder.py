@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from genrec.semtok import smollm2
 from genrec.semtok.aligners.losses import soft_target_contrast
 from genrec.semtok.encoders.hf import Pooling, minilm_folder
 from genrec.semtok.errors import OptionError
@@ -110,7 +111,7 @@ def load_tunable(encoder: str, *, rank: int, dropout: float, temperature: float,
     """Load an encoder by the name that `make_encoder` knows it by, and put LoRA on every linear layer.
 
     Args:
-        encoder: minilm, hf:MODEL or hf-last:MODEL.
+        encoder: minilm (mean of the tokens), smollm2 (last token), hf:MODEL or hf-last:MODEL.
         rank: of the adapters; their scale is 4.
         dropout: on the adapters' inputs.
         temperature: at the start.
@@ -120,10 +121,10 @@ def load_tunable(encoder: str, *, rank: int, dropout: float, temperature: float,
         InputError: another name, or the model cannot be loaded.
     """
     kind, _, name = encoder.partition(":")
-    if encoder != "minilm" and not (name and kind in ("hf", "hf-last")):
-        raise OptionError("encoder", f"{encoder!r}: choose minilm, hf:MODEL or hf-last:MODEL")
-    source = minilm_folder() if encoder == "minilm" else name
-    folder = open_folder(source, f"encoder {encoder}")
+    shipped = {"minilm": minilm_folder, smollm2.NAME: lambda: smollm2.smollm2_folder(f"encoder {smollm2.NAME}")}
+    if encoder not in shipped and not (name and kind in ("hf", "hf-last")):
+        raise OptionError("encoder", f"{encoder!r}: choose minilm, smollm2, hf:MODEL or hf-last:MODEL")
+    folder = open_folder(shipped[encoder]() if encoder in shipped else name, f"encoder {encoder}")
     tokenizer, model = folder.tokenizer(), folder.model("encoder", torch.float32)
     torch.manual_seed(seed)
     lora = LoraConfig(
@@ -135,6 +136,5 @@ def load_tunable(encoder: str, *, rank: int, dropout: float, temperature: float,
         task_type=TaskType.FEATURE_EXTRACTION,
     )
     adapted = get_peft_model(model.get_encoder() if model.config.is_encoder_decoder else model, lora)
-    return Tunable(
-        model, tokenizer, adapted, ViewEncoder(adapted, "last" if kind == "hf-last" else "mean", temperature)
-    )
+    pooling: Pooling = "last" if kind in ("hf-last", smollm2.NAME) else "mean"
+    return Tunable(model, tokenizer, adapted, ViewEncoder(adapted, pooling, temperature))
