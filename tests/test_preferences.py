@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from worlds.small_shop import SMALL, write_shop
 
+from genrec.cli.main import main
 from genrec.data.sequences import Sequences
+from genrec.run import Run
 from genrec.semtok.catalog import Catalog
-from genrec.semtok.encoders.tfidf import TfidfEncoder
 from genrec.semtok.errors import InputError
-from genrec.tasks.preference_texts import LanguageModelWriter, PreferenceConfig, PreferenceTemplate, preference_vectors
+from genrec.tasks.preference_texts import LanguageModelWriter, PreferenceConfig, PreferenceTemplate, preference_texts
 
 
 def catalog(**columns: Any) -> Catalog:
@@ -82,18 +85,32 @@ def test_the_same_texts_every_time() -> None:
     assert len(first) == 3
 
 
-def test_vectors_are_of_the_texts_in_order() -> None:
-    histories = Sequences.from_lists([[2, 3], [0, 1], [0]])
-    encoder = TfidfEncoder(8)
-    encoder.fit(catalog().texts())
-    vectors = preference_vectors(catalog(), histories, encoder)
-    np.testing.assert_array_equal(vectors, encoder.encode(PreferenceTemplate()(catalog(), histories)))
-    assert vectors[1] @ vectors[2] > vectors[0] @ vectors[2]
+def test_a_model_is_asked_once_about_the_same_and_goes_on_where_it_stopped(model: Path, tmp_path: Path) -> None:
+    histories, answers = Sequences.from_lists([[2, 3], [0, 1], [], [2, 3], [4]]), tmp_path / "answers.jsonl"
+    facts = PreferenceTemplate()(catalog(), histories)
+    assert preference_texts("template", catalog(), histories, answers) == facts
+    assert not answers.exists()
+    whole = preference_texts(str(model), catalog(), histories, answers)
+    assert whole == [LanguageModelWriter(model)([fact])[0] if fact else "" for fact in facts]
+    kept = answers.read_bytes()
+    assert len(kept.splitlines()) == 3
+    answers.write_bytes(kept[: kept.index(b"\n") + 20])  # a kill in the second line
+    assert preference_texts(str(model), catalog(), histories, answers) == whole
+    assert answers.read_bytes() == kept
+    answers.write_bytes(kept.replace(json.dumps(whole[4]).encode(), b'"Likes tests."'))
+    assert preference_texts(str(model), catalog(), histories, answers)[4] == "Likes tests."
 
-    def writer(items: Catalog, of: Sequences) -> list[str]:
-        return ["hose"] * len(of)
 
-    assert (preference_vectors(catalog(), histories, encoder, writer) == encoder.encode(["hose"])).all()
+def test_recgoat_reads_what_the_model_wrote(model: Path, tmp_path: Path) -> None:
+    config, told = write_shop(tmp_path), ["--aligner.name=recgoat", "--before_lm", *SMALL]
+    run = Run(tmp_path / "run")
+    assert main(["fit", str(config), *told]) == 0
+    by_template = Run(run.path).user_vectors().values
+    assert main(["fit", str(config), *told, f"--aligner.recgoat.writer={model}"]) == 0
+    assert not np.allclose(Run(run.path).user_vectors().values, by_template)
+    answers = [json.loads(line) for line in (run.path / "vectors/users/answers.jsonl").read_text().splitlines()]
+    template = PreferenceTemplate()(Run(run.path).catalog(), Run(run.path).split().train)
+    assert {row["facts"] for row in answers} == set(template) - {""}
 
 
 @pytest.fixture(scope="module")
@@ -117,11 +134,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_language_model_writes_by_greedy_search(model: Path) -> None:
     histories = Sequences.from_lists([[0, 1], [2, 3, 4], []])
     writer = LanguageModelWriter(model, max_new_tokens=6, batch=2)
-    texts = writer(catalog(), histories)
+    everything = PreferenceTemplate()(catalog(), histories)
+    texts = writer(everything)
     assert len(texts) == 3
-    assert LanguageModelWriter(model, max_new_tokens=6, batch=1)(catalog(), histories) == texts  # alone or in a batch
+    assert LanguageModelWriter(model, max_new_tokens=6, batch=1)(everything) == texts  # alone or in a batch
     tokenizer, network = PreTrainedTokenizerFast.from_pretrained(model), LlamaForCausalLM.from_pretrained(model).eval()
-    facts = PreferenceTemplate()(catalog(), histories)[0]
+    facts = everything[0]
     tokens = tokenizer.encode(
         f"A customer of a shop. {facts}\nIn two sentences, what does this customer like?\nThis customer likes"
     )

@@ -15,6 +15,7 @@ from genrec.data.stages import catalog_stage, split_stage
 from genrec.evaluation.comparison import CellName, comparison_stage, costs, table
 from genrec.run import Run
 from genrec.semtok.aligners import PLAIN
+from genrec.semtok.errors import InputError
 from genrec.semtok.folders import write_atomic
 from genrec.stages import bring_up_to_date
 from genrec.training.cell import Cell
@@ -27,7 +28,12 @@ def compare(config: CompareConfig) -> Run:
     Raises:
         InputError: bad input, another process works on the run, or its folder is of something else.
     """
-    run = Run(config.run)
+    run, cells = Run(config.run), {seed: cells_of(config, seed) for seed in config.seeds}
+    writers = {cell.options.writer for some in cells.values() for cell in some if cell.reads_users}
+    if len(writers) > 1:
+        raise InputError(
+            f"recgoat writers {', '.join(sorted(writers))}: a comparison has one, as its lines share users"
+        )
     with run.locked():
         run.write_settings(config.to_yaml(), "compare")
         data, seed = config.data, config.split_seed
@@ -35,9 +41,9 @@ def compare(config: CompareConfig) -> Run:
             bring_up_to_date(run, stage)
         done: list[CellName] = []
         for seed in config.seeds:
-            for cell in cells_of(config, seed):
+            for cell in cells[seed]:
                 if cell.reads_users:
-                    bring_up_to_date(run, users_stage())
+                    bring_up_to_date(run, users_stage(*writers))
                 bring_up_to_date(run, cell.stage())
                 done.append(cell.name)
             bring_up_to_date(run, comparison_stage(done, config.reference))

@@ -85,7 +85,8 @@ def stages_before_lm(config: FitConfig) -> list[Stage]:
     """Catalogue to semantic IDs."""
     c, selection_run = config, None if config.refit is None else Run(config.refit)
     stop_after = None if selection_run is None else selection_run.chosen_epochs("vectors/collaborative")
-    users = [users_stage()] if c.aligner.name in ALIGNERS and ALIGNERS[c.aligner.name].reads_users else []
+    reads_users = c.aligner.name in ALIGNERS and ALIGNERS[c.aligner.name].reads_users
+    users = [users_stage(c.aligner.options.writer)] if reads_users else []
     return [
         catalog_stage(c.data),
         split_stage(c.data, c.seed, refit=selection_run is not None),

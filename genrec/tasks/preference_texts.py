@@ -5,38 +5,34 @@ template does, which is free and the same on every machine:
 
     Likes Sponges & Scrubbers, Fasteners. Brands: Scotch-Brite, 3M. Prices: 6.49 to 19.99. Lately: Magic Eraser; …
 
-`preference_vectors` encodes such texts. Any other `PreferenceWriter` can write them: `LanguageModelWriter` lets a
-causal language model put the template's facts into sentences.
+`preference_texts` has the template's facts put into sentences by a causal language model where one is named
+(`--aligner.recgoat.writer`).
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from tqdm import tqdm
 
 from genrec.data.sequences import Sequences
+from genrec.semtok import smollm2
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.chat_template import chat_frame
-from genrec.semtok.encoders import TextEncoder
+from genrec.semtok.device import default_device
 from genrec.semtok.errors import OptionError
 from genrec.semtok.pretrained import open_folder
 
+TEMPLATE = "template"
 _COMMON = 0.5  # a category that more than this share of all items has says nothing about a user
-
-
-class PreferenceWriter(Protocol):
-    """What writes preference texts."""
-
-    def __call__(self, catalog: Catalog, histories: Sequences) -> list[str]:
-        """One text for every history of catalogue rows, oldest first."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +80,7 @@ class LanguageModelWriter:
     writes the same every time.
 
     Args:
-        model: a Hugging Face causal LM by folder or hub id.
+        model: smollm2, or a Hugging Face causal LM by folder or hub id; read on a GPU where one answers.
         config: of the template, and the greatest length of a text.
         max_new_tokens: an answer is cut to.
         batch: histories written about at once.
@@ -101,24 +97,25 @@ class LanguageModelWriter:
         max_new_tokens: int = 64,
         batch: int = 16,
     ) -> None:
-        folder = open_folder(model, f"preference writer {model}")
+        name = f"preference writer {model}"
+        folder = open_folder(smollm2.smollm2_folder(name) if model == smollm2.NAME else model, name)
         self._tokenizer = folder.tokenizer(padding_side="left")
-        self._model = folder.model("causal", torch.float32)
+        self._model = folder.model("causal", torch.float32).to(default_device())
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
-        self._frame = chat_frame(self._tokenizer, f"preference writer {model}")
+        self._frame = chat_frame(self._tokenizer, name)
         self.config, self.max_new_tokens, self.batch = config, max_new_tokens, batch
 
     @torch.inference_mode()
-    def __call__(self, catalog: Catalog, histories: Sequences) -> list[str]:
-        """One text for every history; where the model has nothing to say, the template's stands."""
-        facts = PreferenceTemplate(self.config)(catalog, histories)
+    def __call__(self, facts: Sequence[str]) -> list[str]:
+        """One text for the template's facts about each history; where the model has nothing to say, these stand."""
         texts = []
         for start in range(0, len(facts), self.batch):
             some = facts[start : start + self.batch]
             given = self._tokenizer([self._prompt(text) for text in some], return_tensors="pt", padding=True)
             options = {"do_sample": False, "num_beams": 1, "max_new_tokens": self.max_new_tokens}
-            tokens = self._model.generate(**given, **options, pad_token_id=self._tokenizer.pad_token_id)
+            ids = self._tokenizer.pad_token_id
+            tokens = self._model.generate(**given.to(self._model.device), **options, pad_token_id=ids)
             answers = self._tokenizer.batch_decode(tokens[:, given["input_ids"].shape[1] :], skip_special_tokens=True)
             texts += [" ".join(answer.split()) or fallback for answer, fallback in zip(answers, some, strict=True)]
         return [_cut(text, self.config.max_characters) for text in texts]
@@ -130,20 +127,42 @@ class LanguageModelWriter:
         return question.join(self._frame)
 
 
-def preference_vectors(
-    catalog: Catalog,
-    histories: Sequences,
-    encoder: TextEncoder,
-    writer: PreferenceWriter | None = None,
-) -> NDArray[np.float32]:
-    """Vectors [U, D_t] of the users' preference texts, by the encoder of the items' words.
+def preference_texts(writer: str, catalog: Catalog, histories: Sequences, answers: Path) -> list[str]:
+    """One text for every history of catalogue rows, oldest first; without history it is empty.
 
     Args:
-        histories: training histories of the U users.
-        encoder: fitted already.
-        writer: by default the template.
+        writer: `template`, or a model of `LanguageModelWriter`. It is asked once about histories of which the template
+            says the same.
+        answers: JSON lines that a model's answers are added to as they come; those that stand there are not asked for
+            again, so that an interrupted job goes on.
     """
-    return encoder.encode((writer or PreferenceTemplate())(catalog, histories))
+    facts = PreferenceTemplate()(catalog, histories)
+    if writer == TEMPLATE:
+        return facts
+    written = _read_answers(answers)
+    missing = sorted({fact for fact in facts if fact} - written.keys(), key=lambda fact: (len(fact), fact))
+    if missing:
+        model = LanguageModelWriter(writer)
+        with open(answers, "a", encoding="utf-8") as file, tqdm(total=len(missing), desc="preference texts") as bar:
+            for start in range(0, len(missing), model.batch):
+                some = missing[start : start + model.batch]
+                for fact, text in zip(some, model(some), strict=True):
+                    written[fact] = text
+                    file.write(json.dumps({"facts": fact, "text": text}) + "\n")
+                file.flush()
+                bar.update(len(some))
+    return [written.get(fact, fact) for fact in facts]
+
+
+def _read_answers(path: Path) -> dict[str, str]:
+    """Texts by the facts that they were written from; the line that a kill cut is cut off."""
+    if not path.is_file():
+        return {}
+    whole = path.read_bytes()
+    whole = whole[: whole.rfind(b"\n") + 1]
+    path.write_bytes(whole)
+    rows = [json.loads(line) for line in whole.decode().splitlines()]
+    return {row["facts"]: row["text"] for row in rows}
 
 
 @dataclass(frozen=True)

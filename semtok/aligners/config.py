@@ -139,6 +139,8 @@ class RecGoatConfig:
         epsilon: entropy of the transport, in units of the costs' spread.
         text_share: b at the start; it is learned.
         dropout: in both attentions and on the result.
+        writer: of the users' preference texts: template, smollm2, or a causal language model by folder or id, which
+            puts the template's facts into sentences.
     """
 
     item_neighbours: int = 20
@@ -152,8 +154,10 @@ class RecGoatConfig:
     epsilon: float = 0.1
     text_share: float = 0.5
     dropout: float = 0.1
+    writer: str = "template"
 
     def __post_init__(self) -> None:
+        check.path(self, "writer")
         check.at_least_one(self, "item_neighbours", "user_neighbours", "heads", "layers")
         check.positive(self, "temperature", "epsilon")
         check.not_negative(self, "contrast", "drawn_items", "cold_neighbours")

@@ -9,7 +9,7 @@ from genrec.run import Run
 from genrec.semtok.encoders import item_texts, make_encoder
 from genrec.semtok.vectors import ItemVectors
 from genrec.stages import Stage
-from genrec.tasks.preference_texts import preference_vectors
+from genrec.tasks.preference_texts import TEMPLATE, preference_texts
 
 
 def text_stage(encoder: str) -> Stage:
@@ -21,9 +21,14 @@ def text_stage(encoder: str) -> Stage:
     return Stage("vectors/text", {"encoder": encoder}, ("catalog",), partial(_text, encoder))
 
 
-def users_stage() -> Stage:
-    """Vectors of the preference text of each training history, by the items' encoder."""
-    return Stage("vectors/users", {}, ("catalog", "split", "vectors/text"), _users)
+def users_stage(writer: str = TEMPLATE) -> Stage:
+    """Vectors of the preference text of each training history, by the items' encoder.
+
+    Args:
+        writer: of the texts (see `preference_texts`); what a language model wrote is kept beside them.
+    """
+    config = {} if writer == TEMPLATE else {"writer": writer}
+    return Stage("vectors/users", config, ("catalog", "split", "vectors/text"), partial(_users, writer))
 
 
 def _text(name: str, run: Run, folder: Path) -> None:
@@ -34,7 +39,7 @@ def _text(name: str, run: Run, folder: Path) -> None:
     ItemVectors(encoder.encode(texts), encoder.name).save(folder / "text.safetensors")
 
 
-def _users(run: Run, folder: Path) -> None:
+def _users(writer: str, run: Run, folder: Path) -> None:
     encoder = run.text_encoder()
-    vectors = preference_vectors(run.catalog(), run.split().train, encoder)
-    ItemVectors(vectors, encoder.name).save(folder / "users.safetensors")
+    texts = preference_texts(writer, run.catalog(), run.split().train, folder / "answers.jsonl")
+    ItemVectors(encoder.encode(texts), encoder.name).save(folder / "users.safetensors")
