@@ -48,7 +48,11 @@ def read_json(path: Path) -> Any:
         InputError: the file is missing or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text)
+        if "\\u" in text:
+            to_json(value).encode()  # half a character could not be written again
+        return value
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:

@@ -147,6 +147,8 @@ def shop() -> WhereFilters:
         ({"price": (None, 20)}, [0, 1, 4]),
         ({"price": (8, 20.0)}, [1, 4]),
         ({"price": (12.5, None)}, [1, 2, 4]),
+        ({"price": (12.5, 10**200)}, [1, 2, 4]),  # whole numbers beyond 64 bits, and beyond floats
+        ({"stars": (-(10**400), 2)}, [0, 1]),
         ({"price": (None, None)}, [0, 1, 2, 4]),
         ({"price": 20}, [1]),
         ({"price": [None, 20]}, [0, 1, 4]),

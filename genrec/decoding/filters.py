@@ -22,6 +22,7 @@ Shapes: N items, B users, K beams, W places for children of a beam, D longest de
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -195,8 +196,8 @@ class WhereFilters:
             low, high = (None if end is None else _typed(name, inner, end) for end in ends)
             if low is not None and high is not None and low > high:
                 raise InputError(f"where: {name}: the range from {low} to {high} is empty")
-            above = pl.lit(True) if low is None else column >= low
-            below = pl.lit(True) if high is None else column <= high
+            above = pl.lit(True) if low is None else column >= _comparable(low)
+            below = pl.lit(True) if high is None else column <= _comparable(high)
             return column.is_not_null() & above & below
         values = list(condition) if isinstance(condition, list | tuple | set | frozenset) else [condition]
         values = [_typed(name, inner, value) for value in values]
@@ -230,6 +231,16 @@ def _near(value: Any, known: Iterable[Any]) -> str:
     ]
     nearest = [f"{end:g}" for end in ends if end is not None]
     return f"; the nearest there is: {' and '.join(nearest)}" if nearest else ""
+
+
+def _comparable(end: Any) -> Any:
+    """An end of a range as polars takes it: a whole number beyond 64 bits as a float, infinite beyond these."""
+    if not isinstance(end, int) or -(1 << 63) <= end < 1 << 63:
+        return end
+    try:
+        return float(end)
+    except OverflowError:
+        return math.inf if end > 0 else -math.inf
 
 
 def _range(name: str, dtype: pl.DataType, condition: Any) -> tuple[Any, Any] | None:
