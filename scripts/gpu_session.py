@@ -37,6 +37,7 @@ from genrec.cli.pipeline import fit
 from genrec.decoding.filters import ItemFilter
 from genrec.evaluation.metrics import ndcg, paired_interval, rank_of_target, recall
 from genrec.evaluation.seeds import stage_costs
+from genrec.evaluation.tables import slices
 from genrec.inference.recommender import Recommender
 from genrec.ranking.config import FusionWeights
 from genrec.ranking.cooccurrence import COOCCURRENCE_WEIGHTS
@@ -89,7 +90,7 @@ LINES = [
 def before_lm(data: str, seed: int, bases: Path, runs: Path) -> Run:
     """A run of the set with everything before the language model, by its configuration's settings."""
     arguments = [f"--run={runs / f'{data}-{seed}'}", f"--reuse={bases / data}", f"--seed={seed}", "--topk.k=0"]
-    folder = {"scientific": "amazon18_scientific", "beauty": "amazon14_beauty", "toys": "amazon14_toys"}[data]
+    folder = {"scientific": "amazon18_scientific", "beauty": "amazon14_beauty"}[data]
     arguments += [f"--data.items=data/{folder}/items.jsonl", f"--data.interactions=data/{folder}/interactions.csv"]
     return fit(load_config(Path(f"configs/{data}.yaml"), arguments), before_lm=True)
 
@@ -111,7 +112,7 @@ def weights_without_lm(run: Run, recommender: Recommender) -> FusionWeights:
     lists = recommender.ranker.fused_lists(
         cases.histories, weights=weights, k=K, filters=filters(run, recommender, cases)
     )
-    return max(weights, key=lambda one: float(ndcg(rank_of_target(lists[one], cases.targets), K).mean()))
+    return max(weights, key=lambda tried: float(ndcg(rank_of_target(lists[tried], cases.targets), K).mean()))
 
 
 def filters(run: Run, recommender: Recommender, cases: Any) -> list[ItemFilter] | None:
@@ -133,8 +134,7 @@ def evaluate(line: Line, run: Run, out: Path) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     ranks = {name: rank_of_target(lists[weights], cases.targets).astype(np.uint8) for name, weights in rankings.items()}
     save_file(ranks, out / f"ranks-{line}.safetensors")
-    counts = np.bincount(run.split().train.values, minlength=len(run.catalog()))
-    tail = ~np.isin(cases.targets, np.argsort(-counts, kind="stable")[: round(len(counts) / 5)])
+    tail = slices(cases, run.split().train, len(run.catalog()))["tail"]
     row: dict[str, Any] = {"line": str(line), "options": line.options, "weights": list(rankings["fused"])}
     for name, of_ranking in ranks.items():
         places = of_ranking.astype(np.int64)

@@ -28,8 +28,9 @@ from genrec.semtok import smollm2
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.chat_template import chat_frame
 from genrec.semtok.device import default_device
-from genrec.semtok.errors import OptionError
+from genrec.semtok.errors import InputError, OptionError
 from genrec.semtok.pretrained import open_folder
+from genrec.semtok.schema import parse_as
 
 TEMPLATE = "template"
 _COMMON = 0.5  # a category that more than this share of all items has says nothing about a user
@@ -155,13 +156,19 @@ def preference_texts(writer: str, catalog: Catalog, histories: Sequences, answer
 
 
 def _read_answers(path: Path) -> dict[str, str]:
-    """Texts by the facts that they were written from; the line that a kill cut is cut off."""
+    """Texts by the facts that they were written from; the line that a kill cut is cut off.
+
+    Raises:
+        InputError: a line that is none of ours.
+    """
     if not path.is_file():
         return {}
     whole = path.read_bytes()
     whole = whole[: whole.rfind(b"\n") + 1]
     path.write_bytes(whole)
-    rows = [json.loads(line) for line in whole.decode().splitlines()]
+    rows = [parse_as(line.decode(errors="replace"), dict[str, str], str(path)) for line in whole.splitlines()]
+    if any(row.keys() != {"facts", "text"} for row in rows):
+        raise InputError(f"{path}: not the answers of a preference writer")
     return {row["facts"]: row["text"] for row in rows}
 
 
