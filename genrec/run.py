@@ -50,7 +50,7 @@ if TYPE_CHECKING:  # torch and transformers take seconds, and many readers want 
     from genrec.semtok.semantic_ids import SemanticIds
     from genrec.sequential.base import SequentialModel
 
-_FREE = ("run", "refit", "reuse", "topk")  # what a refit may set otherwise
+_FREE = ("run", "refit", "reuse", "topk", "effort")  # what a refit may set otherwise
 Read = TypeVar("Read")
 Number = Annotated[int, Field(ge=-(2**53), le=2**53)] | float | None  # of figures; what is greater cannot be drawn
 _ROW: dict[str, Any] = dict.fromkeys(("model", "split", "slice", "metric"), str) | dict.fromkeys(("k", "n"), int)

@@ -28,7 +28,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from genrec.cli.parsing import load_config
-from genrec.cli.pipeline import stages_before_lm
+from genrec.cli.pipeline import data_stages, vector_stages
 from genrec.data.sample_shop import make_sample_shop
 from genrec.run import Run
 from genrec.semtok.folders import to_json, write_atomic
@@ -53,7 +53,8 @@ def shop_inputs(folder: Path, users: int) -> LmInputs:
     (folder / "config.yaml").write_text(f"{data}run: {folder / 'run'}\n")
     run = Run(folder / "run")
     with run.locked():
-        for stage in stages_before_lm(load_config(folder / "config.yaml", SHOP)):
+        config = load_config(folder / "config.yaml", SHOP)
+        for stage in [*data_stages(config), *vector_stages(config)]:
             bring_up_to_date(run, stage)
     return lm_inputs(run)
 

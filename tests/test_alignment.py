@@ -11,7 +11,7 @@ import torch
 
 from genrec.add_items import add
 from genrec.cli.parsing import load_config
-from genrec.cli.pipeline import stages_before_lm
+from genrec.cli.pipeline import data_stages, vector_stages
 from genrec.data.sample_shop import make_sample_shop
 from genrec.data.sequences import Sequences
 from genrec.run import Run
@@ -45,7 +45,8 @@ def stages(folder: Path, *options: str) -> Path:
     config.write_text(f"{data}run: {folder / 'run'}\n")
     run = Run(folder / "run")
     with run.locked():
-        for stage in stages_before_lm(load_config(config, [*SMALL, *options])):
+        settings = load_config(config, [*SMALL, *options])
+        for stage in [*data_stages(settings), *vector_stages(settings)]:
             bring_up_to_date(run, stage)
     return run.path
 

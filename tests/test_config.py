@@ -53,7 +53,7 @@ def test_bad_values_are_refused_before_any_work(config: Path, flags: list[str], 
     ("flags", "message"),
     [
         (["--data.split=given", "--data.splits=.", "--data.cold_share=0.5"], "--data.cold_share 0.5: a given split"),
-        (["--ranking.max_items=7"], "--ranking.max_items 7: as much is read as in training; set lm.max_items"),
+        (["--ranking.max_items=7"], "--ranking.max_items 7: set lm.max_items instead"),
         (["--ranking.max_items=7", "--lm.max_items=8"], "--ranking.max_items 7"),
     ],
 )

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from genrec.cli.by_data import DataSize, settled
 from genrec.cli.config import FitConfig, TextConfig, fit_class
-from genrec.cli.estimate import DataSize, estimated_seconds, opening_line
+from genrec.cli.estimate import estimated_seconds, opening_line
 from genrec.cli.fit_help import SETTINGS
 from genrec.cli.main import main
 from genrec.cli.parsing import fit_parser, flags_of
@@ -25,7 +26,8 @@ def config(tmp_path: Path) -> FitConfig:
     for name in ("items.csv", "log.csv"):
         (tmp_path / name).touch()
     data = DataConfig(str(tmp_path / "items.csv"), str(tmp_path / "log.csv"))
-    return fit_class()(run=str(tmp_path / "run"), data=data, text=TextConfig("tfidf"))
+    unsettled = fit_class()(run=str(tmp_path / "run"), data=data, text=TextConfig("tfidf"))
+    return settled(unsettled, SCIENTIFIC)
 
 
 def test_the_help_fits_two_screens_and_names_flags_that_exist(capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,6 +75,10 @@ class CompareConfig:
         if not self.run:
             raise OptionError("run", "is missing: the folder to write the comparison to")
         check.path(self, "run")
+        try:
+            _settled(self.training)
+        except OptionError as error:
+            raise error.within("training") from None
         backbones = [*BACKBONES, LIGHTGCN]
         for name in self.backbones:
             if name not in backbones:
@@ -148,7 +152,7 @@ class CompareConfig:
             for setting in own:
                 if setting not in known:
                     raise OptionError(setting, f"is none: choose of {', '.join(known)}{did_you_mean(setting, known)}")
-            return replace(self.training, **typed_options(SequentialTrainingConfig, own))
+            return _settled(replace(self.training, **typed_options(SequentialTrainingConfig, own)))
         except OptionError as error:
             raise error.within("training") from None
 
@@ -163,6 +167,12 @@ class CompareConfig:
         """The whole configuration as YAML."""
         text: str = yaml.safe_dump(plain(asdict(self)), sort_keys=False, allow_unicode=True)
         return text
+
+
+def _settled(training: SequentialTrainingConfig) -> SequentialTrainingConfig:
+    """The same; raises OptionError where something is left to the size of the data, as it may be in `genrec fit`."""
+    check.at_least_one(training, "epochs", "batch_positions")
+    return training
 
 
 def compare_class() -> type[CompareConfig]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, make_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import yaml
 
@@ -31,6 +31,7 @@ from genrec.training.sequential.config import SequentialTrainingConfig
 
 FUSION = "fusion"  # the aligner that needs no training
 Section = TypeVar("Section")
+Effort = Literal["quick", "standard", "thorough"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class AlignerConfig:
 
     name: str = "faerec"
     backbone: str = "lrurec"
-    training: SequentialTrainingConfig = field(default_factory=SequentialTrainingConfig)
+    training: SequentialTrainingConfig = field(default_factory=lambda: SequentialTrainingConfig(0, batch_positions=0))
 
     def __post_init__(self) -> None:
         _check_name(self, "name", [FUSION, *ALIGNERS])
@@ -136,6 +137,8 @@ class FitConfig:
         lm: the language model and its training.
         ranking: how lists are made; `dense_weight` null takes what wins on validation.
         topk: the lists that are written at the end.
+        effort: quick, standard or thorough: a third of the epochs, as many, or twice as many as the rules give where
+            epochs are left to the data.
         seed: of everything random.
         refit: a finished run of the same settings, whose epochs and fusion weights are taken; the validation items are
             then learned from too, as before going to production.
@@ -147,13 +150,14 @@ class FitConfig:
     data: DataConfig
     text: TextConfig = field(default_factory=TextConfig)
     sasrec: SasRecConfig = field(default_factory=SasRecConfig)
-    collaborative: SequentialTrainingConfig = field(default_factory=SequentialTrainingConfig)
+    collaborative: SequentialTrainingConfig = field(default_factory=lambda: SequentialTrainingConfig(0))
     aligner: AlignerConfig = field(default_factory=lambda: aligner_section()())
     fusion: FusionConfig = field(default_factory=FusionConfig)
     semtok: SemtokConfig = field(default_factory=lambda: semtok_section()())
     lm: LmConfig = field(default_factory=LmConfig)
     ranking: RankingConfig = field(default_factory=RankingConfig)
     topk: TopKConfig = field(default_factory=TopKConfig)
+    effort: Effort = "standard"
     seed: int = 0
     refit: str | None = None
     reuse: str | None = None
@@ -169,14 +173,14 @@ class FitConfig:
             if other is not None and not (Path(other) / "config.yaml").is_file():
                 raise OptionError(name, f"{other}: not a run of genrec fit{did_you_mean_file(other)}")
         check.seed(self, "seed")
+        check.choice(self, "effort", get_args(Effort))
         if isinstance(self.aligner.options if self.aligner.name != FUSION else None, RecGoatConfig):
             try:
                 self.aligner.options.check_width(self.shape(self.aligner.backbone).width)
             except OptionError as error:
                 raise error.within(f"aligner.{self.aligner.name}") from None
         if self.ranking.max_items not in (RankingConfig.max_items, self.lm.max_items):
-            asked = f"{self.ranking.max_items}: as much is read as in training"
-            raise OptionError("ranking.max_items", f"{asked}; set lm.max_items {self.lm.max_items} instead")
+            raise OptionError("ranking.max_items", f"{self.ranking.max_items}: set lm.max_items instead")
 
     def shape(self, backbone: str) -> Any:
         """The shape of a backbone: its section, or the defaults where this configuration was made without one."""

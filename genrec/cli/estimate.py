@@ -3,14 +3,13 @@
 The constants are seconds measured for the runs of docs/results (one thread, a busy two-core machine), rounded: a
 promise of minutes or hours, not of seconds. Training may stop earlier than its epochs.
 
-Shapes: U users, N items, E interactions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container
-from typing import NamedTuple
 
+from genrec.cli.by_data import DataSize
 from genrec.cli.config import FUSION, FitConfig
 from genrec.training.lm.config import SCRATCH
 
@@ -19,14 +18,6 @@ _EVENT, _SOFTMAX = 5e-5, 1.3e-8  # of a sequential model: an event and epoch, an
 _ALIGNED = 3.0  # an aligner's training, in those of a model of ID vectors
 _LM = 8e-4  # an event and epoch at 2 layers of width 128
 _REPORT = 7e-3  # a user
-
-
-class DataSize(NamedTuple):
-    """How much data a run has: U, N and E."""
-
-    users: int
-    items: int
-    interactions: int
 
 
 def opening_line(config: FitConfig, size: DataSize, stages: Container[str]) -> str:

@@ -16,7 +16,7 @@ SETTINGS: dict[str, dict[str, str]] = {
         "text.encoder": "tfidf, minilm, hf:MODEL or st:MODEL; the best that is installed",
         "aligner.name": "faerec, text, concatenation, llmemb, recgoat, or fusion (nothing is trained)",
         "lm.base": "scratch, or a Hugging Face causal LM by folder or id",
-        "lm.epochs": "passes over the histories, at most",
+        "effort": "quick, standard or thorough: so many passes over the data",
         "lm.max_items": "the last items of a history that are read",
         "topk.k": "items in each user's list; 0 writes no lists",
     },

@@ -15,8 +15,9 @@ from dataclasses import asdict
 import polars as pl
 import yaml
 
+from genrec.cli.by_data import DataSize, settled
 from genrec.cli.config import FUSION, FitConfig
-from genrec.cli.estimate import DataSize, opening_line
+from genrec.cli.estimate import opening_line
 from genrec.data.stages import catalog_stage, split_stage
 from genrec.evaluation.report_stage import report_stage
 from genrec.evaluation.verdict import verdict
@@ -36,6 +37,18 @@ from genrec.training.sequential.stage import collaborative_stage
 
 _log = logging.getLogger(__name__)
 
+STAGES = (
+    "catalog",
+    "split",
+    "vectors/text",
+    "vectors/collaborative",
+    "vectors/users",
+    "vectors/item",
+    "semtok",
+    "lm",
+    "report",
+)
+
 
 def fit(config: FitConfig, *, before_lm: bool = False) -> Run:
     """Run every stage that is out of date.
@@ -48,20 +61,25 @@ def fit(config: FitConfig, *, before_lm: bool = False) -> Run:
     """
     run, reuse = Run(config.run), None if config.reuse is None else Run(config.reuse)
     if config.refit is not None:
-        Run(config.refit).check_same_settings(yaml.safe_load(config.to_yaml()))
+        config = _settled_as(Run(config.refit), config)
     with run.locked():
-        stages = stages_before_lm(config)
-        for name in [*(stage.folder for stage in stages), "lm", "report"]:
+        for name in STAGES:
             check_stage_folder(run, name)
         if config.topk.k and not before_lm:
             files_of_a_job(run.topk)  # a folder of somebody's own is refused now, and not after the training
+        data = data_stages(config)
+        _keep_added_items(run, data)
+        for stage in data:
+            bring_up_to_date(run, stage, reuse)
+        config = settled(config, size := data_size(run))
         lm = lm_settings(asdict(config)).stage((run,) if reuse is None else (run, reuse))
+        stages = vector_stages(config)
         _keep_added_items(run, [*stages, lm])
         run.write_settings(config.to_yaml())
+        missing = [name for name in STAGES if not (run.path / name / MANIFEST).is_file()]
+        _log.info(opening_line(config, size, missing))
         for stage in stages if before_lm else [*stages, lm]:
             bring_up_to_date(run, stage, reuse)
-            if stage.folder == "split":
-                _tell_what_will_happen(run, config, stages)
         if not before_lm:
             bring_up_to_date(run, report_stage(run, open_ranker), reuse)
             if (found := verdict(run.metrics())).loses:
@@ -71,25 +89,36 @@ def fit(config: FitConfig, *, before_lm: bool = False) -> Run:
     return run
 
 
-def _tell_what_will_happen(run: Run, config: FitConfig, stages: list[Stage]) -> None:
-    """One line on the data, the parts and the time that the stages will take that no folder holds yet."""
-    users = pl.read_parquet(run.users, columns=["history"], glob=False)
-    histories = users["history"].list.len()
-    size = DataSize(len(histories), len(run.catalog()), int(histories.sum()))
-    names = [*(stage.folder for stage in stages), "lm", "report"]
-    missing = [name for name in names if not (run.path / name / MANIFEST).is_file()]
-    _log.info(opening_line(config, size, missing))
+def data_size(run: Run) -> DataSize:
+    """How much data a run has whose catalogue and split are made."""
+    histories = pl.read_parquet(run.users, columns=["history"], glob=False)["history"].list.len()
+    return DataSize(len(histories), len(run.catalog()), int(histories.sum()))
 
 
-def stages_before_lm(config: FitConfig) -> list[Stage]:
-    """Catalogue to semantic IDs."""
+def _settled_as(selection_run: Run, config: FitConfig) -> FitConfig:
+    """The configuration of a refit, settled by the data of the run whose choices it takes.
+
+    Raises:
+        InputError: that run is not finished, or its settings are others.
+    """
+    if selection_run.users.is_file():
+        config = settled(config, data_size(selection_run))
+    selection_run.check_same_settings(yaml.safe_load(config.to_yaml()))
+    return config
+
+
+def data_stages(config: FitConfig) -> list[Stage]:
+    """Catalogue and split."""
+    return [catalog_stage(config.data), split_stage(config.data, config.seed, refit=config.refit is not None)]
+
+
+def vector_stages(config: FitConfig) -> list[Stage]:
+    """Text vectors to semantic IDs, of a configuration that is settled."""
     c, selection_run = config, None if config.refit is None else Run(config.refit)
     stop_after = None if selection_run is None else selection_run.chosen_epochs("vectors/collaborative")
     reads_users = c.aligner.name in ALIGNERS and ALIGNERS[c.aligner.name].reads_users
     users = [users_stage(c.aligner.options.writer)] if reads_users else []
     return [
-        catalog_stage(c.data),
-        split_stage(c.data, c.seed, refit=selection_run is not None),
         text_stage(c.text.encoder),
         collaborative_stage(c.sasrec, c.collaborative, c.seed, stop_after=stop_after),
         *users,

@@ -186,14 +186,14 @@ def probe_fit(folder: Path) -> Outcome:
 
     def ask() -> Any:
         from genrec.cli.parsing import load_config
-        from genrec.cli.pipeline import stages_before_lm
+        from genrec.cli.pipeline import data_stages, vector_stages
         from genrec.run import Run
         from genrec.stages import bring_up_to_date
 
         config = load_config(folder / "my.yaml", json.loads((folder / "case.json").read_text())["command"])
         run = Run(folder / "probed")
         with run.locked():
-            for stage in stages_before_lm(config)[:3]:
+            for stage in [*data_stages(config), vector_stages(config)[0]]:
                 bring_up_to_date(run, stage)
         return len(run.catalog()), len(run.split().test)
 

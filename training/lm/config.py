@@ -74,8 +74,8 @@ class LmConfig:
         item_input: add an item's vector to the embedding of its last code (`genrec.decoding.item_input`).
         node_vectors: generate by the item vectors below each node of the code trie (`genrec.decoding.node_scores`).
         score_space: what the softmax over a code runs over: the level's own rows, or the whole vocabulary.
-        max_items: the last items of a history that are read.
-        epochs: passes over the histories.
+        max_items: the last items of a history that are read; 0: by their mean length, 20 or 50.
+        epochs: passes over the histories at most; 0: by the size of the data.
         patience: epochs without a better validation recall before stopping.
         batch_tokens: padded tokens of a batch, a process.
         gradient_accumulation: batches an optimiser step.
@@ -112,9 +112,9 @@ class LmConfig:
     item_input: bool = True
     node_vectors: bool = False
     score_space: ScoreSpace = "level"
-    max_items: int = 20
-    epochs: int = 20
-    patience: int = 4
+    max_items: int = 0
+    epochs: int = 0
+    patience: int = 10
     batch_tokens: int = 1536
     gradient_accumulation: int = 1
     learning_rate: float | None = None
@@ -135,10 +135,11 @@ class LmConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check.at_least_one(self, "width", "layers", "heads", "max_items", "epochs", "patience", "batch_tokens")
+        check.at_least_one(self, "width", "layers", "heads", "patience", "batch_tokens")
         check.at_least_one(self, "gradient_accumulation", "dense_width", "valid_cases")
         check.positive(self, "learning_rate", "head_learning_rate")
-        check.not_negative(self, "lora_rank", "weight_decay", "dense_weight", "text_share", "warmup_steps")
+        check.not_negative(self, "max_items", "epochs", "lora_rank", "weight_decay")
+        check.not_negative(self, "dense_weight", "text_share", "warmup_steps")
         check.seed(self, "seed")
         check.divides(self, "heads", "width")
         check.below_one(self, "dropout", "identity_dropout")

@@ -12,25 +12,32 @@ class SequentialTrainingConfig:
     """How a sequential model is trained.
 
     Attributes:
-        epochs: passes over the histories at most.
+        epochs: passes over the histories at most; 0, in a section of `genrec fit`: by the size of the data.
         patience: epochs without a better validation recall before stopping.
-        batch_positions: padded positions of a batch.
-        learning_rate: peak, AdamW with betas (0.9, 0.98).
+        batch_positions: padded positions of a batch; 0, in the section `aligner.training`: by the size of the data.
+        learning_rate: peak, AdamW with betas (0.9, 0.98); null: 1e-3, and 1.5e-3 for batches of 1,024 and more.
         weight_decay: AdamW's.
         valid_cases: validation cases ranked after each epoch (drawn by seed where there are more).
         seed: initialisation, dropout and batches.
     """
 
-    epochs: int = 40
-    patience: int = 6
+    epochs: int = 48
+    patience: int = 10
     batch_positions: int = 512
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
     weight_decay: float = 0.0
     valid_cases: int = 10_000
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check.at_least_one(self, "epochs", "patience", "batch_positions", "valid_cases")
+        check.at_least_one(self, "patience", "valid_cases")
         check.positive(self, "learning_rate")
-        check.not_negative(self, "weight_decay")
+        check.not_negative(self, "epochs", "batch_positions", "weight_decay")
         check.seed(self, "seed")
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """`learning_rate`, or the default of the batch's size."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 1e-3 if self.batch_positions < 1024 else 1.5e-3

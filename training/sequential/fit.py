@@ -127,7 +127,7 @@ def fit_recommender(
         patience=config.patience,
         warmup=Warmup(one_in=10, longest=100),
     )
-    optimizer = adamw((model.parameters(), config.learning_rate), weight_decay=config.weight_decay)
+    optimizer = adamw((model.parameters(), config.peak_learning_rate), weight_decay=config.weight_decay)
     fit_epochs(objective, OneProcess(model, optimizer), plan, context)
 
 

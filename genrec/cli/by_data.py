@@ -1,0 +1,57 @@
+"""What a fit takes from the size of its data where nobody says otherwise: an option of 0 in the sections that train.
+
+The rules give what was chosen by hand on validation of five data sets of 20 to 200 thousand interactions
+(docs/results): about as many interactions are read whatever a pass over them holds, so small logs are passed over more
+often. `effort` trades time for recall on top of them. Beyond those sets the rules are guesses; every stage keeps its
+best epoch on validation, so too many passes cost time alone.
+
+Shapes: U users, N items, E interactions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple, TypeVar
+
+from genrec.cli.config import Effort, FitConfig
+from genrec.training.lm.config import LmConfig
+from genrec.training.sequential.config import SequentialTrainingConfig
+
+Trained = TypeVar("Trained", LmConfig, SequentialTrainingConfig)
+
+PASSES: dict[Effort, float] = {"quick": 1 / 3, "standard": 1.0, "thorough": 2.0}  # of the epochs that the rules give
+_COLLABORATIVE = 48  # epochs of the collaborative model, which stops by itself
+_ALIGNED, _READ = 700_000, 600_000  # interactions that an aligner's recommender and the language model read in all
+_LARGE = 150_000  # interactions from which the aligner's recommender takes batches of twice the size, for time
+_LONG = 20  # mean events of a user, above which the language model reads more of them
+
+
+class DataSize(NamedTuple):
+    """How much data a run has: U, N and E."""
+
+    users: int
+    items: int
+    interactions: int
+
+
+def settled(config: FitConfig, size: DataSize) -> FitConfig:
+    """The configuration with a number for every option that was left to the data."""
+    large, training = size.interactions > _LARGE, config.aligner.training
+    if not training.batch_positions:
+        training = replace(training, batch_positions=1024 if large else 512)
+    training = _passes(training, 10 if large else _within(12, _ALIGNED / size.interactions, 40), config.effort)
+    lm = _passes(config.lm, _within(6, _READ / size.interactions, 40), config.effort)
+    if not lm.max_items:
+        lm = replace(lm, max_items=50 if size.interactions > _LONG * size.users else 20)
+    collaborative = _passes(config.collaborative, _COLLABORATIVE, config.effort)
+    aligner = replace(config.aligner, training=training)
+    return replace(config, collaborative=collaborative, aligner=aligner, lm=lm)
+
+
+def _passes(training: Trained, epochs: int, effort: Effort) -> Trained:
+    """With epochs, where none were asked for."""
+    return training if training.epochs else replace(training, epochs=max(2, round(PASSES[effort] * epochs)))
+
+
+def _within(least: int, wanted: float, most: int) -> int:
+    return round(min(max(least, wanted), most))
