@@ -99,10 +99,7 @@ def test_each_ranking_is_its_formula(ranker: Ranker, ranking: Ranking, filtered:
         retrieved = [row for row in scores.retrieved[b].tolist() if row >= 0]
         np.testing.assert_allclose(scores.codes[b, retrieved], codes[b, retrieved], atol=1e-4)
         assert allowed[b, retrieved].all()
-        bound = np.where(np.isin(np.arange(N), retrieved), codes[b], codes[b, retrieved].min())
-        if isinstance(ranker.scorer, NodeScorer):
-            bound = scores.codes[b].numpy()  # see the next test
-        model = 0.8 * (0.3 * bound + 0.7 * dense[b]) + 0.2 * sequential[b]
+        model = 0.8 * (0.3 * codes[b] + 0.7 * dense[b]) + 0.2 * sequential[b]
         score = {
             "beam": codes[b],
             "rerank": dense[b],
@@ -141,6 +138,21 @@ def test_items_that_the_beam_left_keep_the_score_of_where_it_left_them(ranker: R
             assert mass == pytest.approx(float(state.log_probs[b, first]), abs=1e-4)
         retrieved = few.retrieved[b]
         np.testing.assert_allclose(few.codes[b, retrieved], codes[b, retrieved], atol=1e-4)
+
+
+def test_without_exactness_an_item_that_was_not_retrieved_has_an_estimate(ranker: Ranker) -> None:
+    weights = FusionWeights(0.7, 0.4, 0.2)
+    lists = ranker.fused_lists(HISTORIES, weights=[weights], k=5, exact=False)[weights]
+    prompts = [ranker.vocabulary.prompt(ranker.codes[history]) for history in HISTORIES]
+    found = ranker.component_scores(prompts, HISTORIES, [weights], k=5)
+    assert found.codes is not None
+    assert found.retrieved is not None
+    assert lists.tolist() == torch.argsort(-found.fused(weights), dim=1, stable=True)[:, :5].tolist()
+    for codes, retrieved in zip(found.codes, found.retrieved, strict=True):
+        if not isinstance(ranker.scorer, NodeScorer):
+            least = codes[retrieved[retrieved >= 0]].min()
+            others = codes[~torch.isin(torch.arange(N), retrieved)]
+            assert (others == torch.nextafter(least, torch.tensor(-torch.inf))).all()
 
 
 def test_scorers_without_weight_are_not_asked(ranker: Ranker) -> None:

@@ -6,9 +6,10 @@
     fused    (1 - u) ((1 - s) ((1 - w) log p_codes + w log p_dense) + s log p_sequential) + u log p_cooccurrence, over
              every allowed item; for a cold-start item co-occurrence takes the others' score
 
-log p_codes of an item that the beam did not retrieve: with node vectors, what the nodes that were searched say of it
-(`NodeScorer.item_log_probs`), so that the fused list is the best k of a distribution over the whole catalogue; without,
-just below the score of the last item that was retrieved, which few of them exceed.
+The fused list is exact: its search goes on until no prefix that it left can lead to a better item
+(`genrec.decoding.fused_search`). Only where many weights are compared by one search, to choose among them, an item that
+the beam did not retrieve has an estimate: with node vectors what the nodes that were searched say of it
+(`NodeScorer.item_log_probs`), without just below the last item that was retrieved.
 
 Each part is a component scorer; the weights w, s and u of their fusion are chosen on validation, and a scorer of
 weight 0 isn't asked. The sequential one is the recommender that the run's aligner was trained with
@@ -20,6 +21,7 @@ Shapes: B users, K beams, k items asked for, N items, H hidden width, M items th
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +35,7 @@ from torch import Tensor
 from genrec.data.sequences import Sequences
 from genrec.decoding.beam import batches, search
 from genrec.decoding.filters import ItemFilter
+from genrec.decoding.fused_search import fused_search
 from genrec.decoding.node_scores import NodeScorer
 from genrec.decoding.scorer import NextCodeScorer, State
 from genrec.decoding.trie import CodeTrie
@@ -53,6 +56,7 @@ class ComponentScores:
     """What component scorers say of every item; None: not asked, or not there.
 
     Attributes:
+        start: where the model stands after the prompts, before any code.
         retrieved: [B, M] rows of the items that the beam retrieved, best first; -1 after the last.
         codes: [B, N] log-probabilities of codes.
         dense: [B, N] log-probabilities of the dense head.
@@ -61,6 +65,7 @@ class ComponentScores:
         forbidden: [B, N], -inf where a filter forbids, else 0.
     """
 
+    start: State | None
     retrieved: Tensor | None
     codes: Tensor | None
     dense: Tensor | None
@@ -77,20 +82,25 @@ class ComponentScores:
 
     def fused(self, weights: FusionWeights) -> Tensor:
         """Scores [B, N] of the fused ranking, -inf where a filter forbids."""
-        score = torch.zeros_like(self.forbidden)
-        weighted = [
-            (weights.of_codes, self.codes),
-            (weights.of_dense, self.dense),
-            (weights.sequential, self.sequential),
-        ]
-        for weight, part in weighted:
+        score, of_codes = self.without_codes(weights)
+        if weights.of_codes:
+            assert self.codes is not None
+            score.addcmul_(self.codes, of_codes)
+        return score
+
+    def without_codes(self, weights: FusionWeights) -> tuple[Tensor, Tensor]:
+        """What the other scorers give of the fused score, [B, N], -inf where a filter forbids; and the weight [N] that
+        the codes have in it, which for an item without counts is larger."""
+        score, of_codes = torch.zeros_like(self.forbidden), torch.full(self.forbidden.shape[1:], weights.of_codes)
+        for weight, part in ((weights.of_dense, self.dense), (weights.sequential, self.sequential)):
             if weight:
                 assert part is not None
                 score.add_(part, alpha=weight)
         if weights.cooccurrence:
             cooccurrence, known = self._cooccurrence
             score.lerp_(cooccurrence, known * weights.cooccurrence)
-        return score.add_(self.forbidden)
+            of_codes *= 1 - known[0] * weights.cooccurrence
+        return score.add_(self.forbidden), of_codes
 
     @cached_property
     def _cooccurrence(self) -> tuple[Tensor, Tensor]:
@@ -176,12 +186,17 @@ class Ranker:
         weights: Sequence[FusionWeights],
         k: int,
         filters: Sequence[ItemFilter] | None = None,
+        exact: bool = True,
         progress: Callable[[int], None] = lambda done: None,
     ) -> dict[FusionWeights, NDArray[np.int32]]:
-        """Fused lists, int32 [B, k], for several weights from one search.
+        """Fused lists, int32 [B, k], by several weights.
 
         FusionWeights(0) orders as the beam does, FusionWeights(1) as the dense head and FusionWeights(0, 0, 1) as the
         sequential scorer.
+
+        Args:
+            exact: a search for each of the weights; False: one beam search for all, with an estimate for what it
+                did not retrieve, to choose weights by.
         """
         recent = histories.last(self.config.max_items)
         prompts = [self.vocabulary.prompt(self.codes[history]) for history in recent]
@@ -189,9 +204,14 @@ class Ranker:
         for group in self.groups(prompts, "fused"):
             chosen = None if filters is None else [filters[i] for i in group]
             batch = [prompts[i] for i in group]
-            scores = self.component_scores(batch, histories.take(group), weights, k=k, filters=chosen)
+            estimated = [weight for weight in weights if not (exact and _is_searched(weight))]
+            parts = self.component_scores(
+                batch, histories.take(group), weights, k=k, filters=chosen,
+                retrieve=any(weight.of_codes for weight in estimated),
+            )  # fmt: skip
             for weight in weights:
-                rows, _ = _numpy(*scores.best(weight, k))
+                best = parts.best(weight, k) if weight in estimated else self._exact(batch, parts, weight, k)
+                rows, _ = _numpy(*best)
                 lists[weight][group, : rows.shape[1]] = rows
             progress(len(group))
         return lists
@@ -216,8 +236,11 @@ class Ranker:
         """Rows and scores [B, up to k] of one batch; -1 and -inf pad."""
         if ranking == "fused":
             weights = self.config.fusion_weights
-            parts = self.component_scores(prompts, histories, [weights], k=k, beams=beams, filters=filters)
-            return _numpy(*parts.best(weights, k))
+            parts = self.component_scores(
+                prompts, histories, [weights], k=k, beams=beams, filters=filters, retrieve=not _is_searched(weights)
+            )
+            searched = _is_searched(weights)
+            return _numpy(*(self._exact(prompts, parts, weights, k, beams) if searched else parts.best(weights, k)))
         state = self.scorer.start(prompts)
         if ranking == "dense":
             return _numpy(*_top(self._dense(state) + self._forbidden(len(prompts), filters), k))
@@ -236,19 +259,24 @@ class Ranker:
         k: int,
         beams: int | None = None,
         filters: list[ItemFilter] | None = None,
+        retrieve: bool = True,
     ) -> ComponentScores:
         """What the component scorers that some weights ask give after each prompt and the whole history behind it.
+
+        Args:
+            retrieve: search for items by their codes, and say what their log-probabilities are.
 
         Raises:
             InputError: the run has no such scorer.
         """
         beams = self.config.beams if beams is None else beams
-        retrieved = codes = dense = cooccurrence = sequential = None
+        start = retrieved = codes = dense = cooccurrence = sequential = None
         if any(each.of_codes or each.of_dense for each in weights):
             state = self.scorer.start(prompts)
+            start = copy.copy(state)
             if any(each.of_dense for each in weights):
                 dense = self._dense(state)
-            if any(each.of_codes for each in weights):
+            if retrieve and any(each.of_codes for each in weights):
                 retrieved, found = self._search(state, max(k, beams), beams, filters)
                 codes = self._codes(state, retrieved, found)
         if any(each.cooccurrence for each in weights):
@@ -261,7 +289,16 @@ class Ranker:
                 raise InputError("this run has no recommender of a trained aligner; use --ranking.sequential_weight 0")
             sequential = log_probability(self.sequential, histories)
         forbidden = self._forbidden(len(prompts), filters)
-        return ComponentScores(retrieved, codes, dense, cooccurrence, sequential, forbidden)
+        return ComponentScores(start, retrieved, codes, dense, cooccurrence, sequential, forbidden)
+
+    def _exact(
+        self, prompts: list[list[int]], parts: ComponentScores, weights: FusionWeights, k: int, beams: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Rows and scores [B, up to k] of the fused ranking, whatever a beam would retrieve."""
+        others, of_codes = parts.without_codes(weights)
+        beams = self.config.beams if beams is None else beams
+        assert parts.start is not None
+        return _top(fused_search(self.scorer, prompts, parts.start, self.trie, of_codes, others, beams=beams, k=k), k)
 
     def _search(self, state: State, k: int, beams: int, filters: list[ItemFilter] | None) -> tuple[Tensor, Tensor]:
         """Rows and log-probabilities [B, up to k] of what the beam retrieves; -1 and -inf pad."""
@@ -307,6 +344,11 @@ class Ranker:
             None if have == k else f"{allowed} of {n} items are allowed, {have} of them were found; {k} were asked for"
             for have, allowed in zip(found.tolist(), counts, strict=True)
         )
+
+
+def _is_searched(weights: FusionWeights) -> bool:
+    """Whether the codes are one of several scorers, so that the best items are searched for by all of them."""
+    return weights.of_codes > 0 and weights != FusionWeights(0.0)
 
 
 def _top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:

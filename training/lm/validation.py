@@ -98,6 +98,7 @@ class Validation:
             cases.histories,
             weights=list(dict.fromkeys(weights)),
             k=k,
+            exact=False,
             filters=[everything.deny(history) for history in cases.histories] if self.exclude_seen else None,
         )
         ranks = {weight: rank_of_target(rows, cases.targets) for weight, rows in lists.items()}

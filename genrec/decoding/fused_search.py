@@ -1,0 +1,185 @@
+"""Exact search by a fused score: the best items of log p(codes) and of what other scorers say of every item.
+
+    score(i) = w_i log p(codes of i) + s_i
+
+s_i is known of all items, log p(codes) costs a pass of the language model for every prefix. What a prefix with the
+probability p can still lead to is bounded, because no further code raises its probability:
+
+    bound(prefix) = max over the items i below it of w_i log p + s_i
+
+So a beam that is ordered by bounds comes first. The k-th best score that it finds is what an item has to reach; where
+every prefix that it left has a bound below that, the k best items are found. For the other users a second walk keeps
+every prefix whose bound reaches it, which is exact whatever the beam's width: branch and bound (Land and Doig 1960).
+
+Shapes: B users, K prefixes kept, W most children of one of them, N items, n_l nodes of depth l, k items asked for.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from genrec.decoding.scorer import NextCodeScorer, State
+from genrec.decoding.trie import CodeTrie
+
+_ROWS = 4096  # prefixes that the second walk feeds at once
+
+
+class _Bounds(NamedTuple):
+    """What a prefix can still lead to, by the items that weigh its codes alike.
+
+    Attributes:
+        weights: of log p(codes), one a class of items.
+        below: for each class and depth, the largest s_i below each node, [B, n_l]; -inf where there is no such item.
+    """
+
+    weights: list[float]
+    below: list[list[Tensor]]
+
+    def of(self, depth: int, totals: Tensor, children: Tensor) -> Tensor:
+        """Bounds [B, K, W] of children with the log-probabilities `totals`; of items, their scores."""
+        place = children.flatten(1)
+        found = [
+            weight * totals + below[depth].gather(1, place).view(totals.shape)
+            for weight, below in zip(self.weights, self.below, strict=True)
+        ]
+        return torch.stack(found).amax(dim=0) if len(found) > 1 else found[0]
+
+    def take(self, users: Tensor) -> _Bounds:
+        """Those of some users."""
+        return _Bounds(self.weights, [[of_depth[users] for of_depth in below] for below in self.below])
+
+
+class _Found(NamedTuple):
+    """The last level of a walk: trie positions [B, M], scores [B, M], and the best bound that was left out [B]."""
+
+    positions: Tensor
+    scores: Tensor
+    left: Tensor
+
+
+@torch.inference_mode()
+def fused_search(
+    scorer: NextCodeScorer,
+    prompts: Sequence[Sequence[int]],
+    state: State,
+    trie: CodeTrie,
+    weights: Tensor,
+    others: Tensor,
+    *,
+    beams: int,
+    k: int,
+) -> Tensor:
+    """Fused scores of the items that can be among a user's best k, float32 [B, N] on the CPU; -inf for all others.
+
+    Args:
+        prompts: LM token ids, one list a user.
+        state: what `scorer.start(prompts)` gave, before any step.
+        weights: [N], w_i of the catalogue's items, none negative.
+        others: [B, N], s_i; -inf where a filter forbids.
+        beams: prefixes kept on each level by the first walk; more of them find a second one unneeded more often.
+        k: items wanted.
+    """
+    device = state.log_probs.device
+    order = torch.from_numpy(trie.order).long()
+    bounds = _bounds(trie, weights[order].to(device), others[:, order].to(device))
+    found = _walk(scorer, copy.copy(state), trie, bounds, _best(max(beams, k)))
+    scores = torch.full_like(others, -torch.inf)
+    _put(scores, order, torch.arange(len(prompts)), found)
+    reached = found.scores.topk(k, dim=1).values[:, -1] if found.scores.shape[1] >= k else found.left.new_tensor(-1e30)
+    reached = reached.expand(len(prompts)).clamp(min=-1e30)
+    again = ((found.left >= reached) & ~found.left.isneginf()).nonzero()[:, 0]
+    firsts = _first_bounds(trie, state.log_probs, bounds)
+    for users in _groups(again, (firsts[again] >= reached[again, None]).sum(1)):
+        began = scorer.start([prompts[user] for user in users.tolist()])
+        _put(scores, order, users.cpu(), _walk(scorer, began, trie, bounds.take(users), _reaching(reached[users])))
+    return scores
+
+
+def _bounds(trie: CodeTrie, weights: Tensor, others: Tensor) -> _Bounds:
+    """Of items in trie order."""
+    levels, positions = trie.levels_on(others.device), torch.arange(trie.n_items, dtype=torch.int32)
+    kinds, below = weights.unique().tolist(), []
+    for kind in kinds:
+        own = others.masked_fill(weights != kind, -torch.inf) if len(kinds) > 1 else others
+        depths = []
+        for level in levels[:-1]:
+            node = level.child_of(positions.to(others.device)).expand(len(others), -1)
+            nothing = own.new_full((len(own), len(level.codes)), -torch.inf)
+            depths.append(nothing.scatter_reduce_(1, node, own, "amax"))
+        below.append([*depths, own])
+    return _Bounds(kinds, below)
+
+
+Keep = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def _best(width: int) -> Keep:
+    """Keep the `width` best of bounds [B, M]: their places, and the best that is left out [B]."""
+
+    def keep(bounds: Tensor) -> tuple[Tensor, Tensor]:
+        top = bounds.topk(min(width + 1, bounds.shape[1]), dim=1)
+        if top.values.shape[1] <= width:
+            return top.indices, bounds.new_full((len(bounds),), -torch.inf)
+        return top.indices[:, :width], top.values[:, width]
+
+    return keep
+
+
+def _reaching(reached: Tensor) -> Keep:
+    """Keep all bounds [B, M] that reach what an item has to [B]."""
+
+    def keep(bounds: Tensor) -> tuple[Tensor, Tensor]:
+        width = int((bounds >= reached[:, None]).sum(1).max())
+        return bounds.topk(max(1, width), dim=1).indices, reached.new_full(reached.shape, -torch.inf)
+
+    return keep
+
+
+def _walk(scorer: NextCodeScorer, state: State, trie: CodeTrie, bounds: _Bounds, keep: Keep) -> _Found:
+    """From the root to the items, keeping the prefixes that `keep` says on each level."""
+    log_probs = state.log_probs[:, None]
+    nodes = torch.zeros(len(log_probs), 1, dtype=torch.long, device=log_probs.device)
+    totals = torch.zeros(nodes.shape, device=log_probs.device)
+    left = totals.new_full((len(totals),), -torch.inf)
+    for depth, level in enumerate(trie.levels_on(log_probs.device)):
+        first, count = level.children(nodes)
+        slot = torch.arange(int(count.max()), dtype=torch.int32, device=nodes.device)
+        children = (first[..., None] + torch.minimum(slot, count[..., None] - 1)).long()
+        reached = totals[..., None] + log_probs.gather(2, level.code(children))
+        found = bounds.of(depth, reached, children).masked_fill_(slot >= count[..., None], -torch.inf).flatten(1)
+        if depth == trie.n_levels - 1:
+            break
+        picked, left_here = keep(found)
+        left = torch.maximum(left, left_here)
+        nodes, totals = children.flatten(1).gather(1, picked), reached.flatten(1).gather(1, picked)
+        log_probs = scorer.step(state, picked // children.shape[2], level.code(nodes))
+    return _Found(children.flatten(1), found, left)
+
+
+def _first_bounds(trie: CodeTrie, log_probs: Tensor, bounds: _Bounds) -> Tensor:
+    """Bounds [B, n_1] of the first level, by which a user's share of the second walk is foreseen."""
+    level = trie.levels_on(log_probs.device)[0]
+    children = torch.arange(len(level.codes), device=log_probs.device).expand(len(log_probs), -1)
+    return bounds.of(0, log_probs[:, level.code(children[0])], children)
+
+
+def _groups(users: Tensor, widths: Tensor) -> list[Tensor]:
+    """Users of like widths together, so many that they feed `_ROWS` prefixes a level at most (or one user)."""
+    order, groups, begin = widths.argsort(), [], 0
+    for end in range(1, len(order) + 1):
+        if end == len(order) or (end + 1 - begin) * int(widths[order[end]]) > _ROWS:
+            groups.append(users[order[begin:end]])
+            begin = end
+    return groups
+
+
+def _put(scores: Tensor, order: Tensor, users: Tensor, found: _Found) -> None:
+    """Write the scores of a walk's items into [B, N], catalogue order; a place beyond a node's children says -inf."""
+    rows, values = order[found.positions.cpu()], found.scores.cpu()
+    of_users = scores[users].scatter_reduce_(1, rows, values, "amax")
+    scores[users] = of_users
