@@ -110,8 +110,11 @@ class Run(RunFolder):
 
     @property
     def exclude_seen(self) -> bool:
-        """Whether lists leave out what is in the history; a run that was copied without its split says so too."""
-        return self._data().exclude_seen if (self.path / "split").is_dir() else True
+        """Whether lists leave out what is in the history; a run without its log has it in its settings."""
+        if self.has_log:
+            return self._data().exclude_seen
+        data = self.settings().get("data") if self.config.is_file() else None
+        return not (isinstance(data, dict) and data.get("exclude_seen") is False)
 
     @property
     def time_unit(self) -> TimeUnit:

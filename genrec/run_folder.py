@@ -41,6 +41,7 @@ STAGES = (
     "catalog", "split", "vectors/text", "vectors/collaborative", "vectors/users", "vectors/item", "semtok", "lm",
     "report",
 )  # fmt: skip
+OF_THE_LOG = ("split", "vectors/collaborative", "vectors/users", "report")  # what a run is shared without
 EXTENDED = ("vectors/text", "vectors/item", "semtok", "catalog")  # what items are added to, in this order
 ADDED, BEFORE = "items_added", "files_before"  # in the inputs of such a folder's manifest
 READER_WAITS, WRITER_WAITS = 60.0, 600.0  # seconds, for folders to be in place, and for readers to have opened the run
@@ -101,7 +102,8 @@ class RunFolder:
 
     @property
     def users(self) -> Path:
-        """The log's users with their whole histories, for the batch job."""
+        """The log's users with their whole histories, for the batch job; raises InputError where a run is without."""
+        self._check_present("split")
         return self.path / "split/users.parquet"
 
     @property
@@ -207,6 +209,7 @@ class RunFolder:
             InputError: it is unfinished, damaged, made of other folders, or made anew since the run was opened.
         """
         folder = self.path / name
+        self._check_present(name)
         place = _place_of(folder / MANIFEST)
         seen = self._seen.get(name)
         if seen is None or seen.place != place:
@@ -221,6 +224,24 @@ class RunFolder:
                     raise InputError(f"{folder / other[0]}: is no file of this stage by its {MANIFEST}; move it away")
             self._seen[name] = _Seen(place, made, tuple(manifest["inputs"].get(ADDED, ())))
         return folder
+
+    @property
+    def has_log(self) -> bool:
+        """Whether the run has the log that it was fitted on; it may be shared without."""
+        return (self.path / "split").is_dir()
+
+    def _check_present(self, name: str) -> None:
+        """Raise InputError where a folder was left out when the run was shared."""
+        if (
+            name in OF_THE_LOG
+            and not self.has_log
+            and not (self.path / name).is_dir()
+            and (self.lm / MANIFEST).is_file()
+        ):
+            raise InputError(
+                f"{self}: is without its log (there is no {name}), as runs are shared: it recommends for histories of "
+                "item ids; it knows no users, cannot be evaluated and takes no new items"
+            )
 
     def _check_needs(self, name: str, manifest: Mapping[str, Any]) -> None:
         """Raise InputError where a stage is another's, or was made of folders that are not those of the run.
@@ -237,6 +258,7 @@ class RunFolder:
     def check_finished(self, names: Collection[str]) -> None:
         """Raise InputError where one of these stages has not been made yet from what the stages before it hold now."""
         for name in names:
+            self._check_present(name)
             try:
                 manifest = check_folder(self.path / name)
             except InputError as error:
@@ -247,6 +269,11 @@ class RunFolder:
         """What decided a stage's bytes, by its manifest."""
         inputs: dict[str, Any] = check_folder(self.verified(name))["inputs"]
         return inputs
+
+    def made_with(self, name: str) -> dict[str, Any]:
+        """Versions of the libraries that made a stage, by its manifest."""
+        libraries = check_folder(self.verified(name)).get("libraries")
+        return libraries if isinstance(libraries, dict) else {}
 
     def files(self, names: Collection[str]) -> dict[str, Any]:
         """The files of some stages with their sizes and hashes, by the manifests."""

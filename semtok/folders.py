@@ -263,7 +263,7 @@ def link_folder(source: Path, target: Path) -> None:
 
 def _link(source: str | Path, target: str | Path) -> None:
     try:
-        os.link(source, target)
+        os.link(os.path.realpath(source), target)  # a hub keeps files behind links of its own
     except OSError:  # another file system, or one without links
         shutil.copy2(source, target)
 
