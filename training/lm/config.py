@@ -97,7 +97,8 @@ class LmConfig:
             fused ranking are chosen at the end on four times as many.
         gradient_checkpointing: trade compute for memory.
         precision: mixed precision of accelerate: no, bf16 or fp16.
-        tracker: a tracker of accelerate (tensorboard, wandb, …) beside `log.jsonl`.
+        tracker: a tracker of accelerate (mlflow, wandb, tensorboard, …) beside `log.jsonl`; where it writes is its own
+            setting (MLFLOW_TRACKING_URI, WANDB_MODE).
         seed: initialisation, dropout, batches and templates.
     """
 

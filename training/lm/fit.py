@@ -8,8 +8,9 @@ Shapes: N items, L levels.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch.optim import Optimizer
 
 from genrec.decoding.item_input import SpelledItems
 from genrec.decoding.trie import CodeTrie
+from genrec.semtok.errors import InputError
 from genrec.tasks.mixture import Tasks
 from genrec.training.lm.build import LanguageModel, LmInputs, build_lm
 from genrec.training.lm.config import SCRATCH, LmConfig
@@ -31,6 +33,8 @@ from genrec.training.loop.batching import batches_by_length
 from genrec.training.loop.epochs import FitContext, Objective, Passes, Plan, Row, fit_epochs
 from genrec.training.loop.schedule import adamw
 from genrec.training.loop.weights import Launched
+
+_log = logging.getLogger(__name__)
 
 Validate = Callable[[LanguageModel], Mapping[str, float]]
 
@@ -68,7 +72,7 @@ def fit_lm(inputs: LmInputs, config: LmConfig, validate: Validate, context: FitC
         patience=config.patience,
     )
     if config.tracker:
-        accelerator.init_trackers("genrec")
+        _begin_tracking(accelerator, config)
         context = replace(context, log=_tracked(accelerator, context))
     fit_epochs(_FineTuning(lm, inputs, config, weights, validate), weights, plan, context)
     if not weights.main:
@@ -93,10 +97,27 @@ def _optimizer(model: JointModel, config: LmConfig) -> Optimizer:
     return optimizer
 
 
+def _begin_tracking(accelerator: Accelerator, config: LmConfig) -> None:
+    """A run of the tracker, with the options of the training; where it stands is the tracker's own setting."""
+    options = {name: value for name, value in asdict(config).items() if isinstance(value, str | int | float)}
+    try:
+        accelerator.init_trackers("genrec", config=options)
+    except Exception as error:  # whatever a tracker raises: no server, no key, no place to write
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"--lm.tracker {config.tracker}: cannot begin ({told})") from None
+
+
 def _tracked(accelerator: Accelerator, context: FitContext) -> Callable[[Row], None]:
+    """The log of the fit, and a tracker beside it; one that fails later costs its figures and not the training."""
+
     def log(row: Row) -> None:
         context.log(row)
-        accelerator.log({name: value for name, value in row.items() if name != "stage"}, step=row["epoch"])
+        # MLflow takes no @ in a name
+        figures = {name.replace("@", "_at_"): value for name, value in row.items() if name != "stage"}
+        try:
+            accelerator.log(figures, step=row["epoch"])
+        except Exception as error:
+            _log.warning("--lm.tracker %s: epoch %d is lost to it (%s)", accelerator.log_with, row["epoch"] + 1, error)
 
     return log
 

@@ -56,7 +56,8 @@ class LmSettings(NamedTuple):
         Args:
             finetuned_in: runs whose finished model may only lack the preference stage, which then is all that is done.
         """
-        config: dict[str, Any] = {"lm": asdict(self.lm), "ranking": asdict(self.ranking)}
+        # What watches the training changes none of its bytes.
+        config: dict[str, Any] = {"lm": asdict(replace(self.lm, tracker=None)), "ranking": asdict(self.ranking)}
         if self.stop_after is not None:
             config["stop_after"] = self.stop_after
         return Stage("lm", config, NEEDS, partial(_fine_tune, self, tuple(finetuned_in)))
