@@ -19,7 +19,7 @@ $(VENV)/.installed: $(INSTALLED) requirements/lock.txt
 	$(INSTALL) $(VENV) lock.txt
 	touch $@
 
-# redis, minilm, sentence-transformers, smollm2, ray, deepspeed
+# redis, minilm, sentence-transformers, smollm2, ray, deepspeed, onnx, mlflow
 $(VENV)/.extras: $(VENV)/.installed requirements/extras.txt
 	$(INSTALL) $(VENV) lock.txt extras.txt
 	touch $@

@@ -61,6 +61,5 @@ class Bert4RecBackbone(Backbone):
 
     def question(self, rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The histories with a gap behind them."""
-        inputs = F.pad(rows, (0, 1), value=PADDING)
-        inputs[torch.arange(len(rows), device=rows.device), lengths] = MASK
-        return inputs, lengths
+        gap = torch.arange(rows.shape[1] + 1, device=rows.device) == lengths[:, None]
+        return torch.where(gap, MASK, F.pad(rows, (0, 1), value=PADDING)), lengths
