@@ -67,20 +67,28 @@ class Recommender:
         device: str | None = None,
         dtype: Literal["float32", "bfloat16"] | None = None,
         verify: bool = True,
+        revision: str | None = None,
+        token: str | None = None,
     ) -> Recommender:
-        """Open a run folder.
+        """Open a run folder, or the run that somebody has shared on the Hugging Face hub.
 
         Args:
+            run: the folder; or USER/NAME of the hub, where neither that folder nor one called USER is here.
             engine: torch, or vllm (installation: docs/how-to/gpu.md).
             device: of the torch engine; None takes the GPU where there is one, as vllm does.
             dtype: None takes float32 on a CPU and bfloat16 on a GPU.
             verify: compare every file with its hash, which reads it once more; False compares sizes and says so.
+            revision: of the hub: a branch, a tag or a commit; a commit never changes.
+            token: of the hub, for a private repository; None: the one that `hf auth login` has kept, or HF_TOKEN.
 
         Raises:
             InputError: a part of the run is missing, truncated, foreign or of another run; there is no such device.
         """
+        from genrec.inference.sharing import fetch, is_hub_id
         from genrec.run import Run
 
+        if is_hub_id(run):
+            run = fetch(str(run), revision=revision, token=token)
         with Run.open(run, hashes=verify) as opened:
             return cls(opened, engine=engine, device=device, dtype=dtype)
 
@@ -244,6 +252,61 @@ class Recommender:
             count = add(self.run, path)
         self._take(self._open())
         return count
+
+    def save_pretrained(self, folder: Path | str, *, with_log: bool = False, license: str | None = None) -> None:
+        """Write what recommends, with a model card, into a new folder, which `from_pretrained` opens like any run.
+
+        Args:
+            with_log: also what is of the log: users and their histories, by which the run knows `users`, can be
+                evaluated and takes new items. Personal data.
+            license: as a hub calls it (`apache-2.0`); None: the card says that it is to be said.
+
+        Raises:
+            InputError: the folder holds something, or the run has no report.
+        """
+        from genrec.evaluation.card import CardFacts
+        from genrec.inference.sharing import save_shared
+
+        save_shared(self.run, Path(folder), CardFacts(Path(folder).name, with_log, license))
+
+    def export_onnx(self, file: Path | str, *, k: int = 20, filter_viewed: bool | None = None) -> None:
+        """Write the run's aligned recommender, which ranks without a language model, as one ONNX file.
+
+        Args:
+            k: items of a list.
+            filter_viewed: leave the items of the history out; None: as in the run's evaluation.
+
+        Raises:
+            InputError: the run has no aligned recommender, or the extra `onnx` is not installed.
+        """
+        from genrec.inference.onnx_export import export
+
+        export(self.run, Path(file), k=k, filter_viewed=filter_viewed)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = True,
+        with_log: bool = False,
+        license: str | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Upload what `save_pretrained` writes to the Hugging Face hub; returns the address.
+
+        Args:
+            repo_id: USER/NAME; what is in such a repository is replaced.
+            private: of a repository that is new.
+            with_log, license: see `save_pretrained`.
+            token: None: the one that `hf auth login` has kept, or HF_TOKEN.
+
+        Raises:
+            InputError: the run cannot be shared, or the hub does not take it.
+        """
+        from genrec.evaluation.card import CardFacts
+        from genrec.inference.sharing import push
+
+        return push(self.run, CardFacts(repo_id, with_log, license), private=private, token=token)
 
     def _allowed(self, where: Mapping[str, Any] | None, items: Items | None) -> ItemFilter:
         from genrec.decoding.filters import ItemFilter

@@ -102,6 +102,24 @@ def show(arguments: Sequence[str]) -> None:
     sys.stdout.write(show_user(_parsed(ShowConfig, "show", arguments, {"run": "RUN", "user": "USER"})))
 
 
+def push(arguments: Sequence[str]) -> None:
+    """`genrec push RUN USER/NAME …`."""
+    from genrec.cli.push import PushConfig
+    from genrec.cli.push import push as push_run
+
+    sys.stdout.write(f"{push_run(_parsed(PushConfig, 'push', arguments, {'run': 'RUN', 'repo': 'REPO'}))}\n")
+
+
+def export(arguments: Sequence[str]) -> None:
+    """`genrec export RUN FILE …`."""
+    from genrec.cli.export import ExportConfig
+    from genrec.cli.export import export as export_run
+
+    config = _parsed(ExportConfig, "export", arguments, {"run": "RUN", "file": "FILE"})
+    export_run(config)
+    sys.stdout.write(f"{config.file}\n")
+
+
 def serve(arguments: Sequence[str]) -> None:
     """`genrec serve RUN …`."""
     from genrec.inference.serve.config import ServeConfig

@@ -23,13 +23,15 @@ COMMANDS = {
     "add-items": "give new items IDs without retraining: genrec add-items RUN FILE",
     "serve": "answer over HTTP: genrec serve RUN",
     "store": "load lists into a top-K store, roll back, show: genrec store load STORE RUN/topk",
+    "export": "the aligned recommender as an ONNX file: genrec export RUN FILE.onnx",
+    "push": "upload a run to the Hugging Face hub, without its log: genrec push RUN USER/NAME",
     "chat": "talk to it: genrec chat RUN [--web] [--prose http://localhost:8001]",
     "import": "raw Amazon or MovieLens files to the two tables: genrec import FORMAT ...",
 }
 _OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 _OF_THE_DISK |= {errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR}
 _NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
-_HEAVY = ("fit", "compare", "recommend", "show", "evaluate", "add-items", "serve", "chat")  # what torch and others run
+_HEAVY = COMMANDS.keys() - {"inspect", "store", "import"}  # what torch and others run
 
 
 def _of_the_machine(error: Exception) -> str | None:
