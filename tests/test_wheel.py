@@ -33,6 +33,7 @@ DATA = {
     "genrec/data/sample_shop.yaml",
     "genrec/evaluation/report.html",
     "genrec/inference/chat/page.css",
+    "genrec/inference/chat/page.html",
     "genrec/inference/chat/page.js",
 }
 ROOMS = ("semtok", "training", "inference")
@@ -269,11 +270,9 @@ def test_serve(alone: Installed, shop: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_chat_page_has_its_assets(alone: Installed, shop: Path) -> None:
-    pytest.importorskip("gradio")
-    with running(alone, "chat", "run", "--web", cwd=shop) as address:
-        page = get(address)
+def test_the_chat_page_has_its_files(alone: Installed, shop: Path) -> None:
     chat = alone.packages / "genrec/inference/chat"
-    style, script = ((chat / name).read_text(encoding="utf-8").splitlines() for name in ("page.css", "page.js"))
-    assert next(line.strip() for line in style if "--paper:" in line) in page
-    assert next(line for line in script if line.startswith("const ask")).partition("=>")[0] in page
+    with running(alone, "chat", "run", "--web", cwd=shop) as address:
+        for path, name in (("", "page.html"), ("page.css", "page.css"), ("page.js", "page.js")):
+            assert get(f"{address}/{path}") == (chat / name).read_text(encoding="utf-8")
+        assert json.loads(get(f"{address}/api/shop"))["runs"] == ["run"]

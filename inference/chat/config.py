@@ -20,6 +20,7 @@ class ChatConfig:
         prose: address of a vLLM OpenAI server on RUN/lm that writes the prose, such as http://localhost:8001.
         k: cards a turn.
         compare: a second run, to compare with side by side on the page.
+        images: show the pictures that a column named image or image_url has; the browser fetches them from its sites.
         host: address that the page listens on.
         port: port that the page listens on.
         device: of the torch engine; null takes the GPU where there is one.
@@ -29,8 +30,9 @@ class ChatConfig:
     run: Path
     web: bool = False
     prose: str | None = None
-    k: int = 5
+    k: int = 6
     compare: Path | None = None
+    images: bool = False
     host: str = "127.0.0.1"
     port: int = 7860
     device: str | None = None
@@ -47,3 +49,5 @@ class ChatConfig:
                 raise OptionError("prose", f"{self.prose!r}: an address such as http://localhost:8001")
         if self.compare is not None and not self.web:
             raise OptionError("compare", "needs --web: two runs are compared on the web page")
+        if self.images and not self.web:
+            raise OptionError("images", "needs --web: pictures are shown on the web page")

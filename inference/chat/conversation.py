@@ -168,7 +168,11 @@ class Conversation:
         row = self._catalog.row(item_id)
         same = (self._codes[:, :level] == self._codes[row, :level]).all(axis=1) & ~self._catalog.withdrawn
         same[[row, *self._catalog.rows(self.state.refused)]] = False
-        return [self._card(self._catalog.item_ids[other], float("nan")) for other in np.flatnonzero(same)[:NEIGHBOURS]]
+        return [self.card(self._catalog.item_ids[other]) for other in np.flatnonzero(same)[:NEIGHBOURS]]
+
+    def card(self, item_id: str) -> Card:
+        """An item as a card, outside of any list; raises InputError for an unknown one."""
+        return self._card(item_id, float("nan"))
 
     # A turn
 

@@ -35,7 +35,7 @@ def answer(question: Question, state: ConversationState, catalog: Catalog, words
 
 def can_do(catalog: Catalog, words: CatalogWords) -> str:
     """What can be said here, with kinds of items of this catalogue."""
-    kinds = _common_kinds(catalog, words)
+    kinds = common_kinds(catalog, words)
     goods = f" There are {len(catalog):,} items here" + (f", such as {_listed(kinds)}." if kinds else ".")
     example = (
         f"“{kinds[0].lower()} under 20”"
@@ -190,7 +190,7 @@ class _Answering:
         return {name: value for name, value in found.items() if value}
 
 
-def _common_kinds(catalog: Catalog, words: CatalogWords) -> list[str]:
+def common_kinds(catalog: Catalog, words: CatalogWords) -> list[str]:
     """The kinds that most items are of, narrower ones of a list first: "Tents" rather than "Outdoor"."""
     if not words.kinds:
         return []

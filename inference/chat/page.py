@@ -1,47 +1,60 @@
-"""The web page of `genrec chat RUN --web`: chat beside item cards, with everything known of the person in sight.
+"""The web page of `genrec chat RUN --web`: a conversation, the cards it brings, and all that is known of the person.
 
     serve_page(ChatConfig(Path("runs/demo"), web=True))          # http://127.0.0.1:7860
-    app = create_page_app(build_page({"demo": lambda: Conversation(recommender)}))
+    app = create_page_app({"demo": lambda: Conversation(recommender)})
 
-Gradio carries sessions, the queue and the stream of updates. The markup is our own (`chat.page_parts`),
-because cards with buttons, chips and codes have to work by keyboard and at phone width. The browser gets nothing from
-anywhere but this server: fonts are the system's, and a Content-Security-Policy forbids the rest.
+One HTML, one style sheet and one script, without a build step and without anything from elsewhere:
+
+    GET  /              the page; /page.css, /page.js
+    GET  /api/shop      what is the same for everybody (`page_view.shop_view`)
+    POST /api/act       {"act": "say", "text": "coffee"}: lines of JSON as they come, `writing` and at last the `page`
+    POST /api/details   {"run": "demo", "item": "7", "level": "1"}: all of a card
+    POST /api/titles    {"text": "mug"}: items to add to the history
+
+A browser tab names its conversation in the header X-Conversation; its first act gets that name.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # also for what no argument of ours reaches
-
-import gradio as gr
+import orjson
 import uvicorn
-from fastapi import FastAPI
-from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
 
-from genrec.inference.chat import page_parts as parts
 from genrec.inference.chat.config import ChatConfig
 from genrec.inference.chat.conversation import Conversation
 from genrec.inference.chat.model_prose import prose_for
-from genrec.inference.chat.page_guard import PageGuard
+from genrec.inference.chat.page_guard import PageGuard, PageHeaders
+from genrec.inference.chat.page_sessions import Send, Sessions, Turns
+from genrec.inference.chat.page_view import details_view, picture_origins, session_view, shop_view
 from genrec.inference.chat.session import ChatSession
 from genrec.inference.recommender import Recommender
 from genrec.inference.serve.connections import ConnectionLimits, Connections
 from genrec.inference.serve.guard import Guard, RateLimit
+from genrec.inference.serve.problem import HANDLERS, Problem
 from genrec.semtok.errors import InputError
 
+log = logging.getLogger(__name__)
 _HERE = Path(__file__).parent
-# Gradio starts its page with scripts in the page and compiles templates from text, so those two must stay allowed.
-_POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; base-uri 'self'; form-action 'self'"
-_DRAW = (parts.header, parts.log, parts.cards, parts.person)
-_BODY_BYTES = 1 << 16  # an event is a few hundred bytes, a long message a few thousand
+_FILES = {
+    "/": ("page.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+}
+_BODY_BYTES = 1 << 16  # an act is a few hundred bytes, a long message a few thousand
 _SECONDS = 10.0  # for headers or a body on their way
-_FONT = ["system-ui", "sans-serif"]
+_MOST_PICTURE_SITES = 20  # more would make a header that proxies refuse
 
 
 def serve_page(config: ChatConfig) -> None:
@@ -63,9 +76,12 @@ def serve_page(config: ChatConfig) -> None:
         server = config.prose if recommender is first else None  # it runs the first run's model
         prose = prose_for(runs[name], recommender, server=server, verify=config.verify)
         makers[name] = partial(Conversation, recommender, k=config.k, prose=prose)
-    page = build_page(makers)
+    sites = picture_origins(first.catalog) if config.images else []
+    if len(sites) > _MOST_PICTURE_SITES:
+        raise InputError(f"--images: pictures of {len(sites)} sites; at most {_MOST_PICTURE_SITES} can be allowed")
     uvicorn.run(
-        create_page_app(page), host=config.host, port=config.port, access_log=False, server_header=False, ws="none",
+        create_page_app(makers, images=config.images, pictures=sites),
+        host=config.host, port=config.port, access_log=False, server_header=False, ws="none",
         http=Connections(ConnectionLimits(body_bytes=_BODY_BYTES, seconds=_SECONDS)),  # type: ignore[arg-type]
     )  # fmt: skip
 
@@ -76,88 +92,119 @@ def _named(runs: list[Path]) -> dict[str, Path]:
     return dict(zip(names if len(set(names)) == len(runs) else map(str, runs), runs, strict=True))
 
 
-def build_page(conversations: Mapping[str, Callable[[], Conversation]]) -> gr.Blocks:
-    """The page over one run or two.
+def create_page_app(
+    conversations: Mapping[str, Callable[[], Conversation]], *, images: bool = False, pictures: list[str] | None = None
+) -> Starlette:
+    """The page over one run or two, as an application that any ASGI server can run.
 
     Args:
-        conversations: by the run's name, what makes a new conversation; every browser session makes its own.
+        conversations: by the run's name, what makes a new conversation; every browser tab makes its own.
+        images: show the pictures that a column of the catalogue names.
+        pictures: the sites that they come from.
     """
-
-    def begin() -> ChatSession:
-        return ChatSession({name: make() for name, make in conversations.items()})
-
-    def act(
-        session: ChatSession | None, drawn: tuple[str, ...] | None, event: gr.EventData
-    ) -> Iterator[tuple[Any, ...]]:
-        request = {str(name): str(value) for name, value in event._data.items()}
-        session = session or begin()  # a page that was open before the server started again
-        for _ in session.act(request):
-            yield (shown := _show(session, drawn))
-            drawn = shown[1]
-
-    with gr.Blocks(title="genrec", analytics_enabled=False, fill_width=True) as page:
-        state = gr.State(None)
-        drawn = gr.State(None)
-        script = (_HERE / "page.js").read_text()
-        draw = partial(gr.HTML, js_on_load=script, apply_default_css=False)
-        with gr.Column(elem_id="page"):  # in the order in which the keyboard goes through them
-            header, log = draw(elem_id="header"), draw(elem_id="log")
-            composer = draw(parts.COMPOSER, elem_id="composer")
-            cards, person = draw(elem_id="cards"), draw(elem_id="person")
-        regions = [header, log, cards, person]
-        outputs = [state, drawn, *regions]
-        # One turn at a time: turns of one session must not overlap, and the model is shared by all of them.
-        options = {
-            "concurrency_limit": 1,
-            "concurrency_id": "turns",
-            "show_progress": "hidden",
-            "api_visibility": "private",
-        }
-        page.load(lambda: _show(begin(), None), outputs=outputs, **options)
-        for place in (*regions, composer):
-            place.act(act, inputs=[state, drawn], outputs=outputs, trigger_mode="multiple", **options)
-    return page
-
-
-def _show(session: ChatSession, drawn: tuple[str, ...] | None) -> tuple[Any, ...]:
-    """The session, what is drawn of it from now on, and the regions that differ from what was drawn before."""
-    new = tuple(draw(session) for draw in _DRAW)
-    old = drawn or (None,) * len(new)
-    changed = [gr.skip() if html == before else html for html, before in zip(new, old, strict=True)]
-    return session, new, *changed
-
-
-def create_page_app(page: gr.Blocks) -> FastAPI:
-    """The page as an application that any ASGI server can run."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(PageGuard, events=page.fns.keys())
-    app.add_middleware(
+    page = _Page(conversations, images=images)
+    routes = [Route(path, partial(_file, *file), methods=["GET"]) for path, file in _FILES.items()]
+    routes += [
+        Route("/api/shop", page.shop, methods=["GET"]),
+        Route("/api/act", page.act, methods=["POST"]),
+        Route("/api/details", page.details, methods=["POST"]),
+        Route("/api/titles", page.titles, methods=["POST"]),
+    ]
+    guard = Middleware(
         Guard, api_key=None, limit=RateLimit(0, 1), body_bytes=_BODY_BYTES, body_seconds=_SECONDS, observe=_unobserved
     )
-    app.add_middleware(_Policy)  # added last, it comes first: the answers of the others have it too
-    theme = gr.themes.Base(font=_FONT, font_mono=["ui-monospace", "monospace"])
-    # run_history would keep every turn in the browser's own storage.
-    gr.mount_gradio_app(
-        app, page, path="/", theme=theme, css_paths=_HERE / "page.css", footer_links=[], run_history=False,
-        ssr_mode=False, show_error=False, enable_monitoring=False, mcp_server=False, pwa=False,
+    return Starlette(
+        routes=routes, exception_handlers=HANDLERS, lifespan=page.lifespan,
+        middleware=[Middleware(PageHeaders, pictures=pictures or []), guard, Middleware(PageGuard)],
     )  # fmt: skip
-    return app
+
+
+async def _file(name: str, media_type: str, request: Request) -> Response:
+    return Response((_HERE / name).read_bytes(), media_type=media_type)
 
 
 def _unobserved(route: str, method: str, status: int, seconds: float) -> None:
     """The page has no metrics."""
 
 
-class _Policy:
-    """Adds the Content-Security-Policy to every answer."""
+class _Page:
+    def __init__(self, conversations: Mapping[str, Callable[[], Conversation]], *, images: bool) -> None:
+        self._conversations, self._images = conversations, images
+        self._sessions = Sessions(self._begin)
+        self._turns = Turns()
+        self._shop: bytes | None = None
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        yield
+        self._turns.close()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_policy(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["Content-Security-Policy"] = _POLICY
-            await send(message)
+    def _begin(self) -> ChatSession:
+        return ChatSession({name: make() for name, make in self._conversations.items()})
 
-        await self.app(scope, receive, send_with_policy)
+    async def shop(self, request: Request) -> Response:
+        if self._shop is None:
+            make = lambda: orjson.dumps(shop_view({name: make() for name, make in self._conversations.items()}))  # noqa: E731
+            self._shop = await run_in_threadpool(make)
+        return Response(self._shop, media_type="application/json")
+
+    async def act(self, request: Request) -> Response:
+        asked = await _asked(request)
+        work = partial(self._take_turn, request.headers.get("x-conversation", ""), asked)
+        return StreamingResponse(self._turns.stream(work), media_type="application/x-ndjson")
+
+    def _take_turn(self, name: str, asked: Mapping[str, str], send: Send) -> None:
+        """One act of one conversation, from the worker: its name, what is being written, and the page after it."""
+        try:
+            given, session = self._sessions.open(name)
+            send(_line({"conversation": given}))
+            for _ in session.act(asked) if asked.get("act") != "open" else ():
+                if session.writing is not None:
+                    send(_line({"writing": session.writing}))
+            send(_line({"page": session_view(session, images=self._images)}))
+        except Exception:
+            log.exception("a turn of the chat page failed")
+            send(_line({"failed": "The server failed; its log says why."}))
+
+    async def details(self, request: Request) -> Response:
+        asked = await _asked(request)
+        level = asked.get("level", "")
+        if level and not (level.isdecimal() and len(level) < 4):
+            raise Problem(422, "invalid", f"level: {level[:20]!r} is not a number of codes")
+        return await self._read(
+            request,
+            lambda session: details_view(
+                session, asked.get("run", session.view[0]), asked.get("item", ""), int(level) if level else None,
+                images=self._images,
+            ),
+        )  # fmt: skip
+
+    async def titles(self, request: Request) -> Response:
+        asked = await _asked(request)
+        return await self._read(
+            request,
+            lambda session: [
+                {"id": item, "title": session.title(item)} for item in session.find(asked.get("text", ""))
+            ],
+        )
+
+    async def _read(self, request: Request, read: Callable[[ChatSession], Any]) -> Response:
+        session = self._sessions.get(request.headers.get("x-conversation", ""))
+        if session is None:
+            raise Problem(409, "no-conversation", "this conversation has ended; begin another one")
+        return Response(orjson.dumps(await run_in_threadpool(read, session)), media_type="application/json")
+
+
+def _line(message: Mapping[str, Any]) -> bytes:
+    return orjson.dumps(message) + b"\n"
+
+
+async def _asked(request: Request) -> dict[str, str]:
+    """The body: an object of texts."""
+    try:
+        asked = orjson.loads(await request.body())
+    except orjson.JSONDecodeError:
+        raise Problem(400, "bad-request", "the body is not JSON") from None
+    if not isinstance(asked, dict) or not all(isinstance(value, str) for value in asked.values()):
+        raise Problem(422, "invalid", "the body is an object whose values are texts")
+    return asked

@@ -1,76 +1,64 @@
-"""What the chat page takes: its own routes, its own events, small bodies, from its own origin.
+"""What the chat page takes and gives: requests from its own origin alone, answers under a strict policy.
 
-Gradio mounts routes for files, recordings, proxies and editors that this page never uses, checks the number of an event
-only where it looks it up, and answers a page of any site. `PageGuard` lets through what the page's own script asks for.
+The page is one HTML, one style sheet and one script of the package, so the policy needs no exceptions: no script or
+style in the page's text, nothing evaluated, nothing from elsewhere, no frame around it. Bodies and times are bounded by
+`genrec.inference.serve.guard.Guard`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-import orjson
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from genrec.inference.serve.problem import Problem
 
-_EVENT = "/gradio_api/queue/join"
-_READ = (  # what a browser fetches for the page, and the stream of its updates
-    "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", "/assets/", "/static/", "/svelte/",
-    "/gradio_api/queue/data", "/gradio_api/heartbeat/", "/gradio_api/info", "/gradio_api/theme.css",
-    "/gradio_api/app_id", "/gradio_api/startup-events",
-)  # fmt: skip
+
+def policy(pictures: Sequence[str] = ()) -> str:
+    """The Content-Security-Policy; `pictures` are the sites whose pictures may be shown."""
+    return "; ".join([
+        "default-src 'none'", "script-src 'self'", "style-src 'self'", "connect-src 'self'",
+        " ".join(["img-src 'self' data:", *pictures]),
+        "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
+    ])  # fmt: skip
 
 
 class PageGuard:
-    """ASGI middleware behind `genrec.inference.serve.guard.Guard`, which has taken the whole body in.
+    """ASGI middleware behind `Guard`: refuses what a page of another site sends.
 
-    Args:
-        events: numbers of the page's events.
+    A browser says from where a request comes; a program that is no browser names no origin.
     """
 
-    def __init__(self, app: ASGIApp, *, events: Collection[int]) -> None:
-        self._app, self._events = app, frozenset(events)
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            if scope["method"] == "POST":
-                _check_origin(Headers(scope=scope))
-                receive = await self._check_event(scope, receive)
-            elif scope["method"] not in ("GET", "HEAD") or not _is_read(scope["path"]):
-                raise Problem(404, "unknown-path", "the chat page has no such route")
-        elif scope["type"] == "websocket":
-            raise Problem(404, "unknown-path", "the chat page has no such route")
+        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):
+            headers = Headers(scope=scope)
+            origin = headers.get("origin")
+            foreign = origin is not None and urlsplit(origin).netloc != headers.get("host")
+            if foreign or headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+                raise Problem(403, "foreign-origin", "the page takes requests from its own origin alone")
         await self._app(scope, receive, send)
 
-    async def _check_event(self, scope: Scope, receive: Receive) -> Receive:
-        if scope["path"] != _EVENT:
-            raise Problem(404, "unknown-path", "the chat page has no such route, and takes no files")
-        message = await receive()
-        try:
-            event = orjson.loads(message.get("body", b""))
-        except orjson.JSONDecodeError:
-            raise Problem(400, "bad-request", "an event is a JSON object") from None
-        number = event.get("fn_index") if isinstance(event, dict) else None
-        if isinstance(number, bool) or not isinstance(number, int) or number not in self._events:
-            raise Problem(422, "invalid", "fn_index: the page has no such event")
 
-        messages: list[Message] = [message]
+class PageHeaders:
+    """Adds the policy, and what else keeps an answer what it is, to every answer."""
 
-        async def replayed() -> Message:
-            return messages.pop() if messages else await receive()
+    def __init__(self, app: ASGIApp, *, pictures: Sequence[str] = ()) -> None:
+        self._app = app
+        self._headers = {
+            "Content-Security-Policy": policy(pictures), "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer", "Cross-Origin-Opener-Policy": "same-origin",
+            "Cross-Origin-Resource-Policy": "same-origin", "Cache-Control": "no-store",
+        }  # fmt: skip
 
-        return replayed
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(self._headers)
+            await send(message)
 
-
-def _is_read(path: str) -> bool:
-    return path == "/" or path.startswith(_READ)
-
-
-def _check_origin(headers: Headers) -> None:
-    """Refuse what a page of another site sends; a program that is no browser names no origin."""
-    origin = headers.get("origin")
-    foreign = origin is not None and urlsplit(origin).netloc != headers.get("host")
-    if foreign or headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-        raise Problem(403, "foreign-origin", "the page takes events from its own origin alone")
+        await self._app(scope, receive, send_with_headers)

@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
+import numpy as np
 import polars as pl
 
+from genrec.decoding.vocabulary import spell
 from genrec.inference.chat.conversation import Card, Conversation, ConversationState, Reply
 from genrec.inference.chat.state import Speaker, say_conditions
 from genrec.inference.text_search import whole_characters
@@ -45,13 +47,30 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Unfolded:
-    """What a card shows on demand: why it is there, or its semantic ID with the neighbours under `level` codes."""
+class Branch:
+    """A code that may follow a prefix: how many items are below it, and whether it is the item's own."""
 
-    kind: Literal["why", "codes"]
-    text: str = ""
-    level: int = 0
-    neighbours: tuple[Card, ...] = ()
+    code: str
+    items: int
+    own: bool
+
+
+@dataclass(frozen=True)
+class Details:
+    """All of a card.
+
+    Attributes:
+        why: every reason why it is here.
+        branches: at each level the codes that may follow the item's own ones, from the trie.
+        level: how many codes the neighbours share with it.
+        neighbours: other items under these codes.
+    """
+
+    card: Card
+    why: str
+    branches: tuple[tuple[Branch, ...], ...]
+    level: int
+    neighbours: tuple[Card, ...]
 
 
 @dataclass(frozen=True)
@@ -152,9 +171,6 @@ class ChatSession:
         turns: the lines of the conversation, oldest first.
         writing: the answer that is being written, None when there is none.
         replies: by name, what each run in view last answered.
-        unfolded: by (name, item id), what cards show on demand.
-        found: item ids that the search for the history offers.
-        state_shown: whether the state is shown in full.
     """
 
     def __init__(self, conversations: Mapping[str, Conversation]) -> None:
@@ -163,9 +179,6 @@ class ChatSession:
         self.turns: deque[Turn] = deque(maxlen=_KEPT_TURNS)
         self.writing: str | None = None
         self.replies: dict[str, Reply] = {}
-        self.unfolded: dict[tuple[str, str], Unfolded] = {}
-        self.found: tuple[str, ...] = ()
-        self.state_shown = False
         self._begin()
 
     @property
@@ -200,12 +213,11 @@ class ChatSession:
         yield
 
     def _act(self, request: Mapping[str, str]) -> Iterator[None]:
-        asked, item, run = request.get("act", ""), request.get("item", ""), request.get("run", self.view[0])
+        asked, item = request.get("act", ""), request.get("item", "")
         match asked:
             case "say":
                 yield from self._say(request.get("text", "").strip())
             case "like" | "add":
-                self.found = ()
                 title, refused = self.title(item), tuple(other for other in self.state.refused if other != item)
                 self.lead.state = replace(self.state, refused=refused)
                 self._did(f"I like {title}", self.lead.like(item))
@@ -232,14 +244,10 @@ class ChatSession:
                 self._did(f"Keep {name}", self.lead.put_back(name))
             case "reset":
                 self._begin()
-            case "search":
-                self.found = self._search(request.get("text", ""))
+            case "again":
+                self._did("From the beginning of the list", self._restated(passed=()))
             case "view":
-                self._look_at(run)
-            case "state":
-                self.state_shown = not self.state_shown
-            case "why" | "codes":
-                self._unfold(run, item, asked, request.get("level", ""))
+                self._look_at(request.get("run", self.view[0]))
             case _:
                 raise InputError(f"the page cannot {asked!r}")
 
@@ -292,8 +300,6 @@ class ChatSession:
                 conversation = self.conversations[name]
                 conversation.state = _followed(self.state, conversation.state)
                 self.replies[name] = conversation.set_history(self.state.history)
-        shown = {(name, card.item_id) for name in self.view for card in self.replies[name].cards}
-        self.unfolded = {key: value for key, value in self.unfolded.items() if key in shown}
 
     def _conversation(self, run: str) -> Conversation:
         if run not in self.conversations:
@@ -310,24 +316,37 @@ class ChatSession:
         self.view = view
         self._catch_up()
 
-    def _unfold(self, run: str, item: str, kind: Literal["why", "codes"], level: str) -> None:
-        """Unfold a part of a card, or fold it where it is unfolded already."""
-        conversation, key = self._conversation(run), (run, item)
-        old = self.unfolded.get(key)
-        depth = max(1, len(conversation.recommender.semantic_ids.sizes) - 1)
-        if kind == "codes" and level:
-            if level not in map(str, range(1, depth + 1)):
-                raise InputError(f"level: 1 to {depth}, not {level!r}")
-            depth = int(level)
-        elif old is not None and old.kind == kind:
-            del self.unfolded[key]
-            return
-        if kind == "why":
-            self.unfolded[key] = Unfolded("why", conversation.why(item))
-        else:
-            self.unfolded[key] = Unfolded("codes", level=depth, neighbours=tuple(conversation.neighbours(item, depth)))
+    def details(self, run: str, item: str, level: int | None = None) -> Details:
+        """All of a card; nothing of the session changes.
 
-    def _search(self, text: str) -> tuple[str, ...]:
+        Args:
+            level: codes that the neighbours share with it; None: all but the last.
+
+        Raises:
+            InputError: no such run, item or level.
+        """
+        conversation = self._conversation(run)
+        ids, row = conversation.recommender.semantic_ids, conversation.recommender.catalog.row(item)
+        level = max(1, ids.codes.shape[1] - 1) if level is None else level
+        neighbours = tuple(conversation.neighbours(item, level))
+        listed = [card for card in self._cards(run) if card.item_id == item]
+        card = listed[0] if listed else conversation.card(item)
+        branches, below = [], np.flatnonzero(~conversation.recommender.catalog.withdrawn)
+        for depth, own in enumerate(ids.codes[row].tolist()):
+            codes, counts = np.unique(ids.codes[below, depth], return_counts=True)
+            branches.append(
+                tuple(
+                    Branch(spell(depth, code), count, code == own)
+                    for code, count in zip(codes.tolist(), counts.tolist(), strict=True)
+                )
+            )
+            below = below[ids.codes[below, depth] == own]
+        return Details(card, conversation.why(item), tuple(branches), level, neighbours)
+
+    def _cards(self, run: str) -> tuple[Card, ...]:
+        return self.replies[run].cards if run in self.replies else ()
+
+    def find(self, text: str) -> tuple[str, ...]:
         """Items whose title has all the words, those that begin with the text first; not those in the history."""
         words = text.casefold().split()
         if not words:
