@@ -3,7 +3,7 @@
     for line in outside_tested_ranges():
         logger.warning(line)
 
-A module that is missing: `lacks_extra(module, extra_of(module))`. Ranges and extras are those of the installed
+A module that is missing: `lacks_extra(module, extra_of(module, command))`. Ranges and extras are those of the installed
 distribution, which has them from pyproject.toml.
 """
 
@@ -35,11 +35,14 @@ def outside_tested_ranges() -> list[str]:
     return list(lines.values())
 
 
-def extra_of(module: str) -> str | None:
-    """The extra that brings a module (`prometheus_client.core`: serve), None where no extra does."""
+def extra_of(module: str, command: str) -> str | None:
+    """The extra that brings a module (`prometheus_client.core`: serve), None where no extra does.
+
+    Of several, the one that is called like the command which misses the module, or like the module.
+    """
     wanted = canonicalize_name(module.partition(".")[0])
     extras = {extra for one, extra in _requirements() if extra and canonicalize_name(one.name) == wanted} - {_NOT_RUN}
-    return wanted if wanted in extras else min(extras, default=None)
+    return next((name for name in (command, wanted) if name in extras), min(extras, default=None))
 
 
 def lacks_extra(what: str, extra: str) -> InputError:

@@ -16,11 +16,12 @@ from genrec.cli import commands
 from genrec.cli.main import main
 from genrec.semtok import installed
 
-HEAVY = ("torch", "transformers", "gradio", "polars", "sklearn", "scipy", "numpy", "jsonargparse", "matplotlib")
+HEAVY = ("torch", "transformers", "fastapi", "starlette", "polars", "sklearn", "scipy", "numpy", "jsonargparse", "matplotlib")
 REQUIRES = [
     "torch<2.15,>=2.11",
     "polars>=2",
-    'gradio<6.32,>=6; extra == "chat"',
+    'fastapi<0.166,>=0.133; extra == "chat"',
+    'fastapi<0.166,>=0.133; extra == "all"',
     'ruff>=0.14; extra == "dev"',
     'redis>=6; extra == "dev"',
     'redis>=6; extra == "redis"',
@@ -53,7 +54,7 @@ def test_the_version_is_that_of_pyproject(capsys: pytest.CaptureFixture[str]) ->
 @pytest.fixture
 def versions(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """What is installed, by name, beside a genrec that requires REQUIRES."""
-    found = {"torch": "2.13.0+cpu", "polars": "2.1.0", "ruff": "0.1.0", "gradio": "6.31.0"}
+    found = {"torch": "2.13.0+cpu", "polars": "2.1.0", "ruff": "0.1.0", "fastapi": "0.165.0"}
 
     def version(name: str) -> str:
         if name not in found:
@@ -74,8 +75,8 @@ def test_a_tested_set_is_not_spoken_of(versions: dict[str, str]) -> None:
     [
         ("torch", "2.15.0", "torch 2.15.0 is installed; genrec is tested with >=2.11,<2.15"),
         ("torch", "2.10.1", "torch 2.10.1 is installed; genrec is tested with >=2.11,<2.15"),
-        ("gradio", "6.31.1rc1", None),
-        ("gradio", "7.0.0rc1", "gradio 7.0.0rc1 is installed; genrec is tested with >=6,<6.32"),
+        ("fastapi", "0.165.1rc1", None),
+        ("fastapi", "0.170.0rc1", "fastapi 0.170.0rc1 is installed; genrec is tested with >=0.133,<0.166"),
     ],
 )
 def test_a_version_outside_its_range_is_one_line(
@@ -97,7 +98,7 @@ def test_commands_that_run_a_model_say_it_first(
 
 @pytest.mark.parametrize(
     ("module", "extra"),
-    [("gradio.themes", "chat"), ("redis", "redis"), ("sentence_transformers", "sentence-transformers")],
+    [("fastapi.routing", "chat"), ("redis", "redis"), ("sentence_transformers", "sentence-transformers")],
 )
 def test_a_missing_extra_is_named(
     module: str,

@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"genrec {name}: {error}\n")
         return 2
     except ModuleNotFoundError as error:
-        if (extra := extra_of(error.name or "")) is None:
+        if (extra := extra_of(error.name or "", name)) is None:
             raise
         sys.stderr.write(f"genrec {name}: {lacks_extra(str(error.name), extra)}\n")
         return 2
