@@ -1,4 +1,4 @@
-"""Phrases and what is understood of them, against a small catalogue whose right readings are plain."""
+"""Phrases and what rules understand of them, against a small catalogue whose right readings are plain."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import pytest
 
 from genrec.inference.chat.catalog_words import CatalogWords, fold, words_of
 from genrec.inference.chat.prices import find_prices, say_number, say_price
+from genrec.inference.chat.reading import Act, Reading
 from genrec.inference.chat.references import find_places
 from genrec.inference.chat.state import ConversationState
-from genrec.inference.chat.understanding import LONGEST, LONGEST_WISH, Understood, understand
+from genrec.inference.chat.understanding import LONGEST, RulesReader
+from genrec.inference.chat.values import LONGEST_WISH
 from genrec.semtok.catalog import Catalog
 
 ROWS: list[tuple[str, str, list[str], float]] = [
@@ -45,9 +47,9 @@ def words(catalog: Catalog) -> CatalogWords:
 
 
 @pytest.fixture
-def read(catalog: Catalog, words: CatalogWords) -> Any:
-    def reading(text: str, **state: Any) -> Understood:
-        return understand(text, ConversationState(**{"shown": ("i0", "i1", "i2", "i3", "i4")} | state), words, catalog)
+def read(catalog: Catalog) -> Any:
+    def reading(text: str, **state: Any) -> Reading:
+        return RulesReader(catalog).read(text, ConversationState(**{"shown": ("i0", "i1", "i2", "i3", "i4")} | state))
 
     return reading
 
@@ -219,11 +221,11 @@ def test_refused_values_stay_refused_until_allowed(read: Any) -> None:
     ("text", "act", "why"),
     [("reset", "reset", None), ("Start over!", "reset", None), ("more", "more", None), ("something else", "more", None),
      ("why this?", "why", "i0"), ("why the second", "why", "i1"), ("why 3?", "why", "i2"),
-     ("why the shampoo?", "why", "i3"), ("hello", "ask", None)],
+     ("why the shampoo?", "why", "i3"), ("hello", "greet", None)],
 )  # fmt: skip
-def test_acts(read: Any, text: str, act: str, why: str | None) -> None:
+def test_acts(read: Any, text: str, act: Act, why: str | None) -> None:
     found = read(text)
-    assert (found.act, found.why) == (act, why)
+    assert (found.acts, found.why) == ((act,), why)
 
 
 @pytest.mark.parametrize(
@@ -263,8 +265,9 @@ def test_a_card_that_is_not_there_is_said(read: Any) -> None:
 
 def test_a_catalogue_without_prices_says_so() -> None:
     plain = Catalog(("a", "b"), ("Red comb", "Blue comb"), pl.DataFrame(), np.zeros(2, dtype=np.bool_))
-    found = understand("a comb under 20", ConversationState(), CatalogWords(plain), plain)
+    found = RulesReader(plain).read("a comb under 20", ConversationState())
     assert found.where == {}
+    assert found.acts == ("wish", "refine")
     assert any("no prices" in note for note in found.notes)
 
 

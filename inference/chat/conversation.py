@@ -4,9 +4,10 @@
     reply = conversation.say("coffee beans under 20, nothing from Everpan")
     [card.title for card in reply.cards], reply.note, reply.state
 
-A turn is read by rules (`chat.understanding`) into a new state. The history becomes codes by the model's next-item
-task, the wish by its text-to-codes task, both under the same filter; where there are both, the two lists are joined by
-their ranks (reciprocal rank fusion, Cormack et al. 2009): score = sum of weight / (60 + rank), rank from 1.
+A turn is read (`chat.reading`: by rules, or by a language model) and makes a new state. The history becomes codes by
+the model's next-item task, the wish by its text-to-codes task, both under the same filter; where there are both, the
+two lists are joined by their ranks (reciprocal rank fusion, Cormack et al. 2009): score = sum of weight / (60 + rank),
+rank from 1.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from genrec.inference.chat.catalog_words import unwanted_rows, words_of, words_o
 from genrec.inference.chat.facts import answer, can_do
 from genrec.inference.chat.phrases import FILLER
 from genrec.inference.chat.prose import Facts, Prose, ProseError, TemplateProse, checked
+from genrec.inference.chat.reading import Reader, Reading, merge_unwanted
 from genrec.inference.chat.reasons import Reasons, format_value
 from genrec.inference.chat.state import Card, ConversationState, Reply, as_values, say_conditions
-from genrec.inference.chat.understanding import Understood, merge_unwanted, understand
+from genrec.inference.chat.understanding import RulesReader
 from genrec.inference.recommender import Recommender
 from genrec.inference.text_search import whole_characters
 from genrec.recommendations import Recommendations
@@ -51,12 +53,15 @@ class Conversation:
         recommender: the run; several conversations may share it.
         k: cards a turn.
         prose: who writes the sentences; None: templates over true attributes.
+        reader: who reads the turns; None: rules.
 
     Attributes:
         state: the state after the last turn; another state may be put in its place.
     """
 
-    def __init__(self, recommender: Recommender, *, k: int = 5, prose: Prose | None = None) -> None:
+    def __init__(
+        self, recommender: Recommender, *, k: int = 5, prose: Prose | None = None, reader: Reader | None = None
+    ) -> None:
         if k < 1:
             raise InputError(f"k must be at least 1, not {k}")
         self.recommender, self.k = recommender, k
@@ -67,6 +72,7 @@ class Conversation:
         self._reasons = Reasons(self._catalog, self._words, self._codes)
         self._templates = TemplateProse()
         self._prose = prose or self._templates
+        self._reader = reader or RulesReader(self._catalog)
         self._scores: dict[str, float] = {}
 
     def say(self, text: str) -> Reply:
@@ -78,31 +84,31 @@ class Conversation:
     def stream(self, text: str) -> Iterator[str | Reply]:
         """`say`, with the text in pieces as it is written, and the reply at the end."""
         text = whole_characters(text)
-        understood = understand(text, self.state, self._words, self._catalog)
-        notes = understood.notes
-        if understood.act == "reset":
+        reading = self._reader.read(text, self.state)
+        notes = reading.notes
+        if reading.command == "reset":
             reply = self.reset()
             yield reply.text
             yield reply
             return
-        if understood.act == "why":
-            told = self.why(understood.why) if understood.why else "There is nothing on the table to explain."
+        if reading.command == "why":
+            told = self.why(reading.why) if reading.why else "There is nothing on the table to explain."
             yield told
             yield Reply(told, "template", self._on_table(), self.state, "; ".join(notes) or "why")
             return
-        if understood.act in ("ask", "unclear"):
-            reply = self._reply_in_words(understood, notes)
+        if reading.asks:
+            reply = self._reply_in_words(reading, notes)
             yield reply.text
             yield reply
             return
-        state = self._next_state(understood)
-        notes += self._still(understood, state)
-        if state == self.state and understood.act == "find" and state.shown:
+        state = self._next_state(reading)
+        notes += self._still(reading, state)
+        if state == self.state and reading.command is None and state.shown:
             told = "I understood nothing new in that, so the table stays as it is."
             yield told
             yield Reply(told, "template", self._on_table(), state, "; ".join(notes) or "nothing new was understood")
             return
-        yield from self._answer(state, text, notes or [self._default_note(understood)], self._prose)
+        yield from self._answer(state, text, notes or [self._default_note(reading)], self._prose)
 
     def like(self, item_id: str) -> Reply:
         """Put an item at the end of the history; raises InputError for an unknown one."""
@@ -176,7 +182,7 @@ class Conversation:
 
     # A turn
 
-    def _reply_in_words(self, said: Understood, notes: list[str]) -> Reply:
+    def _reply_in_words(self, said: Reading, notes: list[str]) -> Reply:
         """Answer a question, or say that a turn was not understood: history, wish, conditions and cards stay."""
         if said.question is None:
             told = f"I didn't understand that. {can_do(self._catalog, self._words)}"
@@ -187,7 +193,7 @@ class Conversation:
         note = "; ".join([*notes, "a question; nothing was changed"])
         return Reply(found.text, "template", self._on_table(), self.state, note, found.table)
 
-    def _next_state(self, said: Understood) -> ConversationState:
+    def _next_state(self, said: Reading) -> ConversationState:
         """The state that a turn asks for, its table still the old one."""
         old = self.state
         unwanted = merge_unwanted(old.unwanted, said.unwanted, said.allowed)
@@ -212,7 +218,7 @@ class Conversation:
         order = said.order or (old.order if said.wish is None or said.joins else None)
         changed = wish != old.wish or where != dict(old.where) or order != old.order
         passed = () if changed else old.passed
-        if said.act == "more":
+        if said.command == "more":
             passed = tuple(dict.fromkeys([*old.passed, *old.shown]))
         history = history[-LONGEST_HISTORY:]
         return replace(
@@ -220,7 +226,7 @@ class Conversation:
             order=order, focus=said.liked[-1] if said.liked else old.focus, relaxed={},
         )  # fmt: skip
 
-    def _released(self, said: Understood) -> list[str]:
+    def _released(self, said: Reading) -> list[str]:
         """Kinds and brands of earlier turns under which nothing has a word of the new wish, which then falls."""
         if said.wish is None or said.joins:
             return []
@@ -240,7 +246,7 @@ class Conversation:
         meanings = [meaning for match in self._words.matches(words_of(wish)) for meaning in match.meanings]
         return any(set(meaning.values) & set(values.get(meaning.attribute, ())) for meaning in meanings)
 
-    def _still(self, said: Understood, state: ConversationState) -> list[str]:
+    def _still(self, said: Reading, state: ConversationState) -> list[str]:
         """Conditions of earlier turns that narrow a new wish."""
         if said.wish is None:
             return []
@@ -248,8 +254,10 @@ class Conversation:
         return [f"still {say_conditions(kept)}"] if kept else []
 
     @staticmethod
-    def _default_note(said: Understood) -> str:
-        return "other items than those shown" if said.act == "more" else "nothing in particular: by the history alone"
+    def _default_note(said: Reading) -> str:
+        return (
+            "other items than those shown" if said.command == "more" else "nothing in particular: by the history alone"
+        )
 
     def _act(self, state: ConversationState, note: str, keep: Sequence[str] = ()) -> Reply:
         """The reply to a button or a command: cards anew, a template beside them."""

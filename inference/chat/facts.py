@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from genrec.inference.chat.catalog_words import CatalogWords, words_of
 from genrec.inference.chat.prices import say_price
-from genrec.inference.chat.questions import Question
+from genrec.inference.chat.reading import Question
 from genrec.inference.chat.reasons import format_value
 from genrec.inference.chat.state import ConversationState
 from genrec.semtok.catalog import Catalog

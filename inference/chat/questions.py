@@ -10,17 +10,14 @@ Rules for English. What they find never reaches the history, the wish or the con
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Literal
 
 from genrec.inference.chat import phrases
 from genrec.inference.chat.catalog_words import WORD, CatalogWords, fold, words_of
 from genrec.inference.chat.prices import find_prices
+from genrec.inference.chat.reading import Question
 from genrec.inference.chat.references import find_places
 from genrec.inference.chat.state import ConversationState
 from genrec.semtok.catalog import Catalog
-
-Kind = Literal["greet", "thanks", "acknowledge", "help", "off_topic", "fact", "is_it", "tell", "compare", "extreme"]
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
@@ -98,29 +95,6 @@ _EXTREME = _compiled(
 _PURPOSE = _compiled(r"\b(?:for|to|when|on|in|with) (.+)$")
 _DIGIT = re.compile(r"(?<![\w.,$€£])#?(\d{1,2})(?![\w]|[.,]\d)")
 _SPAN = re.compile(r"(?<![\w.,])#?(\d{1,2})\s*(?:-|–|to|through)\s*#?(\d{1,2})(?![\w]|[.,]\d)")
-
-
-@dataclass(frozen=True)
-class Question:
-    """What a turn asks.
-
-    Attributes:
-        kind: what sort of question: small talk (`greet`, `thanks`, `acknowledge`, `help`), what no catalogue tells
-            (`off_topic`), a value of cards (`fact`), whether a card is something (`is_it`), all of a card (`tell`),
-            how cards differ (`compare`), the cheapest or dearest of them (`extreme`).
-        rows: the cards that it is about, as catalogue rows.
-        attribute: of a fact, the column; None where the catalogue has no such column.
-        asked: the words that matter: a purpose, a property, the topic.
-        low: of `is_it`, the least price that was asked about; of `extreme`, not None asks for the dearest.
-        high: of `is_it`, the most.
-    """
-
-    kind: Kind
-    rows: tuple[int, ...] = ()
-    attribute: str | None = None
-    asked: str = ""
-    low: float | None = None
-    high: float | None = None
 
 
 def read_question(text: str, state: ConversationState, words: CatalogWords, catalog: Catalog) -> Question | None:

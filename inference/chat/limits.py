@@ -1,0 +1,73 @@
+"""Price limits, what lifts a condition, and what sorts, as rules read them into a `Draft`."""
+
+from __future__ import annotations
+
+from genrec.inference.chat import phrases
+from genrec.inference.chat.catalog_words import fold
+from genrec.inference.chat.draft import Draft
+
+
+def limit(draft: Draft, low: float | None, high: float | None) -> None:
+    """Set the ends of the price that were said; an older end stays, but where the new one contradicts it."""
+    if low is None and high is None:
+        return
+    price = draft.words.price
+    if price is None:
+        draft.found.vain.append("refine")
+        draft.note("this catalogue has no prices, so a price limit can't be kept")
+        return
+    before = draft.found.where.get(price) or draft.state.where.get(price)
+    old_low, old_high = before if isinstance(before, tuple) else (None, None)
+    low, high = (old_low if low is None else low), (old_high if high is None else high)
+    if low is not None and high is not None and low > high:  # the new end wins over the old one
+        low, high = (low, None) if low != old_low else (None, high)
+    draft.found.where[price] = (low, high)
+
+
+def compare_prices(draft: Draft) -> None:
+    """Make a limit of "cheaper", by the cards it was said of or else by the middle of the table."""
+    price = draft.words.price
+    if draft.relation is None:
+        return
+    if price is None:
+        limit(draft, 0, 0)
+        return
+    rows = draft.compared or [draft.catalog.row(item_id) for item_id in draft.state.shown]
+    known = sorted(value for value in draft.catalog.attributes[price][rows].to_list() if value is not None)
+    if not known:
+        draft.found.vain.append("refine")
+        draft.note(f"{'cheaper' if draft.relation == 'below' else 'dearer'} than what? no price is known")
+        return
+    if draft.relation == "below":
+        least = known[0] if draft.compared else known[len(known) // 2]
+        limit(draft, None, round(least - 0.01, 2))
+    else:
+        most = known[-1] if draft.compared else known[len(known) // 2]
+        limit(draft, round(most + 0.01, 2), None)
+
+
+def lift(draft: Draft, clause: str) -> str:
+    """Take out what frees an attribute: "any brand", "the price doesn't matter"."""
+    for column in draft.words.columns:
+        clause, count = phrases.lifting(column, is_price=column == draft.words.price).subn(" ", clause)
+        if count:
+            draft.found.lifted.append(column)
+            draft.found.where.pop(column, None)
+            draft.note(f"any {fold(column)}")
+    return clause.strip()
+
+
+def sort(draft: Draft, clause: str) -> str:
+    """Take out what sorts: "the cheapest one", "sorted by price", "the newest", "my budget is tight"."""
+    for pattern, columns, descending in phrases.SORTS:
+        clause, count = pattern.subn(" ", clause)
+        if not count:
+            continue
+        name = draft.words.price if columns == ("price",) else draft.words.numeric(columns)
+        if name is None:
+            draft.found.vain.append("sort")
+            draft.note(f"this catalogue has no {columns[0]} to sort by")
+        else:
+            draft.found.order = (name, descending)
+            draft.note(f"sorted by {name}, {'highest' if descending else 'lowest'} first")
+    return clause.strip()
