@@ -1,29 +1,31 @@
 """Dialogues as people type them, over the sample shop: what each turn means, and that a question changes nothing.
 
-`tests/dialogues/sample_shop.yaml` tells the keys of a turn. Nine in ten turns must be read as they are meant, and
-of the others none may claim anything that the catalogue doesn't say.
+`tests/dialogues/sample_shop.yaml` tells the keys of a turn; `scripts/bench_dialogues.py` judges them. CI keeps the
+shares from falling, over turns that rules were written with and turns that were held out together.
 """
 
 from __future__ import annotations
 
-import re
+import importlib
+import sys
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 import pytest
-import yaml
 
 from genrec.cli.main import main
 from genrec.data.sample_shop import make_sample_shop
-from genrec.inference.chat.catalog_words import words_of_catalog
-from genrec.inference.chat.conversation import Conversation, ConversationState, Reply
-from genrec.inference.chat.understanding import Understood, understand
+from genrec.inference.chat.conversation import Conversation
+from genrec.inference.chat.reading import Act
+from genrec.inference.chat.understanding import RulesReader
 from genrec.inference.recommender import Recommender
 
-DIALOGUES: list[dict[str, Any]] = yaml.safe_load(
-    (Path(__file__).parent / "dialogues/sample_shop.yaml").read_text(encoding="utf-8")
-)
-UNDERSTOOD = 0.95  # of the turns; 0.979 on the day when they were written
+sys.path.append(str(Path(__file__).parents[1] / "scripts"))
+bench_dialogues = importlib.import_module("bench_dialogues")
+
+DIALOGUES = Path(__file__).parent / "dialogues/sample_shop.yaml"
+KEYS = {"say", "act", "kind", "wish", "where", "has", "order", "liked", "refused", "unwanted", "keeps", "says", "cards"}
+LEAST = {"acts": 0.80, "conditions": 0.82, "understood": 0.76}  # figures of the day they were written, less a turn
 TINY = [
     "--text.encoder=tfidf", "--sasrec.width=16", "--lrurec.width=16",
     "--collaborative.epochs=1", "--aligner.training.epochs=1",
@@ -44,53 +46,32 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Recommender:
     return Recommender.from_pretrained(folder / "run", device="cpu")
 
 
-def remembered(state: ConversationState) -> tuple[Any, ...]:
-    return state.history, state.wish, dict(state.where), dict(state.unwanted), state.refused, state.order
+@pytest.fixture(scope="module")
+def results(shop: Recommender) -> list[bench_dialogues.Result]:
+    return list(bench_dialogues.hold(bench_dialogues.read_dialogues(DIALOGUES), shop, RulesReader(shop.catalog)))
 
 
-def plain(conditions: Any) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in conditions.items()}
+def test_turns_are_read_as_they_are_meant(results: list[bench_dialogues.Result]) -> None:
+    shares = bench_dialogues.figures(results)
+    wrong = [f"{result.dialogue} | {result.said} | {result.wrong_act} | {result.wrong}" for result in results
+             if not result.understood]  # fmt: skip
+    assert shares["turns"] >= 250
+    assert {name for name, least in LEAST.items() if shares[name] < least} == set(), "\n".join(wrong)
 
 
-def differences(turn: dict[str, Any], said: Understood, before: ConversationState, reply: Reply) -> list[str]:
-    """In what a reply is not what the turn means."""
-    after = reply.state
-    found: dict[str, Any] = {
-        "act": said.act,
-        "kind": said.question.kind if said.question else None,
-        "where": plain(after.where),
-        "order": list(after.order) if after.order else None,
-        "liked": len(after.history),
-        "refused": len(after.refused),
-        "unwanted": plain(after.unwanted),
-        "keeps": remembered(before) == remembered(after),
-    }
-    wrong = [f"{key}: {found[key]}" for key in found.keys() & turn.keys() if found[key] != turn[key]]
-    if "wish" in turn and not re.search(turn["wish"] or r"^$", after.wish, re.IGNORECASE):
-        wrong.append(f"wish: {after.wish!r}")
-    if "says" in turn and not re.search(turn["says"], reply.text, re.IGNORECASE):
-        wrong.append(f"says: {reply.text!r}")
-    if len(reply.cards) < turn.get("cards", 0):
-        wrong.append(f"{len(reply.cards)} cards")
-    return wrong
+def test_a_turn_that_asks_or_is_not_understood_changes_nothing(results: list[bench_dialogues.Result]) -> None:
+    """Whatever was meant: what was read as a question leaves history, wish, conditions and refusals alone."""
+    asked = [result for result in results if result.asks]
+    assert len(asked) > 90
+    assert [result.said for result in asked if not result.kept] == []
 
 
-def test_turns_are_read_as_they_are_meant(shop: Recommender) -> None:
-    wrong: list[str] = []
-    count = 0
-    for dialogue in DIALOGUES:
-        talk = Conversation(shop)
-        for turn in dialogue["turns"]:
-            before, count = talk.state, count + 1
-            said = understand(turn["say"], before, words_of_catalog(shop.catalog), shop.catalog)
-            reply = talk.say(turn["say"])
-            differs = differences(turn, said, before, reply)
-            if differs:
-                wrong.append(f"{dialogue['name']} | {turn['say']} | {'; '.join(differs)}")
-            if said.act in ("ask", "unclear", "why"):  # whatever was meant: what was read as a question changes nothing
-                assert remembered(before) == remembered(reply.state), turn["say"]
-                assert reply.state.shown == before.shown
-    assert 1 - len(wrong) / count >= UNDERSTOOD, "\n".join(wrong)
+def test_every_file_of_dialogues_speaks_of_acts_that_there_are() -> None:
+    for path in sorted(DIALOGUES.parent.glob("*.yaml")):
+        for dialogue in bench_dialogues.read_dialogues(path):
+            for turn in dialogue["turns"]:
+                assert set(turn["act"].split("|")) <= set(get_args(Act)), turn
+                assert turn.keys() <= KEYS, turn
 
 
 def test_facts_are_the_catalogue_s_own(shop: Recommender) -> None:
