@@ -27,6 +27,7 @@ _PUBLIC = {
     "ItemVectors": "genrec.semtok.vectors",
     "Recommendations": "genrec.recommendations",
     "Recommender": "genrec.inference.recommender",
+    "SearchWeights": "genrec.inference.text_search",
     "SemanticIds": "genrec.semtok.semantic_ids",
     "SidVocabulary": "genrec.decoding.vocabulary",
 }
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from genrec.decoding.vocabulary import SidVocabulary as SidVocabulary
     from genrec.evaluation.evaluation import Evaluation as Evaluation
     from genrec.inference.recommender import Recommender as Recommender
+    from genrec.inference.text_search import SearchWeights as SearchWeights
     from genrec.recommendations import Recommendations as Recommendations
     from genrec.semtok.catalog import Catalog as Catalog
     from genrec.semtok.columns import Columns as Columns

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from genrec.decoding.filters import ItemFilter
     from genrec.evaluation.evaluation import Evaluation
     from genrec.inference.opening import Opened
-    from genrec.inference.text_search import TextSearch
+    from genrec.inference.text_search import SearchWeights, TextSearch
     from genrec.ranking.config import Ranking
     from genrec.run import Run
 
@@ -173,24 +173,22 @@ class Recommender:
         items_to_recommend: Items | None = None,
         where: Mapping[str, Any] | None = None,
         deny: Sequence[Id] = (),
-        by_text_vectors: bool = True,
+        weights: SearchWeights | None = None,
     ) -> Recommendations:
         """Items that a text describes, best first; see `genrec.inference.text_search`.
 
         Args:
             queries: a text or several, a list each.
-            by_text_vectors: let the text vectors propose and weigh; False leaves the LM alone.
+            weights: of BM25, text vectors and the language model; None: those found on validation queries.
         """
-        from genrec.inference.text_search import scores_of
+        from genrec.inference.text_search import SearchWeights, scores_of
 
         allowed = self._allowed(where, items_to_recommend).deny(self.catalog.rows(deny))
-        text = self._text if by_text_vectors else None
+        weights = SearchWeights() if weights is None else weights
         asked = [queries] if isinstance(queries, str) else list(queries)
-        scores = np.full((len(asked), len(self.catalog)), -np.inf, dtype=np.float32)
-        for of_query, query in zip(scores, asked, strict=True):
-            found = scores_of(self._parts, text, query, k, allowed)
-            of_query[list(found)] = list(found.values())
-        return Recommendations.of(_best(scores, k), self.catalog, asked, "query")
+        scores = [scores_of(self._parts, self._text, query, k, allowed, weights) for query in asked]
+        found = np.array(scores, dtype=np.float32).reshape(len(asked), len(self.catalog))
+        return Recommendations.of(_best(found, k), self.catalog, asked, "query")
 
     @property
     def can_search(self) -> bool:

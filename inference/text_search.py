@@ -1,33 +1,56 @@
-"""`TextSearch`: how near each item's words are to a query's, by the text vectors of the run.
+"""Search by words: BM25 over the catalogue's words, the run's text vectors, and the language model, fused.
 
-The encoder that made the items' text vectors reads the query too, which takes no training: it knows every word of the
-catalogue (TF-IDF) or of the language (a sentence encoder).
+    score = lexical * BM25 / (its maximum) + dense * cosine + language_model * log p(codes | query)
 
-`Recommender.search` has two scorers: the LM's text-to-codes task, and cosines of these vectors. Either proposes items;
-one constrained search over all that were proposed gives each the log-probability of its codes after the query, and
-
-    score = log p(codes | query) + cosine / TEMPERATURE
-
-so a language model that has read little leaves the order to the words.
+BM25 (`genrec.inference.lexical`) knows the words as they are spelled, the encoder that made the items' text vectors
+what they mean, where it is a sentence encoder. The weights were found on validation queries
+(docs/results/search.md). That of the language model is 0, and it is not asked: its text-to-codes task takes time and
+adds nothing where it has read little. With a weight above 0 its beam proposes items beside those of the highest scores,
+and one constrained search over all that were proposed gives each the log-probability of its codes after the query.
 
 Shapes: N items, D width of the text vectors.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from math import isfinite
+
 import numpy as np
 from numpy.typing import NDArray
 
 from genrec.decoding.beam import beam_search
 from genrec.decoding.filters import ItemFilter
+from genrec.inference.lexical import LexicalIndex
 from genrec.inference.opening import Opened
 from genrec.run import Run
 from genrec.semtok.encoders import TextEncoder, query_text
 from genrec.semtok.errors import InputError
 from genrec.tasks.writer import search_prompt
 
-TEMPERATURE = 0.01  # of cosines: a difference of 0.01 weighs as much as one of 1 in log-probability
-PROPOSED = 50  # items that the cosines propose
+PROPOSED = 50  # items of the highest other scores that the language model reads
+
+
+@dataclass(frozen=True)
+class SearchWeights:
+    """What each component scorer counts in a search; one of weight 0 is not asked.
+
+    Attributes:
+        lexical: of BM25 over its maximum, 0 to 1.
+        dense: of the cosine of text vectors, -1 to 1.
+        language_model: of the log-probability of an item's codes after the query.
+    """
+
+    lexical: float = 1.0
+    dense: float = 0.5
+    language_model: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, weight in vars(self).items():
+            if not (isfinite(weight) and weight >= 0):
+                raise InputError(f"search weights: {name} must be at least 0, not {weight}")
+        if not any(vars(self).values()):
+            raise InputError("search weights: one at least must be above 0")
 
 
 def whole_characters(text: str) -> str:
@@ -36,49 +59,65 @@ def whole_characters(text: str) -> str:
 
 
 class TextSearch:
-    """Queries against the items' text vectors.
+    """The component scorers of a search that need no language model.
 
     Args:
+        lexical: the words of the catalogue.
         encoder: that made the vectors.
         vectors: float32 [N, D], of unit length.
     """
 
-    def __init__(self, encoder: TextEncoder, vectors: NDArray[np.float32]) -> None:
-        self.encoder, self.vectors = encoder, vectors
+    def __init__(self, lexical: LexicalIndex, encoder: TextEncoder, vectors: NDArray[np.float32]) -> None:
+        self.lexical, self.encoder, self.vectors = lexical, encoder, vectors
 
     @classmethod
     def of(cls, run: Run) -> TextSearch:
-        """By the text vectors and the encoder of a run; raises InputError where they are not the run's."""
+        """By catalogue, text vectors and encoder of a run; raises InputError where they are not the run's."""
         encoder, vectors = run.text_encoder(), run.text_vectors().values
         width = encoder.encode([""]).shape[1]
         if width != vectors.shape[1]:
             raise InputError(f"{run}: text vectors of width {vectors.shape[1]}, their encoder gives {width}")
-        return cls(encoder, vectors)
+        return cls(LexicalIndex(run.catalog()), encoder, vectors)
+
+    def scores(self, query: str, weights: SearchWeights) -> NDArray[np.float32]:
+        """[N], without the language model's part."""
+        found = np.zeros(len(self.vectors), dtype=np.float32)
+        if weights.lexical:
+            words = self.lexical.scores(query)
+            found += weights.lexical * words / max(float(words.max()), 1e-9)
+        if weights.dense:
+            found += weights.dense * self.cosines(query)
+        return found
 
     def cosines(self, query: str) -> NDArray[np.float32]:
-        """[N]; zeros for a query without a known word."""
+        """[N]; zeros for a query without a word that the encoder knows."""
         found: NDArray[np.float32] = self.vectors @ self.encoder.encode([query_text(self.encoder, query)])[0]
         return found
 
 
-def scores_of(parts: Opened, text: TextSearch | None, query: str, k: int, item_filter: ItemFilter) -> dict[int, float]:
-    """Scores of the items that were proposed for a query, at least k where as many are allowed, by catalogue row.
+def scores_of(
+    parts: Opened, text: TextSearch, query: str, k: int, item_filter: ItemFilter, weights: SearchWeights
+) -> NDArray[np.float32]:
+    """Scores of the items for a query, [N], -inf of those that are not allowed.
 
     Args:
         parts: the opened run.
-        text: lets the text vectors propose and weigh; None leaves the LM alone.
+        k: with a language model, at least k items are proposed where as many are allowed; the others are -inf too.
     """
     query = whole_characters(query)
-    prompt, trie = search_prompt(parts.tokenizer, query), parts.ranker.trie
-    scores = _read(parts, prompt, item_filter, max(k, parts.ranker.config.beams))
-    if text is None:
+    scores = item_filter.apply_to_scores(text.scores(query, weights))
+    if not weights.language_model:
         return scores
-    cosines = item_filter.apply_to_scores(text.cosines(query))
-    near = np.argsort(-cosines, kind="stable")[: max(k, PROPOSED)]
+    prompt, trie = search_prompt(parts.tokenizer, query), parts.ranker.trie
+    beam = _read(parts, prompt, item_filter, max(k, parts.ranker.config.beams))
+    near = np.argsort(-scores, kind="stable")[: max(k, PROPOSED) if weights.lexical or weights.dense else 0]
     proposed = np.zeros(trie.n_items, dtype=np.bool_)
-    proposed[[*scores, *near[np.isfinite(cosines[near])]]] = True
-    read = _read(parts, prompt, ItemFilter.from_mask(trie, proposed), int(proposed.sum()))
-    return {row: score + float(cosines[row]) / TEMPERATURE for row, score in read.items()}
+    proposed[[*beam, *near[np.isfinite(scores[near])]]] = True
+    read = _read(parts, prompt, ItemFilter.from_mask(trie, proposed), int(proposed.sum())) if len(near) else beam
+    fused = np.full_like(scores, -np.inf)
+    for row, log_prob in read.items():
+        fused[row] = scores[row] + weights.language_model * log_prob
+    return fused
 
 
 def _read(parts: Opened, prompt: list[int], item_filter: ItemFilter, beams: int) -> dict[int, float]:

@@ -1,23 +1,29 @@
-"""From a person's words to an item: our search, and the LM's part of it alone, against TF-IDF over the same texts.
+"""From a person's words to an item: our search and its components against TF-IDF over the same texts.
 
-    python scripts/bench_search.py --run runs/demo [--quick] [--json FILE]
+    python scripts/bench_search.py --run runs/demo [--natural FILE] [--part valid] [--quick] [--json FILE]
 
-A query paraphrases one item, made with a seed and no look at either searcher. Four kinds, a quarter of them each:
+Two sorts of queries, each for one item.
+
+*Paraphrases* are made of the catalogue's own words with a seed and no look at any searcher, a quarter of each kind:
 
     title words   half of the title's words, at least two, shuffled
     text words    four words of the item's text outside of its title, shuffled
     lead-in       the title's words shuffled after "I am looking for", as people write
     misspelt      the title with two neighbouring letters swapped in every second word of five letters or more
 
-TF-IDF has exact words and no order, so it loses nothing by shuffling and much by misspelling; the LM was trained on
-whole titles and texts in order (with a seed of its own), so it loses by shuffling and, reading pieces of words, less by
-misspelling. No query is a training prompt of the LM: title words are dropped, added, moved or changed in each. TF-IDF
-(words, sublinear, smoothed idf, English stop words kept) is fitted on all items; ties go to the lower row. "ours" is
-`Recommender.search`, in which the run's text vectors propose and weigh too; "LM" is the same without them.
+They are the best case of an index of exact words: it loses nothing by shuffling, and no word is a synonym.
 
-Words come from the catalogue as they are spelled there, which is the best case of an index of exact words: synonyms, in
-which an LM with a pretrained base should gain, are not measured. Several items may fit a query as well as the one that
-it came from (three sizes of one mug); both searchers get the same blame for it.
+*Natural queries* (--natural, a table with the columns part, item_id and query; those of three catalogues are in
+scripts/search_queries/) were written for items drawn by seed, as a shopper would ask who doesn't know the catalogue's
+words, before any searcher was tried. Weights were chosen on the part "valid", figures are of the part "test".
+
+    TF-IDF   scikit-learn's: words, sublinear counts, smoothed idf, fitted on all items' texts
+    BM25     `genrec.inference.lexical`      dense   the run's text vectors      LM   text-to-codes by the beam
+    search   `Recommender.search` as it is: BM25 and dense
+    + LM     the same with a weight of 0.005 for the LM, the best of 0.002 to 0.1 on validation queries
+
+Several items may fit a query as well as the one that it came from (three sizes of one mug); all searchers get the same
+blame for it. Ties go to the lower row.
 """
 
 from __future__ import annotations
@@ -26,19 +32,29 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import polars as pl
+from numpy.typing import NDArray
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from genrec.inference.chat.catalog_words import WORD
 from genrec.inference.recommender import Recommender
+from genrec.inference.text_search import SearchWeights
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import to_json, write_atomic
+from genrec.semtok.tables import read_table
 
 KINDS = ("title words", "text words", "lead-in", "misspelt")
 K = 10
+WEIGHTS = {
+    "BM25": SearchWeights(1, 0, 0), "dense": SearchWeights(0, 1, 0), "LM": SearchWeights(0, 0, 1),
+    "search": SearchWeights(), "+ LM": SearchWeights(language_model=0.005),
+}  # fmt: skip
+Query = tuple[str, int, str]  # kind, row, words
 
 
 def paraphrase(catalog: Catalog, row: int, kind: str, rng: np.random.Generator) -> str:
@@ -60,79 +76,112 @@ def paraphrase(catalog: Catalog, row: int, kind: str, rng: np.random.Generator) 
     return " ".join(title)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--queries", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="200 queries")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    if arguments.queries < 1:
-        parser.error("--queries must be at least 1")
-    recommender = Recommender.from_pretrained(arguments.run)
-    catalog, rng = recommender.catalog, np.random.default_rng(arguments.seed)
-    count = 200 if arguments.quick else arguments.queries
+def make_queries(catalog: Catalog, count: int, seed: int, natural: Path | None, part: str) -> list[Query]:
+    """Paraphrases, and the natural queries of one part of a file."""
+    rng, queries = np.random.default_rng(seed), []
     sellable = np.flatnonzero(~catalog.withdrawn)
-    queries = []
     for place, row in enumerate(rng.choice(sellable, size=count, replace=count > len(sellable)).tolist()):
         kind = KINDS[place % len(KINDS)]
         query = paraphrase(catalog, row, kind, rng)
         if query:
             queries.append((kind, row, query))
+    if natural is not None:
+        table = read_table(natural, what="natural queries")
+        for name in ("part", "item_id", "query"):
+            if name not in table.columns:
+                raise InputError(f"{natural}: no column {name!r}")
+        asked = table.filter(pl.col("part") == part)
+        queries += [("natural", catalog.row(item), query) for item, query in asked["item_id", "query"].rows()]
+    return queries
 
+
+def tfidf_of(catalog: Catalog) -> Callable[[str], list[int]]:
+    """What TF-IDF finds, as catalogue rows."""
     vectorizer = TfidfVectorizer(sublinear_tf=True)
     matrix = vectorizer.fit_transform(catalog.texts())
-    hits: dict[tuple[str, str], list[bool]] = {(name, kind): [] for name in ("tfidf", "lm", "ours") for kind in KINDS}
-    seconds = {"tfidf": 0.0, "lm": 0.0, "ours": 0.0}
-    for kind, row, query in queries:
-        start = time.perf_counter()
+
+    def find(query: str) -> list[int]:
         scores = (matrix @ vectorizer.transform([query]).T).toarray().ravel()
         scores[catalog.withdrawn] = -1.0
-        best = np.argsort(-scores, kind="stable")[:K]
-        seconds["tfidf"] += time.perf_counter() - start
-        hits["tfidf", kind].append(row in best)
-        for name in ("lm", "ours"):
-            start = time.perf_counter()
-            found = recommender.search(query, K, by_text_vectors=name == "ours")
-            seconds[name] += time.perf_counter() - start
-            hits[name, kind].append(catalog.item_ids[row] in dict(found))
+        return np.argsort(-scores, kind="stable")[:K].tolist()
 
-    figures = {}
+    return find
+
+
+def ranks_of(find: Callable[[str], list[int]], queries: list[Query]) -> tuple[NDArray[np.int64], float]:
+    """The place of each query's item in what is found, from 1, or 0; and milliseconds a query."""
+    find(queries[0][2])
+    start = time.perf_counter()
+    found = [find(query) for _, _, query in queries]
+    spent = 1000 * (time.perf_counter() - start) / len(queries)
+    places = [rows.index(row) + 1 if row in rows else 0 for rows, (_, row, _) in zip(found, queries, strict=True)]
+    return np.array(places), spent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--queries", type=int, default=400, help="paraphrases")
+    parser.add_argument("--natural", type=Path)
+    parser.add_argument("--part", choices=["valid", "test"], default="test", help="of the natural queries")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="100 paraphrases")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    if arguments.queries < 1:
+        parser.error("--queries must be at least 1")
+    recommender = Recommender.from_pretrained(arguments.run)
+    catalog, count = recommender.catalog, 100 if arguments.quick else arguments.queries
+    queries = make_queries(catalog, count, arguments.seed, arguments.natural, arguments.part)
+
+    def ours(weights: SearchWeights) -> Callable[[str], list[int]]:
+        return lambda query: catalog.rows(recommender.search(query, K, weights=weights).to_polars()["item_id"]).tolist()
+
+    searchers = {"TF-IDF": tfidf_of(catalog)} | {name: ours(weights) for name, weights in WEIGHTS.items()}
+    measured = {name: ranks_of(find, queries) for name, find in searchers.items()}
     print(
         f"{arguments.run}: {len(queries)} queries over {len(catalog):,} items, Recall@{K} (95% of a paired bootstrap)\n"
     )
-    print(f"{'paraphrase':<14}{'TF-IDF':>8}{'LM':>8}{'ours':>8}{'ours - TF-IDF':>26}")
-    for kind in (*KINDS, "all"):
-        tfidf, lm, ours = (
-            np.array([hit for one in KINDS if kind in (one, "all") for hit in hits[name, one]], dtype=float)
-            for name in ("tfidf", "lm", "ours")
-        )
-        draws = np.random.default_rng(0).integers(len(ours), size=(2000, len(ours)))
-        low, high = np.quantile((ours - tfidf)[draws].mean(axis=1), [0.025, 0.975])
-        difference = f"{(ours - tfidf).mean():+.3f} [{low:+.3f}, {high:+.3f}]"
-        print(f"{kind:<14}{tfidf.mean():>8.3f}{lm.mean():>8.3f}{ours.mean():>8.3f}{difference:>26}")
-        name = kind.replace(" ", "_").replace("-", "_")
-        figures |= {
-            f"recall_at_10_{who}_{name}": hit.mean() for who, hit in (("tfidf", tfidf), ("lm", lm), ("ours", ours))
-        }
-        figures |= {
-            f"difference_{name}": (ours - tfidf).mean(),
-            f"difference_low_{name}": low,
-            f"difference_high_{name}": high,
-        }
-    for name in seconds:
-        figures[f"milliseconds_{name}"] = 1000 * seconds[name] / len(queries)
-    each = ", ".join(f"{name} {figures[f'milliseconds_{name}']:.1f}" for name in seconds)
-    print(f"\nmilliseconds a query: {each}")
+    print(f"{'queries':<13}{'':>4}" + "".join(f"{name:>8}" for name in measured) + f"{'search - TF-IDF':>25}")
+    figures = print_recalls(queries, {name: places for name, (places, _) in measured.items()})
+    print(f"{'ms a query':<17}" + "".join(f"{spent:>8.1f}" for _, spent in measured.values()))
+    figures |= {f"milliseconds_{_key(name)}": spent for name, (_, spent) in measured.items()}
     if arguments.json:
         conditions = {
             "run": arguments.run.name, "run_id": recommender.run_id, "items": len(catalog), "queries": len(queries),
-            "seed": arguments.seed, "beams": recommender.ranker.config.beams,
+            "seed": arguments.seed, "part": arguments.part, "beams": recommender.ranker.config.beams,
             "threads": os.environ.get("OMP_NUM_THREADS"),
         }  # fmt: skip
-        value = {"figures": {name: float(figure) for name, figure in figures.items()}, "conditions": conditions}
-        write_atomic(arguments.json, to_json(value))
+        write_atomic(arguments.json, to_json({"figures": figures, "conditions": conditions}))
+
+
+def print_recalls(queries: list[Query], ranks: dict[str, NDArray[np.int64]]) -> dict[str, float]:
+    """A line a kind of query, and the reciprocal ranks of all; returns the same as figures."""
+    kinds, figures = np.array([kind for kind, _, _ in queries]), {}
+    for kind in dict.fromkeys(kinds.tolist()):
+        hits = {name: (places[kinds == kind] > 0).astype(float) for name, places in ranks.items()}
+        difference, low, high = paired(hits["search"] - hits["TF-IDF"])
+        means = "".join(f"{hit.mean():>8.3f}" for hit in hits.values())
+        print(f"{kind:<13}{len(hits['search']):>4}{means}{difference:>+10.3f} [{low:+.3f}, {high:+.3f}]")
+        key = _key(kind)
+        figures |= {f"recall_at_10_{_key(name)}_{key}": float(hit.mean()) for name, hit in hits.items()}
+        figures |= {f"difference_{key}": difference, f"difference_low_{key}": low, f"difference_high_{key}": high}
+    reciprocal = {
+        name: float(np.where(places > 0, 1 / np.maximum(places, 1), 0).mean()) for name, places in ranks.items()
+    }
+    print(f"{f'MRR@{K}, all':<17}" + "".join(f"{value:>8.3f}" for value in reciprocal.values()))
+    return figures | {f"mrr_at_10_{_key(name)}": value for name, value in reciprocal.items()}
+
+
+def paired(difference: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Mean of a paired difference [n] and the ends of its 95% bootstrap interval."""
+    draws = np.random.default_rng(0).integers(len(difference), size=(2000, len(difference)))
+    low, high = np.quantile(difference[draws].mean(axis=1), [0.025, 0.975])
+    return float(difference.mean()), float(low), float(high)
+
+
+def _key(name: str) -> str:
+    return name.lower().replace("+ lm", "with_lm").replace("tf-idf", "tfidf").replace("-", "_").replace(" ", "_")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Search by words on a run of 60 items: two scorers in one order, against both of them asked for everything."""
+"""Search by words on a run of 60 items: the fused order against each component asked for everything."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
+from numpy.typing import NDArray
 
 from genrec import Recommender
 from genrec.decoding.beam import score_all
-from genrec.inference import text_search as module
-from genrec.inference.text_search import TextSearch
+from genrec.inference.text_search import SearchWeights, TextSearch
 from genrec.run import Run
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import check_folder, write_manifest
@@ -31,14 +32,39 @@ def shop(run: Path) -> Recommender:
     return Recommender.from_pretrained(run, device="cpu")
 
 
+def without_model(shop: Recommender, query: str, weights: SearchWeights) -> NDArray[np.float32]:
+    words, search = shop._text.lexical.scores(query), shop._text
+    part = words / words.max() if words.any() else words
+    return weights.lexical * part + weights.dense * search.cosines(query)
+
+
 @pytest.mark.parametrize("query", QUERIES)
-def test_scores_are_the_two_voices(shop: Recommender, query: str) -> None:
-    log_probs = score_all(shop.ranker.scorer, shop.trie, [search_prompt(shop.tokenizer, query)])[0]
-    scores = log_probs + shop._text.cosines(query) / module.TEMPERATURE
+def test_scores_are_words_and_text_vectors(shop: Recommender, query: str) -> None:
     found = dict(shop.search(query, 60).pairs())
-    assert len(found) == 60
-    np.testing.assert_allclose([found[item] for item in shop.catalog.item_ids], scores, rtol=0, atol=2e-3)
+    wanted = without_model(shop, query, SearchWeights())
+    np.testing.assert_allclose([found[item] for item in shop.catalog.item_ids], wanted, atol=1e-5)
     assert list(found.values()) == sorted(found.values(), reverse=True)
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_a_language_model_with_a_weight_is_added(shop: Recommender, query: str) -> None:
+    weights = SearchWeights(1.0, 0.5, 0.1)
+    log_probs = score_all(shop.ranker.scorer, shop.trie, [search_prompt(shop.tokenizer, query)])[0]
+    found = dict(shop.search(query, 60, weights=weights).pairs())
+    wanted = without_model(shop, query, weights) + 0.1 * log_probs
+    np.testing.assert_allclose([found[item] for item in shop.catalog.item_ids], wanted, atol=1e-3)
+
+
+def test_the_language_model_is_not_asked_at_weight_0(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = Recommender.from_pretrained(run, device="cpu")
+    monkeypatch.setattr(shop.engine, "start", lambda prompts: pytest.fail("the language model was asked"))
+    assert len(shop.search("mug", 5)[0]) == 5
+
+
+@pytest.mark.parametrize("weights", [{"dense": -1.0}, {"lexical": float("nan")}, {"lexical": 0.0, "dense": 0.0}])
+def test_weights_are_checked(weights: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="search weights"):
+        SearchWeights(**weights)
 
 
 def test_every_title_finds_its_item(shop: Recommender) -> None:
@@ -51,20 +77,31 @@ def test_half_a_character_is_a_question_mark(shop: Recommender) -> None:
     assert shop.search("\ud83d mug", 5).pairs() == shop.search("? mug", 5).pairs()
 
 
-def test_without_the_text_vectors_it_is_the_beam(shop: Recommender) -> None:
+def test_the_language_model_alone_is_the_beam(shop: Recommender) -> None:
     log_probs = score_all(shop.ranker.scorer, shop.trie, [search_prompt(shop.tokenizer, "mug")])[0]
-    found = dict(shop.search("mug", 60, by_text_vectors=False).pairs())
+    found = dict(shop.search("mug", 60, weights=SearchWeights(0, 0, 1)).pairs())
     np.testing.assert_allclose([found[item] for item in shop.catalog.item_ids], log_probs, rtol=0, atol=2e-3)
 
 
-def test_filters_hold_for_both_voices(shop: Recommender) -> None:
+@pytest.mark.parametrize("weights", [SearchWeights(), SearchWeights(1, 1, 1), SearchWeights(0, 0, 1)])
+def test_filters_hold_for_every_component(shop: Recommender, weights: SearchWeights) -> None:
     """Though the words ask for what is not allowed."""
     teas = shop.filters({"categories": "Teas"}).allowed_mask()
     denied = [shop.catalog.item_ids[row] for row in np.flatnonzero(~teas)[:5]]
     query = shop.catalog.titles[int(np.flatnonzero(teas)[0])]
-    found = [item for item, _ in shop.search(query, 60, items_to_recommend=~teas, deny=denied).pairs()]
+    found = [item for item, _ in shop.search(query, 60, items_to_recommend=~teas, deny=denied, weights=weights).pairs()]
     assert sorted(shop.catalog.rows(found).tolist()) == np.flatnonzero(~teas)[5:].tolist()
-    assert shop.search(query, 5, items_to_recommend=np.zeros(60, dtype=np.bool_))[0] == []
+    assert shop.search(query, 5, items_to_recommend=np.zeros(60, dtype=np.bool_), weights=weights)[0] == []
+
+
+def test_added_items_are_found_by_words_that_no_other_item_has(run: Path, tmp_path: Path) -> None:
+    shop = Recommender.from_pretrained(shutil.copytree(run, tmp_path / "run"), device="cpu")
+    before = shop.search("quixotic zanfona", 1)[0][0].item_id
+    table = pl.DataFrame({"item_id": ["new"], "title": ["Quixotic zanfona"]})
+    missing = [name for name in shop.catalog.attributes.columns if name not in table.columns]
+    shop.add_items(table.hstack(shop.catalog.attributes[:1].select(missing)))
+    assert before != "new"
+    assert [shop.search(words, 1)[0][0].item_id for words in ("quixotic zanfona", "zanfnoa")] == ["new", "new"]
 
 
 def test_vectors_of_another_catalogue_are_refused(run: Path, tmp_path: Path) -> None:
