@@ -16,7 +16,7 @@ from genrec.cli import commands
 from genrec.cli.main import main
 from genrec.semtok import installed
 
-HEAVY = ("torch", "transformers", "fastapi", "starlette", "polars", "sklearn", "scipy", "numpy", "jsonargparse", "matplotlib")
+HEAVY = "torch transformers fastapi starlette polars sklearn scipy numpy jsonargparse matplotlib".split()
 REQUIRES = [
     "torch<2.15,>=2.11",
     "polars>=2",
