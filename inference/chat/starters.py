@@ -15,7 +15,7 @@ from genrec.inference.chat.catalog_words import CatalogWords, words_of_catalog
 from genrec.inference.chat.conversation import Conversation
 from genrec.inference.chat.facts import common_kinds
 from genrec.inference.chat.state import ConversationState
-from genrec.inference.chat.understanding import understand
+from genrec.inference.chat.understanding import RulesReader
 from genrec.semtok.catalog import Catalog
 
 _SHOWN = 4
@@ -37,7 +37,8 @@ def _starters(catalog: Catalog) -> tuple[str, ...]:
     names = [catalog.attributes[name].drop_nulls().value_counts(sort=True) for name in words.names]
     said += [f"something by {brands[0, 0]}" for brands in names[:1] if len(brands)]
     said += kinds[2:4]
-    found = [text for text in said if understand(text, ConversationState(), words, catalog).act == "find"]
+    reader, nothing = RulesReader(catalog), ConversationState()
+    found = [text for text in said if (read := reader.read(text, nothing)).command is None and not read.asks]
     return (*found[: _SHOWN - 1], "what can I ask?")
 
 
