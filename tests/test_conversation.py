@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 import pytest
 from rich.console import Console
+from scipy.sparse import csr_array
 
 from genrec.cli.main import main
 from genrec.data.sample_shop import make_sample_shop
@@ -209,7 +210,8 @@ def test_neighbours_claim_no_condition_that_they_fail(shop: Recommender, talk: C
     dear = {price(shop, one.item_id) > 20 for one in found}
     assert dear == {False, True}
     for one in found:
-        assert (f"price {one.attributes['price']}" in one.reason) == (price(shop, one.item_id) <= 20)
+        met = f"It meets: price {one.attributes['price']}." in talk.why(one.item_id)
+        assert met == (price(shop, one.item_id) <= 20)
 
 
 def test_a_condition_is_a_reason_only_where_it_is_met() -> None:
@@ -217,17 +219,69 @@ def test_a_condition_is_a_reason_only_where_it_is_met() -> None:
     table = pl.DataFrame({"price": [5.0, None, 100.0], "tags": [["new", "old"], None, ["old"]]})
     catalog = Catalog(("a", "b", "c"), ("One", "Two", "Three"), table, np.zeros(3, dtype=np.bool_))
     reasons = Reasons(catalog, words_of_catalog(catalog), np.array([[0, 0], [0, 1], [0, 2]], dtype=np.int32))
-    alone = "ranked by the model alone, as something to begin with"
     for where, expected in (
-        ({"price": (None, 20.0)}, ["price 5.00", alone, alone]),
-        ({"price": (20.0, None)}, [alone, alone, "price 100.00"]),
-        ({"price": [5, 6]}, ["price: 5", alone, alone]),
-        ({"tags": "new"}, ["tags: new", alone, alone]),
-        ({"tags": ("old", "new")}, ["tags: old, new", alone, "tags: old"]),
+        ({"price": (None, 20.0)}, ["price 5.00", "", ""]),
+        ({"price": (20.0, None)}, ["", "", "price 100.00"]),
+        ({"price": [5, 6]}, ["price: 5", "", ""]),
+        ({"tags": "new"}, ["tags: new", "", ""]),
+        ({"tags": ("old", "new")}, ["tags: old, new", "", "tags: old"]),
     ):
-        assert [reasons.short(row, ConversationState(where=where)) for row in range(3)] == expected
+        state = ConversationState(where=where)
+        alone = "Ranked by the model alone, as something to begin with"
         for row, one in enumerate(expected):
-            assert (f"It meets: {one}." in reasons.full(row, ConversationState(where=where))) == (one != alone)
+            assert reasons.full(row, state) == (f"It meets: {one}." if one else f"{alone}.")
+            assert reasons.short(row, state) == alone  # the card shows its price and tags
+
+
+def test_reasons_tell_what_the_card_does_not() -> None:
+    """Rows: a press, its beans, a kettle, filters, a mat. Four people took the beans right after the press."""
+    told = [
+        None,
+        "Dark and oily. Made for a press, or for milk.",
+        "Pours a thin stream. Brightcup.",
+        "Bleached.",
+        "Soft.",
+    ]
+    table = pl.DataFrame(
+        {
+            "brand": ["Nord", "Nord", "Bright", "Bright", "Camp"],
+            "kind": ["Coffee", "Coffee", "Kettles", "Coffee", "Mats"],
+            "price": [70.0, 9.0, 30.0, 5.0, 50.0],
+            "description": [text and text.ljust(70, ".") for text in told],
+        }
+    )
+    titles = ("A press", "Dark beans", "A kettle", "Paper filters", "A mat")
+    catalog = Catalog(tuple("abcde"), titles, table, np.zeros(5, dtype=np.bool_))
+    codes = np.array([[0, 0], [1, 0], [0, 1], [2, 0], [3, 0]], dtype=np.int32)
+    taken = csr_array(([4.0, 1.0], ([0, 0], [1, 4])), shape=(5, 5))
+    reasons = Reasons(catalog, words_of_catalog(catalog), codes, taken, np.array([9, 5, 0, 5, 5], dtype=np.float32))
+    state = ConversationState(history=("a",), shown=("b", "c", "d", "e"))
+    assert [reasons.short(row, state) for row in range(1, 5)] == [
+        "Taken right after ‹A press› 4 times; shares Nord and Coffee with it",
+        "Close to ‹A press› in the model's index",
+        "Shares Coffee with ‹A press›; the cheapest of these",
+        "The dearest of these; the only one by Camp",
+    ]
+    coffee = replace(state, where={"kind": "Coffee"})  # every card has that
+    assert reasons.short(3, coffee) == "The cheapest of these"
+    assert reasons.short(1, coffee) == "Taken right after ‹A press› 4 times; shares Nord with it"
+    wish = ConversationState(wish="dark press", shown=("b", "c", "d"))
+    assert reasons.short(1, wish) == "Its description says “Made for a press, or for milk”; the only one by Nord"
+    assert reasons.short(0, wish) == "Its text says nothing of dark"  # and the beans' does
+    assert reasons.short(2, replace(wish, wish="kettle")) == "The dearest of these"  # its title has the word
+    assert reasons.short(4, replace(wish, wish="milk")) == "Its text says nothing of milk"
+    assert reasons.short(4, replace(wish, wish="soap")) == "Ranked by the model alone, for your words"
+    assert reasons.short(0, ConversationState()) == "Number 1 of 5 by how often it was taken"
+    assert reasons.short(1, ConversationState()) == "Ranked by the model alone, as something to begin with"
+    assert reasons.full(1, replace(state, wish="press")).splitlines() == [
+        "You look for “press”: its description says “Made for a press, or for milk”.",
+        "With ‹A press›, which you have, it shares Nord and Coffee and it was taken right after it 4 times.",
+        "It is the only one by Nord.",
+    ]
+    assert reasons.full(4, state).startswith("With ‹A press›, which you have, it was taken right after it once.")
+    for row in range(5):
+        for one in (state, wish, ConversationState()):
+            assert "<" not in reasons.short(row, one) + reasons.full(row, one)  # no codes
 
 
 def test_the_stream_is_what_is_said(shop: Recommender) -> None:
@@ -353,12 +407,12 @@ def test_a_pipe_may_hold_what_is_no_text(errors: str, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    "flags", [["--k", "0"], ["--prose", "localhost"], ["--port", "70000"], ["--compare", "runs/other"]]
+    "flags", [["--k", "0"], ["--prose", "localhost"], ["--port", "70000"], ["--compare", "runs/other"], ["--images"]]
 )
 def test_bad_flags(flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["chat", str(tmp_path), *flags]) == 2
     assert flags[0] in capsys.readouterr().err
-    assert ChatConfig(tmp_path).k == 5
+    assert ChatConfig(tmp_path).k == 6
 
 
 @pytest.mark.slow

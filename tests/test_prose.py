@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
@@ -99,10 +100,24 @@ def test_a_model_is_heard_up_to_its_first_untrue_sentence(facts: Facts, words: C
     assert list(checked(iter(["Here are some ideas that were cut o"]), facts, words)) == []
 
 
-def test_templates_speak_of_the_cards(facts: Facts, words: CatalogWords) -> None:
-    text = "".join(TemplateProse().stream(facts))
-    assert text == "".join(TemplateProse().stream(facts))
-    assert "They cost 6.45 to 9.00; the cheapest is Brightcup decaf coffee beans, 250 g." in text
+def test_templates_speak_of_the_cards(facts: Facts) -> None:
+    def told(**changes: object) -> str:
+        return "".join(TemplateProse().stream(replace(facts, **changes)))  # type: ignore[arg-type]
+
+    text = told()
+    assert text == told()
+    assert "They cost 6.45 to 9.00; number 1 is the cheapest." in text
+    assert text.startswith(("For “gift", "Here is what comes closest to “gift"))
+    sort = ConversationState(order=("price", False))
+    assert told(state=sort) == "The cheapest first. They cost 6.45 to 9.00."
+    start = told(state=ConversationState(), history_titles=())
+    assert start == "Hello! Tell me what you are looking for, or begin with these two."
+    assert "Everpan pan" in told(state=ConversationState(history=("2",)))
+    assert told(state=ConversationState(wish="mug", passed=("1",)), cards=()) == (
+        "That was all of them: there are no others that meet all of this."
+    )
+    let_go = ConversationState(wish="mug", relaxed={"price": (None, 5.0)})
+    assert told(state=let_go).startswith("Nothing here meets all of that, so I let go of this: price up to 5.")
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,9 @@ class Conversation:
         self._catalog = recommender.catalog
         self._codes = recommender.semantic_ids.codes
         self._words = words_of_catalog(recommender.catalog)
-        self._reasons = Reasons(self._catalog, self._words, self._codes)
+        counted = recommender.ranker.cooccurrence
+        transitions, counts = (None, None) if counted is None else (counted.transitions, counted.counts)
+        self._reasons = Reasons(self._catalog, self._words, self._codes, transitions, counts)
         self._templates = TemplateProse()
         self._prose = prose or self._templates
         self._reader = reader or RulesReader(self._catalog)
@@ -92,7 +94,9 @@ class Conversation:
             yield reply
             return
         if reading.command == "why":
-            told = self.why(reading.why) if reading.why else "There is nothing on the table to explain."
+            told = "There is nothing on the table to explain."
+            if reading.why:
+                told = f"Why {self._title(reading.why)}?\n{self.why(reading.why)}"
             yield told
             yield Reply(told, "template", self._on_table(), self.state, "; ".join(notes) or "why")
             return
@@ -161,7 +165,7 @@ class Conversation:
         return Reply("All forgotten. What are you looking for?", "template", (), self.state, "a new conversation")
 
     def why(self, item_id: str) -> str:
-        """Why an item is shown, in full: true attributes, what it shares with the history, codes in common."""
+        """Why an item is shown, in full."""
         return self._reasons.full(self._catalog.row(item_id), self.state)
 
     def neighbours(self, item_id: str, level: int) -> list[Card]:

@@ -18,6 +18,7 @@ from genrec.inference.chat.phrases import CHATTY, FILLER
 from genrec.inference.chat.state import Card, ConversationState, Speaker, say_conditions
 
 SENTENCES = 2  # that a model may say
+_COUNTS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine", 10: "ten"}
 PLAIN = FILLER | {fold(word) for word in CHATTY}
 CONTROL = re.compile(r"<\|?[^<>\s]{1,40}\|?>")
 _SENTENCE = re.compile(r"[^.!?\n]*(?:\.(?=\d)[^.!?\n]*)*(?:[.!?\n]|$)")
@@ -75,48 +76,71 @@ class TemplateProse:
 
 
 def _lead(facts: Facts) -> str:
-    count = len(facts.cards)
+    state, count = facts.state, len(facts.cards)
     if count == 0:
-        if facts.state.passed:
-            return "There are no others that meet all of this."
-        conditions = say_conditions(facts.state.where)
+        if state.passed:
+            return "That was all of them: there are no others that meet all of this."
+        conditions = say_conditions(state.where)
         this = f"this: {conditions}" if conditions else "this"
-        return f"Nothing in the catalogue meets all of {this}. Lift a condition, and I look again."
-    if facts.state.relaxed:
-        return f"Nothing here meets all of that, so I let go of this: {say_conditions(facts.state.relaxed)}."
-    items = "this one" if count == 1 else f"these {count}"
-    if facts.state.wish:
-        wish = f"“{facts.state.wish}”"
-        choices = [
-            f"For {wish} I found {items}.",
-            f"Have a look at {items}, for {wish}.",
-            f"{wish}: I would try {items}.",
-        ]
-    elif facts.state.history:
+        return f"Nothing in the catalogue meets all of {this}. Take one thing back, and I look again."
+    if state.relaxed:
+        return f"Nothing here meets all of that, so I let go of this: {say_conditions(state.relaxed)}."
+    these = "this one" if count == 1 else f"these {_COUNTS.get(count, count)}"
+    wish = f"“{state.wish}”"
+    if state.order is not None:
+        choices = [f"{_sorted_by(facts)}{f', for {wish}' if state.wish else ''}."]
+    elif state.passed:
+        choices = [f"Then perhaps {these}{f' for {wish}' if state.wish else ''}.", f"What about {these} instead?"]
+    elif state.wish and state.history:
         last = facts.history_titles[-1]
-        choices = [f"After {last}, I would try {items}.", f"With what you have, {items} go well: last came {last}."]
-        choices = choices[:1] if count == 1 else choices
+        choices = [f"For {wish}, with {last} in mind: {these}.", f"For {wish} I would look at {these}."]
+    elif state.wish:
+        choices = [
+            f"For {wish} I would look at {these}.",
+            f"Here is what comes closest to {wish}.",
+            f"For {wish}, {these} fit best." if count > 1 else f"For {wish}, {these} fits best.",
+        ]
+    elif state.history:
+        last = facts.history_titles[-1]
+        choices = [f"With {last} in mind, I would look at {these}.", f"Going by {last}, I would try {these} next."]
     else:
-        choices = [f"I know nothing of you yet; people begin with {items}.", f"To begin with, {items}."]
+        choices = [f"Hello! Tell me what you are looking for, or begin with {these}."]
     return choices[zlib.crc32(facts.asked.encode()) % len(choices)]
 
 
+def _sorted_by(facts: Facts) -> str:
+    assert facts.state.order is not None
+    name, descending = facts.state.order
+    if name == facts.price:
+        return "The dearest first" if descending else "The cheapest first"
+    if name.lower() in ("year", "date"):
+        return "The newest first" if descending else "The oldest first"
+    return f"By {name.replace('_', ' ')}, the {'highest' if descending else 'lowest'} first"
+
+
 def _remark(facts: Facts) -> str:
-    """A true remark on several cards: their prices, or what most of them have in common."""
-    if len(facts.cards) < 2:
+    """A true remark on several cards that were asked for: their prices, or what most of them have in common."""
+    state = facts.state
+    if len(facts.cards) < 2 or not (state.wish or state.history or state.where or state.order):
         return ""
     price = facts.price or ""
-    priced = [(float(card.attributes[price]), card) for card in facts.cards if price in card.attributes]
+    priced = [
+        (float(card.attributes[price]), place)
+        for place, card in enumerate(facts.cards, start=1)
+        if price in card.attributes
+    ]
     if len(priced) > 1:
-        low, high = min(priced, key=lambda entry: entry[0]), max(priced, key=lambda entry: entry[0])
-        if low[0] < high[0]:
-            return f"They cost {low[0]:.2f} to {high[0]:.2f}; the cheapest is {low[1].title}."
-        return f"Each costs {low[0]:.2f}."
+        (low, cheapest), (high, _) = min(priced), max(priced)
+        if low == high:
+            return f"Each costs {low:.2f}."
+        told = "" if state.order is not None and state.order[0] == price else f"; number {cheapest} is the cheapest"
+        return f"They cost {low:.2f} to {high:.2f}{told}."
     for name in facts.cards[0].attributes:
         values = [card.attributes.get(name) for card in facts.cards]
         common = max(set(filter(None, values)), key=lambda value: (values.count(value), value), default=None)
-        if common is not None and values.count(common) > 1 and len(common) <= 60:
-            return f"{values.count(common)} of them have the same {name}: {common}."
+        if common is not None and 2 * values.count(common) > len(values) and len(common) <= 60:
+            count = _COUNTS.get(values.count(common), values.count(common))
+            return f"{str(count).capitalize()} of them have the same {name.replace('_', ' ')}: {common}."
     return ""
 
 
