@@ -258,7 +258,7 @@ def test_reasons_tell_what_the_card_does_not() -> None:
     state = ConversationState(history=("a",), shown=("b", "c", "d", "e"))
     assert [reasons.short(row, state) for row in range(1, 5)] == [
         "Taken right after ‹A press› 4 times; shares Nord and Coffee with it",
-        "Close to ‹A press› in the model's index",
+        "The model places it close to ‹A press›",
         "Shares Coffee with ‹A press›; the cheapest of these",
         "The dearest of these; the only one by Camp",
     ]
@@ -275,10 +275,13 @@ def test_reasons_tell_what_the_card_does_not() -> None:
     assert reasons.short(1, ConversationState()) == "Ranked by the model alone, as something to begin with"
     assert reasons.full(1, replace(state, wish="press")).splitlines() == [
         "You look for “press”: its description says “Made for a press, or for milk”.",
-        "With ‹A press›, which you have, it shares Nord and Coffee and it was taken right after it 4 times.",
+        "With ‹A press›, which you have: it shares Nord and Coffee and it was taken right after it 4 times.",
         "It is the only one by Nord.",
     ]
-    assert reasons.full(4, state).startswith("With ‹A press›, which you have, it was taken right after it once.")
+    assert reasons.full(4, state).startswith("With ‹A press›, which you have: it was taken right after it once.")
+    assert "the model places them close together." in reasons.full(2, state)
+    plain = ConversationState(wish="beans", shown=("b", "c"))
+    assert reasons.short(1, plain) == "Its text has beans"
     for row in range(5):
         for one in (state, wish, ConversationState()):
             assert "<" not in reasons.short(row, one) + reasons.full(row, one)  # no codes

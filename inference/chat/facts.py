@@ -144,7 +144,7 @@ class _Answering:
         if not differing:
             return Answer(f"{lead}By all that the catalogue says, they are the same but for their titles.".strip())
         same = [name for name in columns if name not in differing]
-        alike = f" {_capital(_listed(same))} {'is' if len(same) == 1 else 'are'} the same." if same else ""
+        alike = f" The same in {'both' if len(rows) == 2 else 'all'}: {_listed(same)}." if same else ""
         return Answer(f"{lead}They differ in {_listed(differing)}.{alike}", table)
 
     def _for_purpose(self, asked: str) -> str:
@@ -207,10 +207,6 @@ def _listed(names: Sequence[str]) -> str:
 
 def _singular(name: str) -> str:
     return name[:-3] + "y" if name.endswith("ies") else name
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _cut(text: str, length: int) -> str:

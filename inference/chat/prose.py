@@ -135,7 +135,7 @@ def _remark(facts: Facts) -> str:
             return f"Each costs {low:.2f}."
         told = "" if state.order is not None and state.order[0] == price else f"; number {cheapest} is the cheapest"
         return f"They cost {low:.2f} to {high:.2f}{told}."
-    for name in facts.cards[0].attributes:
+    for name in [name for name in facts.cards[0].attributes if name not in state.where]:
         values = [card.attributes.get(name) for card in facts.cards]
         common = max(set(filter(None, values)), key=lambda value: (values.count(value), value), default=None)
         if common is not None and 2 * values.count(common) > len(values) and len(common) <= 60:

@@ -62,6 +62,8 @@ class Reasons:
         parts += self._among(row, state)
         if not state.wish and not state.history:
             parts.append(self._popular(row))
+        if not any(parts) and (matched := self._matched_words(row, state.wish)):
+            parts.append(f"its text has {_listed(matched)}")
         found = [part for part in parts if part][:_SHORT]
         return _capital("; ".join(found)) or self._rank_only(state)
 
@@ -70,14 +72,14 @@ class Reasons:
         lines = []
         if state.wish:
             matched = self._matched_words(row, state.wish)
-            told = self._words_met(row, state)
+            met = self._words_met(row, state)
             found = f"its text has {_listed(matched)}" if matched else "none of these words stands in its text"
-            lines.append(f"You look for “{state.wish}”: {told or found}.")
+            lines.append(f"You look for “{state.wish}”: {met or found}.")
         for tie in self._ties(row, state):
-            shared = [*tie.values, *(["its place in the model's index"] if tie.prefix else [])]
-            told = f"it shares {_listed(shared)}" if shared else ""
-            times = f"it was taken right after it {_times(tie.times)}" if tie.times else ""
-            lines.append(f"With {self.title(tie.row)}, which you have, {' and '.join(filter(None, (told, times)))}.")
+            told = [f"it shares {_listed(tie.values)}"] if tie.values else []
+            told += [f"it was taken right after it {_times(tie.times)}"] if tie.times else []
+            told += ["the model places them close together"] if tie.prefix else []
+            lines.append(f"With {self.title(tie.row)}, which you have: {_listed(told)}.")
         conditions = self._conditions_met(row, state.where)
         if conditions:
             lines.append(f"It meets: {'; '.join(conditions)}.")
@@ -106,7 +108,7 @@ class Reasons:
             title = "it" if told and after is not None and after.row == like.row else self.title(like.row)
             told.append(f"shares {_listed(like.values[:2])} with {title}")
         elif like is not None and like.prefix and not told:
-            told.append(f"close to {self.title(like.row)} in the model's index")
+            told.append(f"the model places it close to {self.title(like.row)}")
         return told
 
     def _words_met(self, row: int, state: ConversationState) -> str:
