@@ -73,6 +73,10 @@ def test_a_card_has_its_price_apart_and_a_line_of_short_facts() -> None:
     card = drawn(catalog, price="4.50", brand="X & Y", categories="Kitchen, Mugs", year="1995", description="w" * 61)
     assert (card["price"], card["line"], card["kind"]) == ("4.50", "X & Y · Kitchen, Mugs · 1995", "Mugs")
     assert (card["reason"], card["codes"], card["score"]) == ("goes with tea", "<a_1><b_2>", -1.25)
+    genres = table(genres=[["Action", "Adventure", "Animation", "Children", "Comedy", "IMAX"], ["Coffee & Tea", "Tea"]])
+    listed = [drawn(genres, row, genres="…") for row in (0, 1)]
+    assert [card["line"] for card in listed] == ["Action, Adventure, Animation", "Coffee & Tea, Tea"]  # as many as fit
+    assert [card["kind"] for card in listed] == ["Action", "Tea"]  # what it is drawn by
     nothing = drawn(table(weight=[1.5]))
     assert (nothing["price"], nothing["line"], nothing["image"]) == ("", "", "")
 

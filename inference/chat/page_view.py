@@ -35,7 +35,8 @@ SPEAKERS = {  # templates, which only repeat the catalogue, go unmarked
 }
 IMAGES = frozenset({"image", "image_url", "imageurl", "img", "picture", "photo", "thumbnail"})  # columns of pictures
 _LONG = 60  # characters above which an attribute is a text of its own
-_LINE = 40  # characters of the line below a title, from which only the narrowest kind is told
+_LINE = 36  # characters of the line below a title
+_PATH = 2  # kinds that are a way from the wide to the narrow; more are a list of equals
 _BRANCHES = 9  # codes drawn at each level of the trie
 _PICTURE = re.compile(r"(?:https://[^\s]+|data:image/[\w.+-]+;base64,[\w+/=]+)\Z")
 
@@ -126,10 +127,11 @@ class _Cards:
         """An item as the page draws it."""
         price = "" if self.words.price is None else card.attributes.get(self.words.price, "")
         score = None if math.isnan(card.score) else round(card.score, 3)
-        kind = self._kinds(card)
+        kinds = self._kinds(card)
+        kind = "" if not kinds else kinds[0] if len(kinds) > _PATH else kinds[-1]
         return {
             "id": card.item_id, "run": run, "title": _title(card), "price": f"{price} {self._currency(card)}".strip(),
-            "line": self._line(card), "kind": kind[-1] if kind else "", "reason": card.reason,
+            "line": self._line(card), "kind": kind, "reason": card.reason,
             "image": self._image(card), "codes": card.semantic_id, "score": score,
         }  # fmt: skip
 
@@ -149,9 +151,12 @@ class _Cards:
     def _line(self, card: Card) -> str:
         """What stands below the title: brand, kind, year and the like, as far as they are short."""
         parts = [card.attributes[name] for name in self.words.names if name in card.attributes]
-        kinds = self._kinds(card)
-        listed = ", ".join(kinds)
-        parts += [listed if len(", ".join([*parts, listed])) <= _LINE else kinds[-1]] if kinds else []
+        kinds, left = self._kinds(card), _LINE - len(" · ".join(parts))
+        if len(kinds) <= _PATH and len(", ".join(kinds)) > left:
+            kinds = kinds[-1:]
+        while len(kinds) > 1 and len(", ".join(kinds)) > left:
+            kinds = kinds[:-1]
+        parts += [", ".join(kinds)] if kinds else []
         told = {*self.words.names, *self.words.kinds[:1], self.words.price, self.currency, self.image, "title"}
         for name, value in card.attributes.items():
             if name not in told and len(value) <= _LINE // 2:

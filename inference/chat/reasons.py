@@ -21,6 +21,7 @@ from genrec.inference.chat.state import ConversationState, as_values
 from genrec.semtok.catalog import Catalog
 
 _SHORT = 2  # things that one line tells
+_LONGEST = 110  # characters of them
 _OFTEN = 2  # times that one line tells of
 _QUOTED = 90  # characters of a text that are quoted
 
@@ -65,6 +66,8 @@ class Reasons:
         if not any(parts) and (matched := self._matched_words(row, state.wish)):
             parts.append(f"its text has {_listed(matched)}")
         found = [part for part in parts if part][:_SHORT]
+        if len("; ".join(found)) > _LONGEST:
+            found = found[:1]
         return _capital("; ".join(found)) or self._rank_only(state)
 
     def full(self, row: int, state: ConversationState) -> str:
