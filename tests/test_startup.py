@@ -16,18 +16,7 @@ from genrec.cli import commands
 from genrec.cli.main import main
 from genrec.semtok import installed
 
-HEAVY = (
-    "torch",
-    "transformers",
-    "fastapi",
-    "starlette",
-    "polars",
-    "sklearn",
-    "scipy",
-    "numpy",
-    "jsonargparse",
-    "matplotlib",
-)
+HEAVY = ("torch", "transformers", "fastapi", "polars", "sklearn", "scipy", "numpy", "jsonargparse", "matplotlib")
 REQUIRES = [
     "torch<2.15,>=2.11",
     "polars>=2",

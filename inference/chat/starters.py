@@ -37,8 +37,8 @@ def _starters(catalog: Catalog) -> tuple[str, ...]:
     names = [catalog.attributes[name].drop_nulls().value_counts(sort=True) for name in words.names]
     said += [f"something by {brands[0, 0]}" for brands in names[:1] if len(brands)]
     said += kinds[2:4]
-    reader, nothing = RulesReader(catalog), ConversationState()
-    found = [text for text in said if (read := reader.read(text, nothing)).command is None and not read.asks]
+    readings = [(text, RulesReader(catalog).read(text, ConversationState())) for text in said]
+    found = [text for text, reading in readings if reading.command is None and not reading.asks]
     return (*found[: _SHOWN - 1], "what can I ask?")
 
 
