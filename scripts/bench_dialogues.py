@@ -23,8 +23,8 @@ from typing import Any
 import yaml
 
 from genrec.inference.chat.conversation import Conversation, ConversationState, Reply
+from genrec.inference.chat.model_reader import reader_for
 from genrec.inference.chat.reading import Act, Reader, Reading
-from genrec.inference.chat.understanding import RulesReader
 from genrec.inference.recommender import Recommender
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import to_json, write_atomic
@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     recommender = Recommender.from_pretrained(arguments.run)
-    reader = RulesReader(recommender.catalog)
+    reader = reader_for(arguments.reader, recommender.catalog)
     dialogues = read_dialogues(arguments.file, arguments.part)[: QUICK if arguments.quick else None]
     results = list(hold(dialogues, recommender, reader))
     if not results:

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import sys
 import threading
-import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,6 +19,7 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from worlds.cache_names import rename_cache
 from worlds.small_shop import SMALL
+from worlds.vllm_server import vllm_server
 
 from genrec.cli.main import main
 from genrec.decoding.cache_argument import NAMES
@@ -268,29 +264,7 @@ def test_a_real_vllm_server_writes(tiny_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     wide = ["--lm.width=32", "--lm.heads=1", "--topk.k=0", f"--run={run}", f"--reuse={tiny_run}"]
     assert main(["fit", str(tiny_run.parent / "my.yaml"), *SMALL, *wide]) == 0
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {
-        "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "TORCHDYNAMO_DISABLE": "1", "VLLM_NO_USAGE_STATS": "1",
-    }  # fmt: skip
-    command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(run / "lm"), "--port", str(port),
-        "--host", "127.0.0.1", "--dtype", "float32", "--enforce-eager", "--max-model-len", "2048", "--block-size", "32",
-    ]  # fmt: skip
-    log = tmp_path / "server.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
-    try:
-        address = f"http://127.0.0.1:{port}"
-        for _ in range(240):
-            assert process.poll() is None, log.read_text()[-3000:]
-            try:
-                urllib.request.urlopen(f"{address}/health", timeout=2).close()
-                break
-            except OSError:
-                time.sleep(1)
+    with vllm_server(run / "lm", tmp_path / "server.log", max_model_len=2048) as address:
         recommender = Recommender.from_pretrained(run, device="cpu")
         prose = prose_for(run, recommender, server=address)
         assert isinstance(prose, ServerProse)
@@ -302,7 +276,4 @@ def test_a_real_vllm_server_writes(tiny_run: Path, tmp_path: Path) -> None:
         assert not any(f"<{level}_" in "".join(pieces) for level in "abc")
         reply = conversation.say("coffee")
         assert "does not answer" not in reply.note
-    finally:
-        process.terminate()
-        process.wait(60)
     assert "the prose server does not answer" in conversation.say("tea").note

@@ -271,6 +271,12 @@ def test_a_catalogue_without_prices_says_so() -> None:
     assert any("no prices" in note for note in found.notes)
 
 
+@pytest.mark.parametrize("words", ["all right that's all ", "ok so ", "all right never mind ", "100, no wait, ", "ha"])
+def test_the_same_over_and_over_is_read_at_once(read: Any, words: str) -> None:
+    """Patterns that repeat what repeats would take for ever; this one ends."""
+    assert read(words * 300).acts
+
+
 def test_folding() -> None:
     assert fold("Moisturisers") == fold("moisturizer")
     assert fold("Colours") == fold("color")

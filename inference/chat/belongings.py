@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from genrec.inference.chat.catalog_words import WORD
 from genrec.inference.chat.draft import Draft, content
+from genrec.inference.chat.phrases import OFTEN
 
 SURE = 0.7  # share of the words' weight that a title must hold to be what "I have ..." means
 COVERED = 0.5  # share of a title's own weight that must be said, but where the verb says that it is a thing
@@ -27,6 +28,7 @@ def own(draft: Draft, text: str, *, strong: bool, sure: float = SURE, seek: bool
         sure: share of the words' weight that a title must hold.
         seek: look for items like it.
     """
+    text = OFTEN.sub("", text)
     pieces = [text, *re.split(r",\s+|\s+and\s+", text)] if re.search(r",\s|\sand\s", text) else [text]
     for tried in ([pieces[0]], pieces[1:]):
         rows = [_named(draft, piece, strong=strong, sure=sure) for piece in tried]

@@ -100,6 +100,7 @@ class CatalogWords:
         price: the column that holds prices, or None.
         kinds: columns of categories and the like, those with several values an item first.
         names: columns of brands and the like.
+        numeric_columns: columns of numbers.
         vocabulary: every folded word of the items' texts.
         telling: folded words of titles, which say something about an item.
     """
@@ -115,7 +116,7 @@ class CatalogWords:
         numeric = [column.name for column in columns if column.dtype.is_numeric()]
         self.price = next((name for name in numeric if "price" in name.lower()), None)
         self.columns = tuple(column.name for column in columns)
-        self._numeric = tuple(numeric)
+        self.numeric_columns = tuple(numeric)
 
         self._rows: dict[str, list[int]] = defaultdict(list)
         for row, title in enumerate(self._titles):
@@ -165,7 +166,7 @@ class CatalogWords:
 
     def numeric(self, words: Sequence[str]) -> str | None:
         """The first column of numbers whose name has one of the words: "rating" finds `average_rating`."""
-        return next((name for word in words for name in self._numeric if word in name.lower()), None)
+        return next((name for word in words for name in self.numeric_columns if word in name.lower()), None)
 
     def holds(self, rows: NDArray[np.bool_], wanted: Iterable[str]) -> bool:
         """Whether some item of `rows`, bool [N], has one of the folded words in its title."""

@@ -18,6 +18,8 @@ class ChatConfig:
         run: the run's folder.
         web: serve a web page instead of talking in the terminal.
         prose: address of a vLLM OpenAI server on RUN/lm that writes the prose, such as http://localhost:8001.
+        reader: who reads what is typed: rules, or the address of an OpenAI-compatible server (vLLM), such as
+            http://localhost:8000, with rules where it doesn't answer.
         k: cards a turn.
         compare: a second run, to compare with side by side on the page.
         images: show the pictures that a column named image or image_url has; the browser fetches them from its sites.
@@ -30,6 +32,7 @@ class ChatConfig:
     run: Path
     web: bool = False
     prose: str | None = None
+    reader: str = "rules"
     k: int = 6
     compare: Path | None = None
     images: bool = False
@@ -43,11 +46,19 @@ class ChatConfig:
             raise OptionError("k", f"{self.k} is not in 1 to 50")
         check.path(self, "run", "compare")
         check.port(self, "port")
-        if self.prose is not None:
-            address = urlsplit(self.prose)
-            if address.scheme not in ("http", "https") or not address.hostname:
-                raise OptionError("prose", f"{self.prose!r}: an address such as http://localhost:8001")
+        if self.prose is not None and not _is_address(self.prose):
+            raise OptionError("prose", f"{self.prose!r}: an address such as http://localhost:8001")
+        if self.reader != "rules" and not _is_address(self.reader):
+            raise OptionError("reader", f"{self.reader!r}: rules, or an address such as http://localhost:8000")
         if self.compare is not None and not self.web:
             raise OptionError("compare", "needs --web: two runs are compared on the web page")
         if self.images and not self.web:
             raise OptionError("images", "needs --web: pictures are shown on the web page")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        address = urlsplit(text)
+        return address.scheme in ("http", "https") and bool(address.hostname) and address.port != 0
+    except ValueError:  # a port or a host that is none
+        return False

@@ -5,10 +5,15 @@ from __future__ import annotations
 from genrec.inference.chat import phrases
 from genrec.inference.chat.catalog_words import fold
 from genrec.inference.chat.draft import Draft
+from genrec.inference.chat.years import find_years
 
 
-def limit(draft: Draft, low: float | None, high: float | None) -> None:
-    """Set the ends of the price that were said; an older end stays, but where the new one contradicts it."""
+def limit(draft: Draft, low: float | None, high: float | None, *, instead: bool = False) -> None:
+    """Set the ends of the price that were said.
+
+    Args:
+        instead: the other end falls; else an older one stays, but where the new one contradicts it.
+    """
     if low is None and high is None:
         return
     price = draft.words.price
@@ -16,12 +21,23 @@ def limit(draft: Draft, low: float | None, high: float | None) -> None:
         draft.found.vain.append("refine")
         draft.note("this catalogue has no prices, so a price limit can't be kept")
         return
-    before = draft.found.where.get(price) or draft.state.where.get(price)
+    before = None if instead else draft.found.where.get(price) or draft.state.where.get(price)
     old_low, old_high = before if isinstance(before, tuple) else (None, None)
     low, high = (old_low if low is None else low), (old_high if high is None else high)
     if low is not None and high is not None and low > high:  # the new end wins over the old one
         low, high = (low, None) if low != old_low else (None, high)
     draft.found.where[price] = (low, high)
+
+
+def years(draft: Draft, clause: str) -> str:
+    """Take out what limits the year, where the catalogue has a column of years."""
+    column = draft.words.numeric(("year",))
+    if column is None:
+        return clause
+    found = find_years(clause)
+    if found.low is not None or found.high is not None:
+        draft.found.where[column] = (found.low, found.high)
+    return found.rest
 
 
 def compare_prices(draft: Draft) -> None:

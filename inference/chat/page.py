@@ -35,6 +35,7 @@ from starlette.routing import Route
 from genrec.inference.chat.config import ChatConfig
 from genrec.inference.chat.conversation import Conversation
 from genrec.inference.chat.model_prose import prose_for
+from genrec.inference.chat.model_reader import reader_for
 from genrec.inference.chat.page_guard import PageGuard, PageHeaders
 from genrec.inference.chat.page_sessions import Send, Sessions, Turns
 from genrec.inference.chat.page_view import details_view, picture_origins, session_view, shop_view
@@ -75,7 +76,8 @@ def serve_page(config: ChatConfig) -> None:
     for name, recommender in recommenders.items():
         server = config.prose if recommender is first else None  # it runs the first run's model
         prose = prose_for(runs[name], recommender, server=server, verify=config.verify)
-        makers[name] = partial(Conversation, recommender, k=config.k, prose=prose)
+        reader = reader_for(config.reader, recommender.catalog)
+        makers[name] = partial(Conversation, recommender, k=config.k, prose=prose, reader=reader)
     sites = picture_origins(first.catalog) if config.images else []
     if len(sites) > _MOST_PICTURE_SITES:
         raise InputError(f"--images: pictures of {len(sites)} sites; at most {_MOST_PICTURE_SITES} can be allowed")

@@ -21,15 +21,31 @@ SENTENCE = _compiled(
     r"|,?\s+and\s+(?=(?:no|not|nothing|never|without|I)\b)"
 )
 COMMA = _compiled(r",\s+|\s+and\s+(?=(?:under|below|cheaper)\b)")
+# What opens a turn and says nothing: "ok, ...", "hmm ...", "forget it, ..."
+LEAD = _compiled(
+    r"^(?:(?:ok(?:ay)?|kk?|hm+|well|oh|ooh+|aww?|ah+|wow|nah|yeah|yep|yes|right|alright|um+|uh+|er+|lol"
+    r"|(?:ha){2,}|sorry"
+    r"|great|cool|nice|perfect|ugh|meh|hey|yo|hi|hello|hiya|(?:good )?(?:morning|afternoon|evening)|so|now"
+    r"|forget (?:it|that)|never ?mind|whatever|actually)\b(?:[,.!:]+\s*|\s+(?!(?:is|are|was|looks?|good|and|or"
+    r"|of)\b)|\.{2,}\s*)"
+    r"|no[,.!]+\s+)+(?=\S)"
+)
 RESET = _compiled(
-    r"(?:please )?(?:reset|restart|start (?:over|again|afresh)|begin again|forget (?:everything|it all|all)"
-    r"|clear (?:everything|all)|new (?:conversation|search))"
+    r"(?:please )?(?:let'?s )?(?:reset|restart|start (?:over|again|afresh|anew|fresh|from (?:scratch|zero"
+    r"|the beginning))"
+    r"|begin again|forget (?:everything|it all|all)(?: (?:i|we) said)?"
+    r"|(?:clear|delete|wipe) (?:everything|all)|new (?:conversation|search))(?: please| pls)?"
 )
 MORE = _compiled(
     r"(?:(?:show|give|find) (?:me )?|what |anything |something |some |any |are there )*"
     r"(?:more|next|else|similar(?: ones| items| things)?|others?|other (?:ones|options|ideas|items)"
     r"|different ones|more of (?:these|those|them))"
-    r"(?: please)?"
+    r"(?: please| pls)?|next(?: page)?|(?:show|give) (?:me )?(?:some )?(?:more|others?)(?: please| pls)?"
+    r"|(?:what|anything) else(?: do you have| have you got| is there)?"
+    r"|(?:(?:these|they|those|all of (?:these|those|them))(?: are| look| seem)?(?: all| both)?(?: just| so"
+    r"| really| too| pretty)*"
+    r" (?:rubbish|awful|terrible|ugly|bad|wrong|boring|crap|horrible|useless|no good|not (?:right|good|for me"
+    r"|what .*)))"
 )
 SUGGEST = _compiled(
     r"(?:and |so )*(?:what (?:else )?(?:goes|would go|fits|pairs) (?:well )?with (?:that|it|this|them|these|those"
@@ -38,12 +54,32 @@ SUGGEST = _compiled(
     r"|any (?:ideas?|suggestions?)"
     r"|what else (?:do|would|might) i need|what should i (?:get|buy)(?: next)?)(?: for me)?)"
 )
-WHY = _compiled(r"\s*(?:and )?why\b(?! not)")
+WHY = _compiled(
+    r"\s*(?:and |but |so )*(?:why\b(?! not)|how come\b|how (?:do|did) you (?:choose|pick|select|rank|find|get"
+    r"|come up with)\b"
+    r"|what made you (?:choose|pick|show)\b)"
+)
 HAVE = _compiled(
     r"(?:and |well |also )*(?:i|we)(?:'ve| have)?(?: already| just| recently| also)*"
-    r" (?P<verb>have|own|bought|got|use|used|ordered|purchased|had)\b(?! to\b)(?: already| just| recently)*"
+    r" (?P<verb>have|own|bought|got|use|used|ordered|purchased|had|watched|seen|saw|read|played|tried"
+    r"|finished)\b(?! to\b)"
+    r"(?: already| just| recently| all of)*"
 )
-BOUGHT = frozenset({"own", "bought", "ordered", "purchased"})  # of things; "I have" may also be said of dry skin
+BOUGHT = frozenset(
+    {"own", "bought", "ordered", "purchased", "watched", "seen", "saw", "played", "finished"}
+)  # of things; "I have" may also be said of dry skin
+# What follows the name of a thing that somebody has: "... a million times", "... and love it"
+OFTEN = _compiled(
+    r"\s+(?:(?:a )?(?:million|thousand|hundred|few|couple of) times|(?:so )?many times|twice|already|before"
+    r"|recently|yesterday"
+    r"|last (?:week|month|year)|ages ago|and (?:i )?(?:really )?(?:love|loved|like|liked|hate|hated) (?:it|them"
+    r"|that))\s*$"
+)
+# Taking a card: the words around its place say nothing else
+TAKE = _compiled(
+    r"^(?:i |we )?(?:(?:will|'?ll|would|'d|can|want to|'?m going to|am going to|think i'?ll|'?d like to)\s+)?"
+    r"(?:take|have|go (?:with|for)|choose|pick|buy|get|prefer|keep|order|add|watch|fancy)\b"
+)
 LIKE = _compiled(
     r"(?:and |but |well )*(?:(?P<said>i (?:really |also )*(?:like|love|liked|loved|enjoy|enjoyed|adore)\b)"
     r"|(?:(?:show|give|find) me )?(?:something|anything|things?|items?|others?|more|ones?)? ?(?:like|similar to)\b)"
@@ -52,13 +88,21 @@ REFUSE = _compiled(
     r"\b(?:no more|no longer|not any ?more|nothing (?:from|by|in|with|like|of)|nothing"
     r"|(?:any(?:thing)?|everything|all) but"
     r"|except(?: for)?|without|avoid|never(?: again)?|forget|remove|hide|stop showing(?: me)?|enough(?: of)?"
-    r"|(?:i |we )?(?:really )?(?:do not|don't|dont|did not|didn't) (?:really )?(?:want|like|need|show|care for|use)"
+    r"|(?:i |we )?(?:really )?(?:do not|don'?t|dont|did not|didn'?t) (?:really )?(?:want|like|need|show|care for|use)"
     r"(?: to see| me)?(?: any(?: ?more)?)?"
-    r"|(?:i |we )?(?:really )?(?:hate|dislike|loathe|detest|can't stand|cannot stand)|allergic to|none|neither"
+    r"|(?:(?:i|we|he|she|they|my \w+) )?(?:really )?(?:hates?|hated|dislikes?|loathes?|detests?|can'?t (?:stand"
+    r"|have|eat|use"
+    r"|wear)|cannot (?:stand|have|eat|use|wear)|doesn'?t (?:like|want|eat|need)|(?:am |is |are |'?m "
+    r"|'?s )?(?:allergic|intolerant)"
+    r" to)|allergic to|none|neither|get rid of|ditch|skip|leave out|take (?:out|away)|fed up with|(?:sick|tired) of"
+    r"|(?:not |no )(?:a |much of a |really a )?(?:fan of|keen on|into|fond of)"
     r"|nor|not"
     r"|no)\b"
 )
-ALLOW = _compiled(r"\b(?:allow|bring back|unhide)\b|\b(?:is|are) (?:fine|ok|okay|allowed)(?: again| now)?\s*$")
+ALLOW = _compiled(
+    r"\b(?:allow|bring back|unhide)\b|\b(?:is|are) (?:fine|ok|okay|allowed|all right|alright)(?: again| now"
+    r"| after all)*\s*$"
+)
 ASK = _compiled(r"\b(?:looking for|look for|show|find|want|need|search|give|recommend|suggest)\b")
 JOINS = _compiled(r"\s*(?:but )?(?:in|with|for|which|that|more|made)\b")
 BY = frozenset({"by", "from", "brand"})
@@ -67,30 +111,43 @@ SORTS = (
     (
         _compiled(
             r"\b(?:the )?(?:cheapest|least expensive|lowest[- ]priced|most affordable|low(?:est)? price first"
-            r"|cheap(?:est)? first)\b"
+            r"|cheap(?:est)? first)(?: ones?)?(?: first)?\b"
             r"|\b(?:sort(?:ed)?|order(?:ed)?)(?: (?:it|them|these))? by price\b(?! desc)|\bby price\b"
             r"|\bmy budget is (?:tight|small|low|limited)\b|\b(?:i'm|i am|im) (?:broke|on a (?:tight "
             r"|small )?budget)\b"
             r"|\b(?:i )?(?:don't|do not|dont|can't|cannot) (?:have|spend) (?:much|a lot of|a lot"
             r"|a fortune)(?: money)?\b"
             r"|\b(?:something |anything )?(?:cheap|inexpensive|affordable|budget[- ]friendly"
-            r"|not too expensive)\b(?! than)"
+            r"|not too expensive|(?:can|could|might) afford)\b(?! than)"
         ),
         ("price",),
         False,
     ),
     (
         _compiled(
-            r"\b(?:the )?(?:most expensive|priciest|dearest|highest[- ]priced|high(?:est)? price first"
+            r"\b(?:the )?(?:(?:most expensive|priciest|dearest)(?: ones?)?(?: first)?|highest[- ]priced"
+            r"|high(?:est)? price first"
             r"|(?:most )?luxurious)\b"
             r"|\bmoney is no object\b|\b(?:sort(?:ed)?|order(?:ed)?) by price desc(?:ending)?\b"
         ),
         ("price",),
         True,
     ),
-    (_compiled(r"\b(?:the )?(?:newest|latest|most recent)\b"), ("year", "date", "release"), True),
-    (_compiled(r"\b(?:the )?oldest\b"), ("year", "date", "release"), False),
+    (
+        _compiled(
+            r"\b(?:the )?(?:newest|latest"
+            r"|most recent)(?: ones?)?(?: first)?\b"
+        ),
+        ("year", "date", "release"),
+        True,
+    ),
+    (_compiled(r"\b(?:the )?oldest(?: ones?)?(?: first)?\b"), ("year", "date", "release"), False),
     (_compiled(r"\b(?:the )?(?:best|top|highest)[- ]rated\b|\bbest reviews?\b"), ("rating", "stars"), True),
+)
+# What ends a wish and says nothing of it: "a frying pan first", "mugs as well"
+TRAIL = _compiled(
+    r"[,\s]+(?:(?<!\bthe )(?<!\bmy )(?<!\bthat )first|then|as well|too|for now|today|tonight|next|again|pls|plz"
+    r"|please|thx|thanks|lol|or something)\s*$"
 )
 PREPOSITIONS = _words("for with in from of without to by on at that which under over made")
 # Words that wish for nothing by themselves
@@ -117,6 +174,22 @@ CHATTY = _words(
 )
 
 
+# Words that rules go by, which are put right where they are misspelt
+SPELLED = _words(
+    "about above affordable another anything around because below best better between bought brand budget cheap "
+    "cheaper cheapest compare comparison costs dearer dearest deliver delivery difference different dislike dollars "
+    "euros everything except expensive fifth first fourth friendly hello instead language least less looking maximum "
+    "minimum more need never newest nothing oldest over pounds price prices pricier priciest ranked recommend return "
+    "same second shipping should show similar something sort sorted start than thanks that the third under what where "
+    "which without would"
+)
+_ANY_PRICE = (
+    r"|\b(?:it )?(?:doesn'?t|does not) matter (?:what|how much) (?:it|they) costs?\b|\b(?:what|how) ?ever (?:it"
+    r"|they) costs?\b"
+    r"|\b(?:i )?(?:don'?t|do not) care (?:what|how much) (?:it|they) costs?\b|\bmoney (?:doesn'?t|does not) matter\b"
+)
+
+
 @lru_cache(maxsize=256)
 def lifting(column: str, *, is_price: bool) -> re.Pattern[str]:
     """What frees an attribute: "any brand", "the price doesn't matter", "forget the category"."""
@@ -125,7 +198,12 @@ def lifting(column: str, *, is_price: bool) -> re.Pattern[str]:
         names |= {"price limit", "budget", "limit"}
     name = "(?:" + "|".join(re.escape(word) for word in sorted(names, key=len, reverse=True)) + ")s?"
     return _compiled(
-        rf"\b(?:any|every|all|whatever|no matter (?:the|which|what)) {name}\b(?: is (?:fine|ok|okay))?"
-        rf"|\b(?:the )?{name} (?:doesn't|does not|don't|do not|doesnt|dont) matter\b"
-        rf"|\b(?:forget|drop|remove|lift|clear|no)(?: about)?(?: the)? {name}\b(?: (?:limits?|filters?|conditions?))?"
+        rf"\b(?:any|every|all|whatever|whichever|no matter (?:the|which|what)"
+        rf"|regardless of(?: the)?) {name}\b(?: is (?:fine|ok|okay))?"
+        rf"|\b(?:the )?{name} (?:(?:really )?(?:doesn'?t|does not|don'?t|do not) matter|(?:isn'?t|is not"
+        rf"|is no) (?:important|(?:an )?issue"
+        rf"|(?:a )?problem|(?:a )?concern))\b(?: to me)?"
+        rf"|\b(?:i )?(?:don'?t|do not) (?:care|mind) (?:about )?(?:the |which |what )?{name}\b"
+        rf"|\b(?:forget|drop|remove|lift|clear|ignore|scrap|no)(?: about)?(?: the| any)? {name}\b"
+        rf"(?: (?:limits?|filters?|conditions?|range|thing))?" + (_ANY_PRICE if is_price else "")
     )

@@ -11,11 +11,15 @@ from typing import Literal
 
 import numpy as np
 
+from genrec.inference.chat.years import decades
+
 Relation = Literal["below", "above"]
 
 _UNITS = (
-    "ml|cl|dl|l|litres?|liters?|mg|g|grams?|kg|kilos?|oz|ounces?|fl|lbs?|mm|cm|m|metres?|meters?|inch(?:es)?|ft|feet|pieces?"
-    "|pcs|packs?|count|ct|%|percent|years?|months?|weeks?|days?|hours?|minutes?|seconds?|watts?|w|volts?|people|players?|shades?"
+    "ml|cl|dl|l|litres?|liters?|mg|g|grams?|kg|kilos?|oz|ounces?|fl|lbs?|mm|cm|m|metres?|meters?|inch(?:es)?|ft"
+    "|feet|pieces?"
+    "|pcs|packs?|count|ct|%|percent|years?|months?|weeks?|days?|hours?|minutes?|seconds?|watts?|w|volts?|people"
+    "|players?|shades?"
     "|colou?rs?|cards?|items?|of (?:them|these|those)"
 )
 _MONEY = r"(?:[$€£]|(?:euros?|eur|dollars?|usd|bucks?|pounds?|quid|gbp)\b)"
@@ -42,6 +46,20 @@ _HIGH = _compiled(
     rf"|{_AMOUNT}\s*(?:or less|at most|max(?:imum)?\b|tops)"
     rf"|for\s+{_PAID}"
 )
+_OUT = _compiled(
+    rf"(?:anything|everything|all|whatever) {_DEARER}\s*{_AMOUNT}\s*(?:is|are|'s)\s*(?:out|too \w+|no good|a no)"
+)
+_ISH = _compiled(rf"(?:[$€£]\s*)?{_NUMBER}[ -]?(?:ish\b|or so\b)(?:\s*{_MONEY})?")
+# A price that takes the place of the one before: "no wait, 120", "make it 30"; and one that is all of a clause
+_INSTEAD = _compiled(
+    rf"(?:(?:no,? )?wait,?|make (?:it|that)|i mean(?:t)?|say|(?:or )?rather|let'?s say)\s+(?:max(?:imum)? )?{_AMOUNT}"
+)
+_RIGHTED = _compiled(
+    rf"[$€£]?\d[\d.,]*\s*{_MONEY}?[\s,.!–-]*(?:(?:no|oh|er|sorry|wait|actually|rather|or|i mean(?:t)?"
+    rf"|make (?:that|it)"
+    rf"|scratch that|let'?s say)[\s,.!]+)+([$€£]?\d)"
+)
+_ALONE = re.compile(rf"\s*{_PAID}\s*", re.IGNORECASE)
 _LOW = _compiled(
     rf"(?:price\s+)?(?:is\s+)?(?:{_DEARER}|at least|starting (?:at|from)|min(?:imum)?(?: of)?|>=?)\s*{_AMOUNT}"
     rf"|{_AMOUNT}\s*(?:or more|and up|upwards|at least)"
@@ -51,11 +69,15 @@ _MUCH = r"(?:(?:much|a bit|a little|slightly|even|way)\s+)?"
 _BELOW = _compiled(
     rf"{_MUCH}(?:cheaper|less expensive|lower[- ]priced)(?:\s+than)?\b"
     r"|(?:not|less)\s+(?:so|as|that|too)\s+(?:expensive|dear|pricey)(?:\s+as)?\b"
-    r"|(?:is\s+|was\s+|are\s+)?(?:(?:far|much|way)\s+)?too (?:expensive|dear|pricey|costly)\b"
+    r"|(?:is\s+|was\s+|are\s+)?(?:(?:far|much|way|a bit|a little)\s+)?too (?:expensive|dear|pricey|costly|steep)\b"
+    r"|(?:that|this|it)(?:'?s| is)\s+(?:(?:a bit|quite|pretty|very|so|rather|really)\s+)?(?:steep|pricey"
+    r"|expensive|a lot)\b"
+    r"|(?:that|so) much(?: money)? for\b"
 )
 _ABOVE = _compiled(rf"{_MUCH}(?:more expensive|pricier|dearer|higher[- ]priced)(?:\s+than)?\b|(?:is\s+)?too cheap\b")
 _RANGES = (
-    (_BETWEEN, "both"), (_DASH, "both"), (_NOT_BELOW, "low"), (_HIGH, "high"), (_LOW, "low"), (_AROUND, "around"),
+    (_BETWEEN, "both"), (_DASH, "both"), (_OUT, "high"), (_ISH, "around"), (_NOT_BELOW, "low"),
+    (_HIGH, "high"), (_LOW, "low"), (_AROUND, "around"),
 )  # fmt: skip
 
 
@@ -66,6 +88,7 @@ class Prices:
     Attributes:
         low: least price, or None.
         high: most, or None.
+        instead: whether this takes the place of any limit before.
         relation: "cheaper" or "dearer" without an amount: than what, the caller has to know.
         rest: the clause without these words.
     """
@@ -74,6 +97,7 @@ class Prices:
     high: float | None
     relation: Relation | None
     rest: str
+    instead: bool = False
 
 
 _ONES = {
@@ -86,21 +110,43 @@ _SCALES = {"hundred": 100, "thousand": 1000, "grand": 1000}
 _VALUE = _ONES | _TENS
 _WORD_NUMBER = rf"(?:(?:a |one )?(?:{'|'.join(_SCALES)})|{'|'.join(sorted(_VALUE, key=len, reverse=True))})"
 _SPELLED = rf"({_WORD_NUMBER}(?:(?:[\s-]+|(?<=hundred) and |(?<=thousand) and ){_WORD_NUMBER})*)\b"
-_CUE = rf"{_CHEAPER}|{_DEARER}|{_MOST}|at least|between|around|about|roughly|for|or|and|to|than|spend"
+_CUE = (
+    rf"{_CHEAPER}|{_DEARER}|{_MOST}|at least|between|around|about|roughly|for|or|and|to|than|spend|make it|wait,?|say"
+)
 _AFTER_CUE = _compiled(rf"((?:{_CUE})\s+){_SPELLED}(?!\s*(?:{_UNITS})\b)")
 _BEFORE_MONEY = _compiled(rf"()\b{_SPELLED}(?=\s*(?:euros?|eur|dollars?|usd|bucks?|pounds?|quid|gbp)\b)")
+_ANY_SPELLED = _compiled(_SPELLED)
+_SLANG = (
+    (_compiled(r"(?:a )?tenner\b"), "10 pounds"),
+    (_compiled(r"(?:a )?fiver\b"), "5 pounds"),
+)
 _SMALL = ("one", "two", "three", "four")  # after "or", "and", "for" these are cards or people sooner than money
 
 
 def digits(text: str) -> str:
-    """Amounts in words as digits: "under two hundred bucks" is "under 200 bucks"; other numbers stay words."""
+    """Amounts in words as digits: "under two hundred bucks" is "under 200 bucks"; other numbers stay words.
+
+    Of an amount that is put right at once ("100, no wait, 120") the second stays.
+    """
 
     def spelled(match: re.Match[str]) -> str:
         if match[2].lower() in _SMALL and match[1]:
             return match[0]
         return f"{match[1]}{_amount(match[2])}"
 
-    return _AFTER_CUE.sub(spelled, _BEFORE_MONEY.sub(spelled, text))
+    for word, amount in _SLANG:
+        text = word.sub(amount, text)
+    return _RIGHTED.sub(r"\1", _AFTER_CUE.sub(spelled, _BEFORE_MONEY.sub(spelled, text)))
+
+
+def numbers_in(text: str) -> set[float]:
+    """Every number that a text says, in digits or in words; of a decade ("the 90s") its first and last year."""
+    found = {_number(match) for match in re.findall(r"\d+(?:,\d{3})*(?:[.,]\d+)?", text)}
+    found |= {float(_amount(match)) for match in _ANY_SPELLED.findall(text)}
+    found |= {float(amount.split()[0]) for word, amount in _SLANG if word.search(text)}
+    for low, high in decades(text):
+        found |= {float(low), float(high)}
+    return found
 
 
 def _amount(words: str) -> int:
@@ -132,6 +178,12 @@ def find_prices(clause: str) -> Prices:
         elif ends == "low" and low is None:
             low = amounts[0]
         clause = _without(clause, match)
+    instead = _INSTEAD.search(clause)
+    if instead is not None:
+        high, clause = _number(next(group for group in instead.groups() if group)), _without(clause, instead)
+    alone = _ALONE.fullmatch(clause) if low is None and high is None else None
+    if alone is not None:
+        high, clause = _number(next(group for group in alone.groups() if group)), ""
     relation: Relation | None = None
     if low is None and high is None:
         for pattern, kind in ((_BELOW, "below"), (_ABOVE, "above")):
@@ -140,7 +192,7 @@ def find_prices(clause: str) -> Prices:
                 relation = "below" if kind == "below" else "above"
                 clause = _without(clause, match)
                 break
-    return Prices(low, high, relation, clause)
+    return Prices(low, high, relation, clause, instead is not None)
 
 
 def say_price(name: str, condition: tuple[float | None, float | None]) -> str:

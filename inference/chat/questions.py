@@ -1,7 +1,6 @@
-"""Turns that ask something and change nothing: a greeting, a fact about a card, a comparison, what no catalogue tells.
+"""Questions about the cards on the table: a fact, whether a card is something, how cards differ. They change nothing.
 
     read_question("how much is the second?", state, words, catalog)    # Question("fact", rows=(17,), attribute="price")
-    read_question("do you ship to Norway?", state, words, catalog)     # Question("off_topic", asked="ship")
     read_question("coffee under 20", state, words, catalog)            # None: a wish, see `chat.understanding`
 
 Rules for English. What they find never reaches the history, the wish or the conditions.
@@ -16,6 +15,7 @@ from genrec.inference.chat.catalog_words import WORD, CatalogWords, fold, words_
 from genrec.inference.chat.prices import find_prices
 from genrec.inference.chat.reading import Question
 from genrec.inference.chat.references import find_places
+from genrec.inference.chat.small_talk import asks
 from genrec.inference.chat.state import ConversationState
 from genrec.semtok.catalog import Catalog
 
@@ -24,66 +24,30 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern, re.IGNORECASE)
 
 
-_GREET = _compiled(
-    r"(?:(?:hi|hello|hey|hiya|howdy|greetings|good (?:morning|afternoon|evening|day))(?: there| again| you"
-    r"| all)*[,!. ]*)+"
-    r"(?:how(?:'s| are| is) (?:you|it|things|life)(?: doing| going| today)*)?"
-    r"|how(?:'s| are| is) (?:you|it going|things|life)(?: doing| going| today)*|what'?s up"
-)
-_ACKNOWLEDGE = _compiled(
-    r"(?:(?:ok|okay|great|perfect|awesome|cool|nice|lovely|wonderful|super|alright|all right|got it|well done|yes"
-    r"|yeah|yep"
-    r"|sure|no|nope|nah|hm+|wow|i see|never ?mind|maybe|good|fine)[,!. ]*)+"
-)
-_THANKS = _compiled(
-    r"(?:(?:ok|okay|great|perfect|awesome|cool|nice|lovely|wonderful|super|alright|all right|got it|well done|no"
-    r"|that(?:'s| is) (?:great|perfect|all|it|helpful)|(?:many )?thanks?(?: a lot| so much| very much)?"
-    r"|thank you(?: so much| very much)?|thx|cheers|bye|goodbye|good night|see you(?: later| soon)?|take care"
-    r"|for (?:your|the|all your) help)[,!. ]*)+"
-)
-_HELP = _compiled(
-    r"(?:please )?(?:help(?: me)?|(?:can|could) you help(?: me)?"
-    r"|what (?:can|do|should) (?:you|i) (?:do|say|ask|type|sell|have|offer)(?: here| for me| to you)?"
-    r"|how (?:does (?:this|it)|do you|do i|can you|can i) (?:work|help me|use (?:this|you|it))|what is this"
-    r"|what(?:'s| is) in (?:this|the) (?:shop|store|catalogu?e)|what (?:kinds?|sorts?|types?) of (?:things|items"
-    r"|products)"
-    r"(?: do you (?:have|sell)| are there)?)"
-)
-# What a shop is asked and a catalogue doesn't hold
-_OFF_TOPIC = _compiled(
-    r"\b(ship(?:s|ping|ped|ment)?|deliver(?:y|ies|s|ed)?|returns?|return policy|refunds?|exchange|warranty"
-    r"|pay(?:ment)?"
-    r"|paypal|credit cards?|invoice|discounts?|coupons?|vouchers?|promo(?:tion)?(?: codes?)?|(?:in|out of) stock"
-    r"|availab(?:le|ility)|my order|order status|track(?:ing)?|opening hours|open (?:on|at|today)|customer service"
-    r"|(?:talk|speak) to (?:a|an|some)|gift ?wrap(?:ping)?|newsletter|my account|password|log ?in|sign (?:in|up)"
-    r"|weather"
-    r"|(?:tell me a )?joke|news|who (?:are|made) you|your name|are you (?:a |an )?(?:bot|human|real|ai|robot)|reserve"
-    r"|physical stores?|near me|how old are you)\b"
-)
-_ASKS = _compiled(
-    r"^(?:and |but |so |well |hey |please )*(?:do|does|did|can|could|will|would|is|are|was|how|what|where|when"
-    r"|who|which"
-    r"|what's|may|i want to (?:return|talk|speak|track)|i(?:'d| would) like to (?:return|talk|speak|track)|tell me)\b"
-)
 _PRICE = _compiled(
     r"\bhow (?:much|expensive|pricey)\b|\bwhat (?:do|does|would|will)\b.*\bcosts?\b|\bwhat(?:'s| is"
     r"| are)?(?: the)? (?:price|cost)"
 )
 _MAKER = _compiled(r"\bwho (?:makes?|made|sells?|produces?|is (?:it|that|this) (?:by|from))\b|\bwhat make\b")
+_WHO = _compiled(r"\bwho(?:'?s| is| are) (?:the|its|their) (\w+)\b")
 _HOW = _compiled(r"\bhow (\w+) (?:is|are|was|does)\b")
-_WHAT = _compiled(r"\b(?:what|which)(?:'s| is| are| does| do)?(?: the| its| their)? (\w+)|\bwhose\b")
+_WHAT = _compiled(r"\b(?:what|which)(?:'?s| is| are| does| do)?(?: the| its| their)? (\w+)|\bwhose\b")
 _TELL = _compiled(
     r"\b(?:tell me (?:more )?(?:about|on)|more (?:info(?:rmation)?|details?)(?: (?:on|about|of|for))?|describe"
     r"|details? (?:of|on|for|about)"
-    r"|what(?:'s| is| are)|what do you know (?:about|of)|tell me more)\b"
+    r"|what(?:'?s| is| are)|what do you know (?:about|of)|tell me more)\b"
 )
-_IS_IT = _compiled(r"^(?:and |but |so )*(?:is|are|was|does|do|has|have|can|will|could)\b")
+_IS_IT = _compiled(r"^(?:and |but |so )*(?:is|are|was|does|do|has|have|can|will|would|could)\b")
 _COMPARE = _compiled(
-    r"\bcompar(?:e|ison)\b|\b(?:what(?:'s|s| is| are)? )?(?:the )?differences?\b|\bdiffer\b|\b(?:versus|vs)\b"
+    r"\bcompar(?:e|ison)\b|\b(?:what(?:'s|s| is| are)? )?(?:the )?diff(?:erences?)?\b|\bdiffer(?:s"
+    r"|ent)?\b(?=.*\b(?:about|between|from)\b)|\bdiffer\b|\bside by side\b|\b(?:versus|vs)\b"
     r"|\bwhich(?: (?:one|card|item|product|of (?:these|them|those|the \w+)))*(?: is| are| would be"
     r"| do you (?:recommend|suggest))?"
     r"(?: the)? (?:better|best|nicer|nicest|right|good|suited|suitable)\b|\bhow do (?:they|these"
     r"|those) (?:compare|differ)\b"
+    r"|\b(?:what|which)(?:'?s| is| are)? (?:better|best|nicer|nicest)\b"
+    r"|\bwhich(?: (?:ones?|card|item|product|of (?:these|them|those)))*(?: is| are| would be|'s)(?: the)?"
+    r" (?!over|under|newer\b|older\b)(?:\w{3,}(?:er|est)|more \w+|most \w+)\b"
     r"|\bwhich(?: (?:one|of (?:these|them|those)))? (?:should|would|do) (?:i|you) (?:take|buy|get|choose|pick"
     r"|recommend|suggest)\b"
 )
@@ -92,26 +56,30 @@ _EXTREME = _compiled(
     r" (?:(cheap(?:er|est)|least expensive|less|least)|(most expensive|priciest|dear(?:er|est)|more expensive"
     r"|most))\b"
 )
+_HEDGE = _compiled(r"^(?:\W|\b(?:hm+|um+|uh|er|ok|okay|so|and|but|well|what about|how about|about)\b)+")
+_IT = _compiled(r"\b(?:it|its|this|that|they|them|these|those|one)\b")
+_SEEKS = _compiled(r"\b(?:anything|something|any|some|another|other|you (?:have|got|sell)|there)\b")
+_OPEN = _compiled(
+    r"^(?:and |but |so )*(?:what|what'?s|who|who'?s|where|when|how(?: long| big| old| many| far)?|which|whose)\b"
+)
+_OTHER_NAMES = {
+    "maker": "name", "manufacturer": "name", "make": "name", "company": "name", "label": "name", "producer": "name",
+    "kind": "kind", "type": "kind", "sort": "kind", "genre": "kind", "category": "kind",
+    "cost": "price", "released": "year", "date": "year",
+}  # fmt: skip
+_SUBJECT = _compiled(  # "is 4 dishwasher safe?", "which is better, 1 or 3?"
+    r"(?:(?<=^is )|(?<=^does )|(?<=^will )|(?<=^can )|(?<=^has )|(?<=^what about )"
+    r"|(?<=^how about ))#?(\d{1,2})(?=[ ,?]|$)"
+    r"|(?<=(?:than|r of) )#?(\d{1,2})$|(?<= of )#?(\d{1,2})$"
+)
 _PURPOSE = _compiled(r"\b(?:for|to|when|on|in|with) (.+)$")
 _DIGIT = re.compile(r"(?<![\w.,$€£])#?(\d{1,2})(?![\w]|[.,]\d)")
 _SPAN = re.compile(r"(?<![\w.,])#?(\d{1,2})\s*(?:-|–|to|through)\s*#?(\d{1,2})(?![\w]|[.,]\d)")
 
 
 def read_question(text: str, state: ConversationState, words: CatalogWords, catalog: Catalog) -> Question | None:
-    """The question that a turn is, or None where it is none: a wish, a limit, a refusal."""
-    plain = text.strip(" .!?\n\t")
-    for pattern, kind in ((_GREET, "greet"), (_ACKNOWLEDGE, "acknowledge"), (_THANKS, "thanks"), (_HELP, "help")):
-        if plain and pattern.fullmatch(plain):
-            return Question(kind)  # type: ignore[arg-type]
-    topic = _OFF_TOPIC.search(plain)
-    if topic and _ASKS.match(plain) and not _is_sold(topic[0], words):
-        return Question("off_topic", asked=topic[0].lower())
-    return _Cards(plain, state, words, catalog).question(asks=bool(_ASKS.match(plain)) or text.rstrip().endswith("?"))
-
-
-def _is_sold(topic: str, words: CatalogWords) -> bool:
-    """Whether the catalogue has items called so: "gift wrap" may be one."""
-    return bool(words.titles_with(topic).any())
+    """The question about cards that a turn is, or None where it is none."""
+    return _Cards(text.strip(" .!?\n\t"), state, words, catalog).question(asks=asks(text))
 
 
 class _Cards:
@@ -125,6 +93,8 @@ class _Cards:
     def question(self, *, asks: bool) -> Question | None:
         if not self.shown and not self._points:
             return None
+        told = _HEDGE.sub("", self.rest)  # "hmm the third one, does it fit?" asks of the third
+        self.asked_of = told if _IS_IT.match(told) else self.plain
         if _EXTREME.search(self.plain):
             dearest = _EXTREME.search(self.plain)[2] is not None  # type: ignore[index]
             return Question("extreme", self.rows or self.shown, self.words.price, low=0.0 if dearest else None)
@@ -134,7 +104,7 @@ class _Cards:
             return Question("compare", rows, asked=_telling(purpose[1] if purpose else "", self.words))
         if not asks:
             return None
-        return self._fact() or self._is_it() or self._tell()
+        return self._fact() or self._is_it() or self._tell() or self._open()
 
     def _fact(self) -> Question | None:
         """A value: its price, its brand, its year."""
@@ -147,6 +117,9 @@ class _Cards:
         how = _HOW.search(self.plain)
         if how and self.rows:
             return Question("fact", self.rows, self._column(how[1]), asked=how[1].lower())  # "how heavy is the second?"
+        who = _WHO.search(self.plain)
+        if who and self._column(who[1]) is not None:
+            return Question("fact", self.rows or self.shown, self._column(who[1]), asked=who[1].lower())
         what = _WHAT.search(self.plain)
         if what is None or what[1] is None:
             return None
@@ -163,9 +136,11 @@ class _Cards:
 
     def _is_it(self) -> Question | None:
         """Whether cards are something: "is the first one dishwasher safe?", "is it under 20?"."""
-        if not self.rows or not _IS_IT.match(self.plain):
+        if not _IS_IT.match(self.asked_of):
             return None
-        prices = find_prices(_IS_IT.sub(" ", self.rest))
+        if not self.rows:  # "is it waterproof?" of several cards: which one?
+            return Question("is_it") if _IT.search(self.asked_of) and not _SEEKS.search(self.asked_of) else None
+        prices = find_prices(_IS_IT.sub(" ", _HEDGE.sub("", self.rest)))
         asked = _telling(prices.rest, self.words, known=False)
         if not asked and prices.low is None and prices.high is None:
             return None
@@ -174,9 +149,24 @@ class _Cards:
     def _tell(self) -> Question | None:
         return Question("tell", self.rows) if self.rows and _TELL.search(self.plain) else None
 
+    def _open(self) -> Question | None:
+        """What else is asked of a card: "who's in it?", "where was the second made?"."""
+        if not self.rows or not _OPEN.match(self.plain) or _SEEKS.search(self.plain):
+            return None
+        asked = _telling(_OPEN.sub(" ", self.rest), self.words, known=False)
+        return Question("fact", self.rows, None, asked=asked or self.plain.split()[0].lower())
+
     def _column(self, word: str) -> str | None:
-        """The column of the catalogue that a word names, in the singular or plural."""
-        return next((name for name in self.words.columns if fold(name) == fold(word)), None)
+        """The column of the catalogue that a word names, in the singular or plural, or by another common name."""
+        named = next((name for name in self.words.columns if fold(name) == fold(word)), None)
+        if named is not None or fold(word) not in _OTHER_NAMES:
+            return named
+        role = _OTHER_NAMES[fold(word)]
+        if role == "price":
+            return self.words.price
+        if role == "year":
+            return self.words.numeric(("year",))
+        return next(iter(self.words.names if role == "name" else self.words.kinds), None)
 
     def _names_goods(self, text: str) -> bool:
         """Whether a text names a kind of item or words of titles, so that it looks for something."""
@@ -192,12 +182,14 @@ class _Cards:
             return " "
 
         def digit(match: re.Match[str]) -> str:
-            places.append(int(match[1]) - 1)
+            places.append(int(next(group for group in match.groups() if group)) - 1)
             return " "
 
         text = self.plain
         if _COMPARE.search(text):
             text = _DIGIT.sub(digit, _SPAN.sub(span, text))
+        elif count and asks(text):
+            text = _SUBJECT.sub(digit, _SPAN.sub(span, text) if _PRICE.search(text) else text)
         found = find_places(text, count)
         self._points = bool(places or found.places)
         inside = [place for place in dict.fromkeys([*places, *found.places]) if 0 <= place < count]

@@ -31,7 +31,8 @@ _NUMBER = _compiled(
     r"|(?:number|no\.?|nr\.?|item|card|option|#)\s*#?(\d{1,2})(?!\w|[.,]\d))"
 )
 _LISTED = re.compile(  # "I like 1 and 3", "not 2, 4"
-    r"(?<!\w)((?:i (?:really )?(?:like|love|want)|(?:i'll|i will) take|take|not|hate|dislike|don't (?:like|want))\s+)"
+    r"(?<!\w)((?:i (?:really )?(?:like|love|want)|take|prefer|pick|choose|keep|add|go (?:with|for)|not|hate|dislike"
+    r"|don'?t (?:like|want)|get rid of|remove|hide|skip|drop|forget|ditch|leave out)\s+)"
     r"(#?\d{1,2}(?:\s*(?:,|and|or|&)\s*#?\d{1,2})*)\s*$",
     re.IGNORECASE,
 )

@@ -21,6 +21,7 @@ from rich.text import Text
 from genrec.inference.chat.config import ChatConfig
 from genrec.inference.chat.conversation import Conversation, Reply
 from genrec.inference.chat.model_prose import prose_for
+from genrec.inference.chat.model_reader import reader_for
 from genrec.inference.chat.state import say_conditions
 from genrec.inference.recommender import Recommender
 from genrec.semtok.errors import InputError
@@ -159,7 +160,8 @@ def chat(config: ChatConfig) -> None:
     """Talk about a run until the input ends; raises InputError where the run cannot be opened."""
     recommender = Recommender.from_pretrained(config.run, device=config.device, verify=config.verify)
     prose = prose_for(config.run, recommender, server=config.prose, verify=config.verify)
-    Terminal(Conversation(recommender, k=config.k, prose=prose), Console()).run(_lines())
+    reader = reader_for(config.reader, recommender.catalog)
+    Terminal(Conversation(recommender, k=config.k, prose=prose, reader=reader), Console()).run(_lines())
 
 
 def parse_where(text: str, schema: Any) -> dict[str, Any]:

@@ -19,8 +19,10 @@ from genrec.inference.chat.catalog_words import WORD, words_of_catalog
 from genrec.inference.chat.draft import Draft, content
 from genrec.inference.chat.prices import digits, find_prices
 from genrec.inference.chat.questions import read_question
-from genrec.inference.chat.reading import Reading
+from genrec.inference.chat.reading import Question, Reading
 from genrec.inference.chat.references import find_places
+from genrec.inference.chat.small_talk import read_open, read_service, read_small_talk
+from genrec.inference.chat.spelling import tidy
 from genrec.inference.chat.state import ConversationState
 from genrec.semtok.catalog import Catalog
 
@@ -44,8 +46,14 @@ class RulesReader:
             draft.note(f"only the first {LONGEST:,} of {len(text):,} characters were read")
             text = text[:LONGEST]
         text = " ".join(text.replace("’", "'").replace("\x00", " ").split(" ")).strip()
+        text, spelled = tidy(text, self._words)
+        found.notes += spelled
+        question = read_small_talk(text, self._words)
+        text = phrases.LEAD.sub("", text)
         plain = text.strip(" .!?\n\t")
-        if phrases.RESET.fullmatch(plain):
+        if question is not None:
+            found.question = question
+        elif phrases.RESET.fullmatch(plain):
             found.command = "reset"
         elif phrases.MORE.fullmatch(plain):
             found.command = "more"
@@ -54,12 +62,17 @@ class RulesReader:
             draft.note("what goes with the history")
         elif phrases.WHY.match(text):
             _why(draft, text)
-        elif (question := read_question(text, state, self._words, self._catalog)) is not None:
+        elif (question := self._question(text, state)) is not None:
             found.question = question
         else:
             _sentences(draft, digits(text))
+            if found.command == "unclear":
+                found.question = read_open(text, self._words)
         found.notes = list(dict.fromkeys(found.notes))
         return found
+
+    def _question(self, text: str, state: ConversationState) -> Question | None:
+        return read_service(text, self._words) or read_question(text, state, self._words, self._catalog)
 
 
 def _why(draft: Draft, text: str) -> None:
@@ -111,11 +124,13 @@ def _sentence(draft: Draft, sentence: str) -> None:
 
 def _clause(draft: Draft, clause: str) -> Clause:
     """Read one clause; what kind it was."""
-    clause = limits.sort(draft, limits.lift(draft, clause))
+    clause = limits.years(draft, limits.sort(draft, limits.lift(draft, phrases.TRAIL.sub("", clause))))
     prices = find_prices(clause)
     places = find_places(prices.rest, len(draft.state.shown))
     rows, rest = draft.shown_rows(places.places), places.rest
-    limits.limit(draft, prices.low, prices.high)
+    if places.this and not rows and draft.state.focus in draft.state.shown:
+        rows = [draft.catalog.row(draft.state.focus)]  # "it" is what was spoken of last
+    limits.limit(draft, prices.low, prices.high, instead=prices.instead)
     if prices.relation:
         draft.relation = prices.relation
         draft.compared = rows or draft.compared
@@ -133,6 +148,10 @@ def _clause(draft: Draft, clause: str) -> Clause:
     if have and places.this and not content(rest[have.end() :]):
         draft.note("which one? say its number")
         return "have"
+    if rows and phrases.TAKE.match(rest) and not prices.relation:
+        belongings.like(draft, rows, "like")
+        values.wish_for(draft, phrases.TAKE.sub("", rest))
+        return "like"
     like = phrases.LIKE.match(rest)
     if like:
         return _like(draft, rest, like, rows, this=places.this)

@@ -8,7 +8,7 @@ from itertools import pairwise
 from genrec.inference.chat import phrases
 from genrec.inference.chat.catalog_words import WORD, Match, Meaning, fold
 from genrec.inference.chat.draft import Draft, add_values
-from genrec.inference.chat.prices import say_price
+from genrec.inference.chat.state import say_conditions
 
 LONGEST_WISH = 240  # characters: a prompt of a few hundred tokens in any script
 
@@ -82,10 +82,7 @@ def finish(draft: Draft) -> None:
     """Join the wishes of all clauses, and say what was made of them."""
     found = draft.found
     for name, condition in found.where.items():
-        if name == draft.words.price:
-            draft.note(say_price(name, condition))
-        else:
-            draft.note(f"{name}: {' or '.join(condition)}")
+        draft.note(say_conditions({name: condition}))
     wish = " ".join(draft.wishes).strip()
     if not wish:
         return
@@ -109,7 +106,7 @@ def _name_brands(draft: Draft, matches: Sequence[Match], folded: Sequence[str], 
             capital = match.start > 0 and raw[match.start][0].isupper()
             alone = meaning.bare and len(match.meanings) == 1
             if introduced or capital or alone:
-                _want(draft, meaning)
+                want(draft, meaning)
                 named.update(range(match.start, match.end))
     return named
 
@@ -140,7 +137,7 @@ def _name_kinds(draft: Draft, matches: Sequence[Match], folded: Sequence[str], t
     for match in heads:
         for meaning in match.meanings:
             if meaning.attribute == attribute:
-                _want(draft, meaning)
+                want(draft, meaning)
 
 
 def _is_head(draft: Draft, match: Match, matches: Sequence[Match], folded: Sequence[str]) -> bool:
@@ -153,7 +150,7 @@ def _is_head(draft: Draft, match: Match, matches: Sequence[Match], folded: Seque
     return of_a_kind and (ends or before_another) and not by
 
 
-def _want(draft: Draft, meaning: Meaning) -> None:
+def want(draft: Draft, meaning: Meaning) -> None:
     """Make a condition of values, but for those that stay refused."""
     found = draft.found
     refused = {

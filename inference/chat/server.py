@@ -1,0 +1,95 @@
+"""`ChatServer`: one question to an OpenAI-compatible server, answered as JSON of a schema within a time limit.
+
+    server = ChatServer("http://localhost:8000", timeout=10.0)
+    server.json([{"role": "user", "content": "..."}], schema)        # the text of a JSON object
+
+The schema goes along as `response_format` of the type `json_schema` (structured output): vLLM and others constrain
+what is generated to it, whatever the model.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+MAX_TOKENS = 500
+LONGEST_ANSWER = 1 << 20  # bytes
+_PIECE = 1 << 14
+
+
+class ServerError(Exception):
+    """The server is down, slow, or answers something else; the message says which in a few words."""
+
+
+class ChatServer:
+    """An OpenAI-compatible server.
+
+    Args:
+        address: such as http://localhost:8000.
+        timeout: seconds for one whole answer.
+        max_tokens: of an answer; a longer one is cut, and then no JSON.
+    """
+
+    def __init__(self, address: str, *, timeout: float, max_tokens: int = MAX_TOKENS) -> None:
+        self._address, self._timeout, self._max_tokens = urlsplit(address), timeout, max_tokens
+        self._model: str | None = None
+
+    def json(self, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any]) -> str:
+        """What the model answers, constrained to a JSON schema; whether it is of the schema the caller checks.
+
+        Raises:
+            ServerError: no answer came in time, or none with text in it.
+        """
+        end = time.monotonic() + self._timeout
+        try:
+            if self._model is None:
+                self._model = str(self._ask("GET", "/v1/models", None, end)["data"][0]["id"])
+            asked = {
+                "model": self._model, "messages": list(messages), "max_tokens": self._max_tokens, "temperature": 0,
+                "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}},
+            }  # fmt: skip
+            return str(self._ask("POST", "/v1/chat/completions", asked, end)["choices"][0]["message"]["content"])
+        except TimeoutError as error:
+            raise ServerError("is slow") from error
+        except (OSError, http.client.HTTPException) as error:
+            self._model = None  # another one may answer there when it is up again
+            raise ServerError(f"does not answer ({type(error).__name__})") from error
+        except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
+            raise ServerError("answers something else") from error
+
+    def _ask(self, method: str, path: str, body: Any, end: float) -> Any:
+        https = self._address.scheme == "https"
+        kind = http.client.HTTPSConnection if https else http.client.HTTPConnection
+        connection = kind(self._address.hostname or "", self._address.port, timeout=_left(end))
+        try:
+            prefix = self._address.path.rstrip("/").removesuffix("/v1")
+            content = None if body is None else json.dumps(body).encode()
+            headers = {"Content-Type": "application/json", "Connection": "close"}
+            connection.request(method, prefix + path, content, headers)
+            response = connection.getresponse()
+            if response.status != 200:
+                raise http.client.HTTPException(f"status {response.status}")
+            received = bytearray()
+            while piece := response.read1(_PIECE):
+                received += piece
+                if len(received) > LONGEST_ANSWER:
+                    raise ValueError("too long")
+                if connection.sock is not None:
+                    connection.sock.settimeout(_left(end))
+                else:
+                    _left(end)
+            return json.loads(received)
+        finally:
+            connection.close()
+
+
+def _left(end: float) -> float:
+    """Seconds until `end`; raises TimeoutError where there are none."""
+    left = end - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
