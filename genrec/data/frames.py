@@ -41,11 +41,12 @@ def as_file(table: Table, name: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="genrec-") as folder:
         path = Path(folder) / f"{name}.parquet"
-        _frame(table, name).write_parquet(path, metadata={MARK: name})
+        as_frame(table, name).write_parquet(path, metadata={MARK: name})
         yield path
 
 
-def _frame(table: Any, name: str) -> pl.DataFrame:
+def as_frame(table: Any, name: str) -> pl.DataFrame:
+    """A data frame of any kind as one of polars; raises InputError where it is none."""
     if isinstance(table, pl.DataFrame | pl.LazyFrame):
         return table.lazy().collect()
     if type(table).__module__.partition(".")[0] == "pandas" and hasattr(table, "columns"):
