@@ -15,11 +15,13 @@ Shapes: B histories, T their length, N items, D width, M max_items, H complex st
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
@@ -138,7 +140,7 @@ def export(run: Run, file: Path, *, k: int, filter_viewed: bool | None = None) -
         raise InputError(
             f"{run}: was aligned without a recommender (--aligner.name fusion), so there is none to export"
         )
-    for package in ("onnx", "onnxscript"):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
         if find_spec(package) is None:
             raise lacks_extra(package, "onnx")
     if k < 1:
@@ -154,6 +156,7 @@ def export(run: Run, file: Path, *, k: int, filter_viewed: bool | None = None) -
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         _write(ranked, file, facts)
+        _check(ranked, file)
     except OSError as error:
         raise InputError(f"{file}: cannot be written ({error.strerror or error})") from None
 
@@ -175,7 +178,24 @@ def _write(ranked: RankedList, file: Path, facts: dict[str, str]) -> None:
     program.save(str(file), external_data=weights > _ROOM)
 
 
-@contextmanager
+def _check(ranked: RankedList, file: Path) -> None:
+    """Raise InputError where onnxruntime finds other scores than torch, as it did for GRUs by onnxscript 0.7.0."""
+    import onnxruntime
+
+    n, longest, rng = len(ranked.withdrawn), ranked.max_items + 3, np.random.default_rng(0)
+    histories = rng.integers(0, n, (8, longest))
+    histories[np.arange(longest) >= rng.integers(0, longest + 1, 8)[:, None]] = PADDING
+    with torch.inference_mode():
+        expected = ranked(torch.from_numpy(histories))[1].numpy()
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    found = session.run(["scores"], {"histories": histories})[0]
+    if not np.allclose(found, expected, rtol=1e-3, atol=1e-4):
+        file.unlink()
+        versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "onnxscript", "onnxruntime"))
+        raise InputError(f"{file}: would give other lists than torch, as {versions} export it; take other versions")
+
+
+@contextlib.contextmanager
 def _real_numbers(ranked: RankedList) -> Iterator[None]:
     """LRURec's layers are exchanged while the block lasts: the run's own model stays as it is."""
     layers: list[tuple[nn.Module, str, nn.Module]] = [
@@ -193,15 +213,15 @@ def _real_numbers(ranked: RankedList) -> Iterator[None]:
             setattr(parent, name, child)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter warns of its own parts, and tells of those that are optional."""
+    """The exporter warns of its own parts, logs and prints what it does."""
     logs = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [log.level for log in logs]
     for log in logs:
         log.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -28,9 +28,9 @@ pytest.importorskip("onnxscript")
 N = 90
 
 
-def random_model(name: str) -> SequentialModel:
+def random_model(name: str, seed: int = 0) -> SequentialModel:
     """Of two different tables, reading the last 6 items."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = BACKBONES[name].config(width=16, max_items=6)
     return SequentialModel(FrozenTable(torch.randn(N, 16), torch.randn(N, 16)), BACKBONES[name].build(config)).eval()
 
@@ -72,6 +72,11 @@ def test_every_backbone_gives_the_lists_of_torch(name: str, tmp_path: Path) -> N
     assert (listed.sum(axis=1) < N).all()
     assert [(one.domain, one.version) for one in onnx.load(file).opset_import] == [("", onnx_export.OPSET)]
     assert [type(part) for part in model.modules()].count(onnx_export._RealRecurrence) == 0  # as it was
+    onnx_export._check(ranked, file)
+    other = onnx_export.RankedList(random_model(name, seed=1), withdrawn, N, filter_viewed=True)
+    with pytest.raises(InputError, match="would give other lists than torch"):
+        onnx_export._check(other, file)
+    assert not file.exists()
     assert (name == "lrurec") == any(isinstance(part, LinearRecurrence) for part in model.modules())
 
 
