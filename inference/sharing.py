@@ -100,11 +100,11 @@ def fetch(repo_id: str, *, revision: str | None, token: str | None) -> Path:
     Raises:
         InputError: there is neither a copy nor a way to the repository, or it is no run.
     """
-    from huggingface_hub import snapshot_download
+    from genrec.semtok.pretrained import copied_from_hub
 
     wanted = [CARD, CONFIG, *(f"{name}/*" for name in STAGES)]
     try:
-        folder = Path(snapshot_download(repo_id, revision=revision, token=token, allow_patterns=wanted))
+        folder = copied_from_hub(repo_id, wanted, revision=revision, token=token)
     except Exception as error:
         told = "no such folder, and unavailable as a repository of the hub"
         raise InputError(f"{repo_id}: {told} ({_first_line(error)})") from None

@@ -184,15 +184,40 @@ def open_folder(model: str | Path, name: str) -> ModelFolder:
             return ModelFolder(Path(model), name)
         if Path(model).exists() or Path(model).is_absolute() or "\0" in str(model):
             raise OSError("no such folder")
-        from huggingface_hub import snapshot_download
-
-        found = snapshot_download(str(model), allow_patterns=_SNAPSHOT, ignore_patterns=_NOT_OF_A_SNAPSHOT)
+        found = copied_from_hub(str(model), _SNAPSHOT, _NOT_OF_A_SNAPSHOT)
     except InputError:
         raise
     except Exception as error:  # whatever a hub client raises: the id is wrong, or there is no way to it
         where = "the model cannot be loaded: no such folder, and unavailable as a hub id"
         raise InputError(f"{name}: {where} ({_first_line(error)})") from None
-    return ModelFolder(Path(found), name)
+    return ModelFolder(found, name)
+
+
+def copied_from_hub(
+    repo_id: str,
+    wanted: Sequence[str],
+    unwanted: Sequence[str] = (),
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+) -> Path:
+    """The folder of a repository of the Hugging Face hub in its cache, copied where it is not there yet.
+
+    Args:
+        wanted: patterns of the files that are copied.
+        unwanted: of those among them that are not.
+        revision, token: None: the newest, and the token that is kept on this machine.
+
+    Raises:
+        Exception: whatever the hub's client raises: no such repository, no way to it, no right.
+    """
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(
+            repo_id, revision=revision, token=token, allow_patterns=list(wanted), ignore_patterns=list(unwanted)
+        )
+    )
 
 
 def unpack_gguf(file: Path, folder: Path, name: str) -> None:
