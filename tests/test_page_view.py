@@ -23,6 +23,7 @@ from worlds.ring_recommender import shop
 from genrec.cli.main import main
 from genrec.decoding.vocabulary import spell
 from genrec.inference.chat import page_sessions
+from genrec.inference.chat.catalog_words import words_of_catalog
 from genrec.inference.chat.config import ChatConfig
 from genrec.inference.chat.conversation import Card, Conversation, Reply
 from genrec.inference.chat.page import _named, create_page_app, serve_page
@@ -76,7 +77,7 @@ def test_a_card_has_its_price_apart_and_a_line_of_short_facts() -> None:
     genres = table(genres=[["Action", "Adventure", "Animation", "Children", "Comedy", "IMAX"], ["Coffee & Tea", "Tea"]])
     listed = [drawn(genres, row, genres="…") for row in (0, 1)]
     assert [card["line"] for card in listed] == ["Action, Adventure, Animation", "Coffee & Tea, Tea"]  # as many as fit
-    assert [card["kind"] for card in listed] == ["Action", "Tea"]  # what it is drawn by
+    assert [card["kind"] for card in listed] == [", ".join(genres.attributes["genres"][0]), "Tea"]  # drawn by that
     nothing = drawn(table(weight=[1.5]))
     assert (nothing["price"], nothing["line"], nothing["image"]) == ("", "", "")
 
@@ -109,6 +110,7 @@ def test_pictures_are_shown_where_that_was_asked_for(value: str | None, shown: b
     assert drawn(catalog, images=True)["image"] == (value if shown else "")
     assert drawn(catalog, images=False)["image"] == ""
     assert "image_url" not in drawn(catalog, images=True, image_url="https://i/1.jpg")["line"]
+    assert words_of_catalog(catalog).columns == ()  # an address is no fact to compare
 
 
 def test_the_policy_names_the_sites_of_the_pictures_alone() -> None:
@@ -245,6 +247,13 @@ def test_what_was_left_out_can_be_kept(session: ChatSession) -> None:
     assert labels == ["Without price up to 0.01", "Start again"]
     way = view["columns"][0]["empty"][0]
     assert done(session, act=way["act"], name=way["name"])["columns"][0]["cards"]
+
+
+def test_the_other_run_keeps_what_the_first_one_keeps(recommender: Recommender) -> None:
+    two = ChatSession({name: Conversation(recommender, k=4) for name in ("a", "b")})
+    done(two, act="say", text="anything under 0.01")
+    view = done(two, act="put_back", name="price")
+    assert [column["cards"] for column in view["columns"]] == [[], []]
 
 
 def test_an_empty_table_offers_ways_out_of_everything(session: ChatSession) -> None:

@@ -27,6 +27,7 @@ from genrec.semtok.catalog import Catalog
 
 WORD = re.compile(r"\w+(?:'\w+)*")
 NAMES = frozenset({"brand", "manufacturer", "maker", "artist", "author", "publisher", "store", "seller"})
+IMAGES = frozenset({"image", "image_url", "imageurl", "img", "picture", "photo", "thumbnail"})  # nothing to talk about
 LONGEST_VALUE = 40  # characters of a value that somebody would say; longer ones are descriptions
 OWN_SHARE = 0.8  # of the titles with a word must be a brand's for the word to mean the brand
 _IRREGULAR = {"knives": "knife", "leaves": "leaf", "shelves": "shelf", "feet": "foot", "teeth": "tooth"}
@@ -102,6 +103,7 @@ class CatalogWords:
         names: columns of brands and the like.
         numeric_columns: columns of numbers.
         vocabulary: every folded word of the items' texts.
+        columns: those that can be spoken of: all but pictures.
         telling: folded words of titles, which say something about an item.
     """
 
@@ -115,7 +117,7 @@ class CatalogWords:
         self.names = tuple(name for name in single if name.lower() in NAMES)
         numeric = [column.name for column in columns if column.dtype.is_numeric()]
         self.price = next((name for name in numeric if "price" in name.lower()), None)
-        self.columns = tuple(column.name for column in columns)
+        self.columns = tuple(column.name for column in columns if column.name.lower() not in IMAGES)
         self.numeric_columns = tuple(numeric)
 
         self._rows: dict[str, list[int]] = defaultdict(list)

@@ -459,7 +459,7 @@ $('developer').addEventListener('click', () => developer(!document.body.classLis
 
 const skeleton = () => make('li', {}, make('div', { class: 'card skeleton' }, make('div', { class: 'picture' }),
   make('div', { class: 'body' }, make('i'), make('i'), make('i'))));
-$('cards').append(make('ol', { class: 'cards', 'aria-label': 'Items are being found' }, [...Array(6)].map(skeleton)));
+$('cards').append(make('div', { class: 'run' }, make('ol', { class: 'cards', 'aria-label': 'Items are being found' }, [...Array(6)].map(skeleton))));
 developer(sessionStorage.getItem('developer') === 'yes');
 busy(true);
 fetch('api/shop').then((answer) => answer.json()).then((found) => {

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import polars as pl
 
-from genrec.inference.chat.catalog_words import CatalogWords, words_of_catalog
+from genrec.inference.chat.catalog_words import IMAGES, CatalogWords, words_of_catalog
 from genrec.inference.chat.conversation import Conversation
 from genrec.inference.chat.session import (
     LONGEST_TEXT,
@@ -33,7 +33,6 @@ SPEAKERS = {  # templates, which only repeat the catalogue, go unmarked
     "model": "written by the run's own model",
     "server": "written by the model server",
 }
-IMAGES = frozenset({"image", "image_url", "imageurl", "img", "picture", "photo", "thumbnail"})  # columns of pictures
 _LONG = 60  # characters above which an attribute is a text of its own
 _LINE = 36  # characters of the line below a title
 _PATH = 2  # kinds that are a way from the wide to the narrow; more are a list of equals
@@ -128,7 +127,7 @@ class _Cards:
         price = "" if self.words.price is None else card.attributes.get(self.words.price, "")
         score = None if math.isnan(card.score) else round(card.score, 3)
         kinds = self._kinds(card)
-        kind = "" if not kinds else kinds[0] if len(kinds) > _PATH else kinds[-1]
+        kind = "" if not kinds else ", ".join(kinds) if len(kinds) > _PATH else kinds[-1]
         return {
             "id": card.item_id, "run": run, "title": _title(card), "price": f"{price} {self._currency(card)}".strip(),
             "line": self._line(card), "kind": kind, "reason": card.reason,
