@@ -267,9 +267,9 @@ def test_reasons_tell_what_the_card_does_not() -> None:
     assert reasons.short(1, coffee) == "Taken right after ‹A press› 4 times; shares Nord with it"
     wish = ConversationState(wish="dark press", shown=("b", "c", "d"))
     assert reasons.short(1, wish) == "Its description says “Made for a press, or for milk”; the only one by Nord"
-    assert reasons.short(0, wish) == "Its text says nothing of dark"  # and the beans' does
+    assert reasons.short(0, wish) == "Its text doesn't mention dark"  # and the beans' does
     assert reasons.short(2, replace(wish, wish="kettle")) == "The dearest of these"  # its title has the word
-    assert reasons.short(4, replace(wish, wish="milk")) == "Its text says nothing of milk"
+    assert reasons.short(4, replace(wish, wish="milk")) == "Its text doesn't mention milk"
     assert reasons.short(4, replace(wish, wish="soap")) == "Ranked by the model alone, for your words"
     assert reasons.short(0, ConversationState()) == "Number 1 of 5 by how often it was taken"
     assert reasons.short(1, ConversationState()) == "Ranked by the model alone, as something to begin with"
@@ -281,7 +281,7 @@ def test_reasons_tell_what_the_card_does_not() -> None:
     assert reasons.full(4, state).startswith("With ‹A press›, which you have: it was taken right after it once.")
     assert "the model places them close together." in reasons.full(2, state)
     plain = ConversationState(wish="beans", shown=("b", "c"))
-    assert reasons.short(1, plain) == "Its text has beans"
+    assert reasons.short(1, plain) == "Mentions beans"
     for row in range(5):
         for one in (state, wish, ConversationState()):
             assert "<" not in reasons.short(row, one) + reasons.full(row, one)  # no codes

@@ -153,11 +153,15 @@ class Conversation:
         state = replace(self.state, where=where, relaxed={}, passed=())
         return self._act(state, f"again {say_conditions({name: where[name]})}", keep=(name,))
 
-    def set_history(self, item_ids: Sequence[str]) -> Reply:
-        """Replace the history, oldest first; raises InputError naming an unknown id."""
+    def set_history(self, item_ids: Sequence[str], keep: Sequence[str] = ()) -> Reply:
+        """Replace the history, oldest first; raises InputError naming an unknown id.
+
+        Args:
+            keep: conditions that are not let go where nothing meets them all.
+        """
         self._catalog.rows(item_ids)
         history = tuple(dict.fromkeys(item_ids))[-LONGEST_HISTORY:]
-        return self._act(replace(self.state, history=history), f"a history of {len(history)}")
+        return self._act(replace(self.state, history=history), f"a history of {len(history)}", keep)
 
     def reset(self) -> Reply:
         """Begin again with an empty state and an empty table."""

@@ -64,7 +64,7 @@ class Reasons:
         if not state.wish and not state.history:
             parts.append(self._popular(row))
         if not any(parts) and (matched := self._matched_words(row, state.wish)):
-            parts.append(f"its text has {_listed(matched)}")
+            parts.append(f"mentions {_listed(matched)}")
         found = [part for part in parts if part][:_SHORT]
         if len("; ".join(found)) > _LONGEST:
             found = found[:1]
@@ -76,7 +76,7 @@ class Reasons:
         if state.wish:
             matched = self._matched_words(row, state.wish)
             met = self._words_met(row, state)
-            found = f"its text has {_listed(matched)}" if matched else "none of these words stands in its text"
+            found = f"its text mentions {_listed(matched)}" if matched else "none of these words stands in its text"
             lines.append(f"You look for “{state.wish}”: {met or found}.")
         for tie in self._ties(row, state):
             told = [f"it shares {_listed(tie.values)}"] if tie.values else []
@@ -130,7 +130,7 @@ class Reasons:
         cards = [self.catalog.row(item_id) for item_id in state.shown]
         elsewhere = {word for card in cards for word in self._matched_words(card, wish)}
         missing = [word for word in apart if word.lower() in elsewhere - set(self._matched_words(row, wish))]
-        return f"its text says nothing of {_listed(missing[:2])}" if missing else ""
+        return f"its text doesn't mention {_listed(missing[:2])}" if missing else ""
 
     def _among(self, row: int, state: ConversationState) -> list[str]:
         """How an item stands out of the cards on the table, of which there are three at least."""

@@ -299,7 +299,7 @@ class ChatSession:
             if name not in self.replies:
                 conversation = self.conversations[name]
                 conversation.state = _followed(self.state, conversation.state)
-                self.replies[name] = conversation.set_history(self.state.history)
+                self.replies[name] = conversation.set_history(self.state.history, keep=tuple(self.state.where))
 
     def _conversation(self, run: str) -> Conversation:
         if run not in self.conversations:
