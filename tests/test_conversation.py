@@ -363,6 +363,51 @@ def test_terminal_commands(shop: Recommender) -> None:
     assert "never read" not in said
 
 
+@pytest.mark.parametrize("width", [16, 24, 40, 60, 100])
+def test_no_word_is_broken_whatever_the_width(shop: Recommender, width: int) -> None:
+    """Words of titles, facts, notes and tables come out whole, and lines end within the width but for long words."""
+    out = io.StringIO()
+    terminal = Terminal(Conversation(shop), Console(file=out, width=width))
+    lines = ["a mug under 40", "compare the first three", "what are the prices?", "not the second", "/refused", "/wish"]
+    terminal.run(lines)
+    said = out.getvalue()
+    talk = Conversation(shop)
+    replies = [talk.say(line) for line in lines[:4]]
+    texts = [reply.text for reply in replies] + [reply.note for reply in replies]
+    texts += [cell for reply in replies for row in reply.table for cell in row]
+    texts += [card.title for reply in (replies[0], replies[3]) for card in reply.cards]
+    whole = {word.removesuffix(":") for word in said.split()} | set(said.split())
+    assert {word for text in texts for word in text.split()} - whole == set()
+    assert all(len(line.rstrip()) <= width or len(line.split()) < 3 for line in said.splitlines())
+
+
+def test_the_terminal_does_what_the_page_does(shop: Recommender) -> None:
+    out = io.StringIO()
+    terminal = Terminal(Conversation(shop), Console(file=out, width=200))
+    terminal.run(["a mug under 40", "not the first", "nothing from Lindqvist"])
+    refused = terminal.conversation.state.refused
+    assert len(refused) == 1
+    terminal.run(["/refused"])
+    assert "2 brand: Lindqvist" in out.getvalue()
+    terminal.run(["/refused 2", "/refused 1"])
+    assert (terminal.conversation.state.refused, terminal.conversation.state.unwanted) == ((), {})
+    terminal.run(["a mug under 1"])
+    assert "price" not in terminal.conversation.state.where
+    terminal.run(["/keep price", "/keep colour"])
+    assert terminal.conversation.state.where["price"] == (None, 1.0)
+    assert "no condition on 'colour' was let go" in out.getvalue()
+    terminal.run(["/where none", "something else"])
+    assert terminal.conversation.state.passed
+    terminal.run(["/again", "/wish", "/wish none", "/wish", "/wish mug", "/refused 1", "/history find french press"])
+    state = terminal.conversation.state
+    assert (state.passed, state.wish) == ((), "")
+    said = out.getvalue()
+    assert "Nothing in particular." in said
+    assert "/wish, /wish none" in said
+    assert "'1': there are no refusals here" in said
+    assert "french press" in said.rpartition("refusals")[2]
+
+
 @pytest.mark.parametrize(
     ("line", "answer"),
     [("/like 9999999999", "'9999999999': there are 5 cards on the table"), ("/codes 1 x", "'x' is no level"),

@@ -12,9 +12,11 @@ from genrec.inference.chat.catalog_words import CatalogWords, fold, words_of
 from genrec.inference.chat.prices import find_prices, say_number, say_price
 from genrec.inference.chat.reading import Act, Reading
 from genrec.inference.chat.references import find_places
+from genrec.inference.chat.spelling import tidy
 from genrec.inference.chat.state import ConversationState
 from genrec.inference.chat.understanding import LONGEST, RulesReader
 from genrec.inference.chat.values import LONGEST_WISH
+from genrec.inference.chat.years import find_years
 from genrec.semtok.catalog import Catalog
 
 ROWS: list[tuple[str, str, list[str], float]] = [
@@ -269,6 +271,66 @@ def test_a_catalogue_without_prices_says_so() -> None:
     assert found.where == {}
     assert found.acts == ("wish", "refine")
     assert any("no prices" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("text", "wish"),
+    [("hmm, ok so a comb", "comb"), ("hi, I need a comb", "comb"), ("wow a comb first please", "comb"),
+     ("cool comb box", "cool comb box"), ("the first aid comb", "first aid comb")],
+)  # fmt: skip
+def test_what_opens_and_ends_a_turn_says_nothing(read: Any, text: str, wish: str) -> None:
+    assert read(text).wish == wish
+
+
+@pytest.mark.parametrize(
+    ("text", "low", "high"),
+    [("80s comb", 1980, 1989), ("from the nineties", 1990, 1999), ("the 1970s", 1970, 1979), ("noughties", 2000, 2009),
+     ("before 1990", None, 1990), ("nothing older than 2000", 2000, None), ("from 2005 to 2012", 2005, 2012),
+     ("since 1999", 1999, None), ("not newer than 1960", None, 1960), ("from 1994", 1994, 1994),
+     ("after the 80s", 1980, None), ("2010 or later", 2010, None), ("size 1990", None, None), ("a comb", None, None)],
+)  # fmt: skip
+def test_years(text: str, low: int | None, high: int | None) -> None:
+    found = find_years(text)
+    assert (found.low, found.high) == (low, high)
+
+
+@pytest.mark.parametrize(
+    ("text", "typed"),
+    [("undr 20 dolars", "under 20 dollars"), ("somthing simmilar", "something similar"), ("teh chep", "the cheap"),
+     ("not form OPI", "not from OPI"), ("the lead", "the lead"), ("Undrwood", "Undrwood"), ("x" * 999, "x" * 999)],
+)  # fmt: skip
+def test_words_of_the_rules_are_spelled_right(words: CatalogWords, text: str, typed: str) -> None:
+    assert tidy(text, words)[0] == typed
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("up to 100... no wait, 120", (None, 120.0)), ("make it a tenner", (None, 10.0)), ("30ish", (24.0, 36.0)),
+     ("anything over 15 is out", (None, 15.0)), ("20 euros", (None, 20.0)), ("make it thirty", (None, 30.0))],
+)  # fmt: skip
+def test_amounts_as_people_say_them(read: Any, text: str, said: tuple[float | None, float]) -> None:
+    assert read(text).where == {"price": said}
+
+
+@pytest.mark.parametrize(
+    ("text", "act"),
+    [("do you ship to Norway?", "out_of_scope"), ("can I pay later?", "out_of_scope"), ("thanks mate", "greet"),
+     ("what's the capital of Norway?", "out_of_scope"), ("can I see combs?", "wish"), ("is it waterproof?", "fact"),
+     ("hmm the third, does it smell?", "fact"), ("who is the maker of the 2nd?", "fact"), ("whats it like?", "unclear"),
+     ("which one is softer?", "compare"), ("how did you pick these?", "why"), ("these are all awful", "more"),
+     ("what do 1-3 cost?", "fact"), ("thanks, now a comb", "wish"), ("is there a comb that is red?", "wish")],
+)  # fmt: skip
+def test_questions_and_wishes(read: Any, text: str, act: Act) -> None:
+    assert act in read(text).acts
+
+
+def test_it_is_what_was_spoken_of_last(read: Any) -> None:
+    assert read("k I'll have that one", focus="i2").liked == ["i2"]
+    assert read("not that one", focus="i2").refused == ["i2"]
+    assert read("I bought it", focus="i11").liked == []  # no longer on the table
+    asked = read("and whats it made of?", focus="i11", history=("i11",)).question
+    assert asked is not None
+    assert asked.rows == (11,)  # but what was taken from it can be asked about
 
 
 @pytest.mark.parametrize("words", ["all right that's all ", "ok so ", "all right never mind ", "100, no wait, ", "ha"])

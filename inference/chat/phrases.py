@@ -21,14 +21,15 @@ SENTENCE = _compiled(
     r"|,?\s+and\s+(?=(?:no|not|nothing|never|without|I)\b)"
 )
 COMMA = _compiled(r",\s+|\s+and\s+(?=(?:under|below|cheaper)\b)")
-# What opens a turn and says nothing: "ok, ...", "hmm ...", "forget it, ..."
+# What opens a turn and says nothing: "hmm ...", "forget it, ..."; words that may begin a name ("hello kitty", "cool
+# box") only where a comma or a person's own words follow
 LEAD = _compiled(
-    r"^(?:(?:ok(?:ay)?|kk?|hm+|well|oh|ooh+|aww?|ah+|wow|nah|yeah|yep|yes|right|alright|um+|uh+|er+|lol"
-    r"|(?:ha){2,}|sorry"
-    r"|great|cool|nice|perfect|ugh|meh|hey|yo|hi|hello|hiya|(?:good )?(?:morning|afternoon|evening)|so|now"
-    r"|forget (?:it|that)|never ?mind|whatever|actually)\b(?:[,.!:]+\s*|\s+(?!(?:is|are|was|looks?|good|and|or"
-    r"|of)\b)|\.{2,}\s*)"
-    r"|no[,.!]+\s+)+(?=\S)"
+    r"^(?:(?:ok(?:ay)?|hm+|oh|ooh+|aww?|ah+|wow|nah|yeah|yep|um+|uh+|er+|lol|(?:ha){2,}|ugh|meh|so|actually"
+    r"|forget (?:it|that)|never ?mind)\b(?:[,.!:]+\s*|\s+(?!(?:is|are|was|looks?|good|and|or|of)\b))"
+    r"|(?:kk?|well|yes|no|right|alright|great|cool|nice|perfect|sorry|hey|yo|hi|hello|hiya|now|whatever"
+    r"|(?:good )?(?:morning|afternoon|evening))\b(?:[,.!:]+\s*"
+    r"|\s+(?=(?:i|we|i'\w+|can|could|do|have|got|need|any|show)\b))"
+    r")+(?=\S)"
 )
 RESET = _compiled(
     r"(?:please )?(?:let'?s )?(?:reset|restart|start (?:over|again|afresh|anew|fresh|from (?:scratch|zero"
@@ -146,8 +147,8 @@ SORTS = (
 )
 # What ends a wish and says nothing of it: "a frying pan first", "mugs as well"
 TRAIL = _compiled(
-    r"[,\s]+(?:(?<!\bthe )(?<!\bmy )(?<!\bthat )first|then|as well|too|for now|today|tonight|next|again|pls|plz"
-    r"|please|thx|thanks|lol|or something)\s*$"
+    r"(?:[,\s]+(?:(?<!\bthe )(?<!\bmy )(?<!\bthat )first|then|as well|too|for now|today|tonight|next|again|pls|plz"
+    r"|please|thx|thanks|lol|or something))+\s*$"
 )
 PREPOSITIONS = _words("for with in from of without to by on at that which under over made")
 # Words that wish for nothing by themselves
@@ -176,12 +177,12 @@ CHATTY = _words(
 
 # Words that rules go by, which are put right where they are misspelt
 SPELLED = _words(
-    "about above affordable another anything around because below best better between bought brand budget cheap "
-    "cheaper cheapest compare comparison costs dearer dearest deliver delivery difference different dislike dollars "
-    "euros everything except expensive fifth first fourth friendly hello instead language least less looking maximum "
-    "minimum more need never newest nothing oldest over pounds price prices pricier priciest ranked recommend return "
-    "same second shipping should show similar something sort sorted start than thanks that the third under what where "
-    "which without would"
+    "about above affordable and another anything are around because below best better between bought brand budget "
+    "cheap cheaper cheapest compare comparison costs dearer dearest deliver delivery difference different dislike "
+    "dollars euros everything except expensive fifth first for fourth friendly hello instead language least less "
+    "looking maximum minimum more need never newest not nothing oldest over pounds price prices pricier priciest "
+    "ranked recommend return same second shipping should show similar something sort sorted start than thanks that "
+    "the third under what where which without would"
 )
 _ANY_PRICE = (
     r"|\b(?:it )?(?:doesn'?t|does not) matter (?:what|how much) (?:it|they) costs?\b|\b(?:what|how) ?ever (?:it"

@@ -218,8 +218,8 @@ class _Cards:
         )
 
     def _focus(self) -> tuple[int, ...]:
-        """What "it" is: the card that was spoken of last, or the only one."""
-        if self.state.focus in self.state.shown:
+        """What "it" is: the item that was spoken of last, on the table or taken from it, or the only card."""
+        if self.state.focus in (*self.state.shown, *self.state.history):
             return (self.catalog.row(self.state.focus),)
         return self.shown if len(self.shown) == 1 else ()
 

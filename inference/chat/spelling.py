@@ -45,10 +45,10 @@ def _nearest(word: str) -> tuple[int, str | None]:
     if len(word) > _LONGEST:
         return 0, None
     most = 0 if len(word) < 4 else 1 if len(word) < 8 else 2  # edits that are forgiven
-    best: tuple[int, str | None] = (most + 1, None)
+    best: tuple[int, str | None] = (_LONGEST, None)
     for known in sorted(SPELLED):
         swapped = sorted(word) == sorted(known)
-        if swapped or (word[0] == known[0] and len(word) > 3):
+        if swapped or (word[0] == known[0] and min(len(word), len(known)) > 3):
             # of a longer word a letter may be another one, of a short one it is left out, doubled or swapped
             if not swapped and len(word) == len(known) and len(word) < 6:
                 continue

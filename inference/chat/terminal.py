@@ -1,4 +1,4 @@
-"""The terminal of `genrec chat RUN`: talk and commands in, streamed text and a table of cards out.
+"""The terminal of `genrec chat RUN`: talk and commands in, streamed text and cards out.
 
 Lines come from a keyboard or a pipe, so that a conversation can be scripted:
 
@@ -8,59 +8,64 @@ Lines come from a keyboard or a pipe, so that a conversation can be scripted:
 from __future__ import annotations
 
 import io
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
-from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from genrec.inference.chat.catalog_words import words_of_catalog
 from genrec.inference.chat.config import ChatConfig
 from genrec.inference.chat.conversation import Conversation, Reply
 from genrec.inference.chat.model_prose import prose_for
 from genrec.inference.chat.model_reader import reader_for
 from genrec.inference.chat.state import say_conditions
+from genrec.inference.chat.terminal_view import TerminalView
 from genrec.inference.recommender import Recommender
 from genrec.semtok.errors import InputError
 
 HELP = """Say what you look for, have, like or refuse: "coffee beans under 20", "no more mascara",
 "something like the second, but cheaper", "I bought an oat cleansing balm", "why the first?". Commands:
   /like N, /dislike N          card N joins your history; is never shown again
-  /history [add ID | remove N] what you have, oldest first
+  /history [add ID | remove N | find WORDS] what you have, oldest first
   /where [NAME=VALUE; ...]     conditions: /where price=5..20; brand=OPI|NYX, none: /where none
   /why N                       every reason for card N
   /codes N [LEVEL]             items that share the first LEVEL codes with card N
+  /refused [N]                 what is never shown again; shows the Nth of it again
+  /wish [none]                 what is looked for; none: nothing in particular
+  /keep NAME                   a condition that was let go is kept again
+  /again                       from the beginning of the list
   /state                       all that is known of you
   /reset, /quit, /help"""
-# What moves the cursor, ends a line or turns the direction of what follows (Unicode's bidirectional controls).
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _DIGITS = 9
-_HIDDEN = 60  # characters from which an attribute is too long for the table
+_FOUND = 8  # titles that /history find prints
 
 
 class Terminal:
     """One conversation at a terminal."""
 
     def __init__(self, conversation: Conversation, console: Console) -> None:
-        self.conversation, self.console = conversation, console
+        self.conversation, self.view = conversation, TerminalView(console)
         self._commands: dict[str, Callable[[str], None]] = {
-            "help": lambda rest: self._print(HELP),
+            "help": lambda rest: console.print(HELP, markup=False, highlight=False, soft_wrap=True),
             "like": lambda rest: self._show(self.conversation.like(self._card(rest))),
             "dislike": lambda rest: self._show(self.conversation.dislike(self._card(rest))),
-            "why": lambda rest: self._print(self.conversation.why(self._card(rest))),
-            "state": lambda rest: self._print(self.conversation.state.to_json()),
+            "why": lambda rest: self.view.say(self.conversation.why(self._card(rest))),
+            "state": lambda rest: self.view.say(self.conversation.state.to_json()),
             "reset": lambda rest: self._show(self.conversation.reset()),
             "history": self._history,
             "where": self._where,
             "codes": self._codes,
+            "refused": self._refused,
+            "wish": self._wish,
+            "keep": lambda rest: self._show(self.conversation.put_back(rest)),
+            "again": lambda rest: self._show(self._restated("from the beginning of the list", passed=())),
         }
 
     def run(self, lines: Iterable[str]) -> None:
         """Answer each line, until /quit or the end of the input."""
-        self._print("What are you looking for? /help tells what I understand.", "dim")
+        self.view.say("What are you looking for? /help tells what I understand.", "dim")
         for line in lines:
             said = line.strip()
             if said in ("/quit", "/exit"):
@@ -73,15 +78,20 @@ class Terminal:
                 else:
                     self._say(said)
             except InputError as error:
-                self._print(str(error), "red")
+                self.view.say(str(error), "red")
 
     def _say(self, said: str) -> None:
-        for piece in self.conversation.stream(said):
-            if isinstance(piece, Reply):
-                self.console.print()
-                self._table(piece)
-            else:
-                self.console.print(_plain(piece), end="", soft_wrap=True)
+        replies: list[Reply] = []
+
+        def written() -> Iterator[str]:
+            for piece in self.conversation.stream(said):
+                if isinstance(piece, Reply):
+                    replies.append(piece)
+                else:
+                    yield piece
+
+        self.view.flow(written())
+        self._below(replies[0])
 
     def _command(self, line: str) -> None:
         name, _, rest = line.partition(" ")
@@ -91,26 +101,62 @@ class Terminal:
 
     def _history(self, rest: str) -> None:
         action, _, what = rest.partition(" ")
-        history = self.conversation.state.history
+        history, catalog = self.conversation.state.history, self.conversation.recommender.catalog
         if action == "add" and what:
             self._show(self.conversation.set_history([*history, *what.split()]))
         elif action == "remove" and what:
             self._show(self.conversation.forget(_place(what, history, "item", "in your history")))
+        elif action == "find" and what:
+            found = words_of_catalog(catalog).find_titles(what)[:_FOUND]
+            titles = [f"{catalog.item_ids[match.row]}  {catalog.titles[match.row]}" for match in found]
+            self.view.say("\n".join(titles) or "No title has these words.")
         elif rest:
-            raise InputError("/history, /history add ID, /history remove N")
+            raise InputError("/history, /history add ID, /history remove N, /history find WORDS")
         else:
-            catalog = self.conversation.recommender.catalog
             titles = [
                 f"{place}  {item}  {catalog.titles[catalog.row(item)]}" for place, item in enumerate(history, start=1)
             ]
-            self._print("\n".join(titles) or "Your history is empty.")
+            self.view.say("\n".join(titles) or "Your history is empty.")
 
     def _where(self, rest: str) -> None:
         if rest:
             schema = self.conversation.recommender.catalog.attributes.schema
             self._show(self.conversation.set_where(parse_where(rest, schema)))
         else:
-            self._print(say_conditions(self.conversation.state.where) or "No conditions.")
+            self.view.say(say_conditions(self.conversation.state.where) or "No conditions.")
+
+    def _wish(self, rest: str) -> None:
+        if rest == "none":
+            self._show(self._restated("looking for nothing in particular", wish=""))
+        elif rest:
+            raise InputError("/wish, /wish none; what you look for you can just say")
+        else:
+            self.view.say(self.conversation.state.wish or "Nothing in particular.")
+
+    def _refused(self, rest: str) -> None:
+        """List what is never shown again, items and then values, or show one of it again."""
+        state, catalog = self.conversation.state, self.conversation.recommender.catalog
+        values = [(name, value) for name, refused in state.unwanted.items() for value in refused]
+        told = [catalog.titles[catalog.row(item)] for item in state.refused]
+        told += [f"{name}: {value}" for name, value in values]
+        if not rest:
+            self.view.say("\n".join(f"{place}  {text}" for place, text in enumerate(told, start=1)) or "Nothing.")
+            return
+        place = _number(rest, len(told), "refusal", "here") - len(state.refused)
+        if place < 0:
+            items = tuple(item for item in state.refused if item != state.refused[place])
+            self._show(self._restated("shown again", refused=items))
+            return
+        kept = {
+            name: tuple(value for value in refused if (name, value) != values[place])
+            for name, refused in state.unwanted.items()
+        }
+        self._show(self._restated("shown again", unwanted={name: refused for name, refused in kept.items() if refused}))
+
+    def _restated(self, done: str, **changes: Any) -> Reply:
+        """The answer to the state with some parts changed; `done` says which, in the note."""
+        self.conversation.state = replace(self.conversation.state, **changes)
+        return replace(self.conversation.set_history(self.conversation.state.history), note=done)
 
     def _codes(self, rest: str) -> None:
         number, _, level = rest.partition(" ")
@@ -118,42 +164,22 @@ class Terminal:
         if depth is None:
             raise InputError(f"/codes N [LEVEL]: {_cut(level)!r} is no level")
         others = self.conversation.neighbours(self._card(number), depth)
-        self._print("\n".join(f"{card.semantic_id}  {card.title}" for card in others) or "No other item is under it.")
+        self.view.say("\n".join(f"{card.semantic_id}  {card.title}" for card in others) or "No other item is under it.")
 
     def _card(self, number: str) -> str:
         return _place(number, self.conversation.state.shown, "card", "on the table")
 
     def _show(self, reply: Reply) -> None:
-        self._print(reply.text)
-        self._table(reply)
+        self.view.say(reply.text)
+        self._below(reply)
 
-    def _table(self, reply: Reply) -> None:
-        self._print(f"[{reply.spoken_by}] {reply.note}", "dim")
+    def _below(self, reply: Reply) -> None:
+        """What stands below the text of a reply: who wrote it and what was understood, a comparison or the cards."""
+        self.view.say(f"[{reply.spoken_by}] {reply.note}", "dim")
         if reply.table:
-            self._compared(reply.table)
-            return
-        if not reply.cards:
-            return
-        table = Table(box=SIMPLE, pad_edge=False)
-        for heading in ("", "item", "facts", "why"):
-            table.add_column(heading, overflow="fold")
-        for place, card in enumerate(reply.cards, start=1):
-            facts = "; ".join(f"{name} {value}" for name, value in card.attributes.items() if len(value) <= _HIDDEN)
-            cells = (str(place), card.title, facts, f"{card.reason}\n{card.semantic_id}")
-            table.add_row(*map(_plain, cells))
-        self.console.print(table)
-
-    def _compared(self, rows: tuple[tuple[str, ...], ...]) -> None:
-        heading, *body = rows
-        table = Table(box=SIMPLE, pad_edge=False)
-        for name in heading:
-            table.add_column(_plain(name), overflow="fold")
-        for cells in body:
-            table.add_row(*map(_plain, cells))
-        self.console.print(table)
-
-    def _print(self, text: str, style: str = "") -> None:
-        self.console.print(Text(_CONTROL.sub(" ", text), style=style))
+            self.view.table(reply.table)
+        else:
+            self.view.cards(reply.cards)
 
 
 def chat(config: ChatConfig) -> None:
@@ -195,11 +221,16 @@ def parse_where(text: str, schema: Any) -> dict[str, Any]:
 
 
 def _place(number: str, items: tuple[str, ...], noun: str, where: str) -> str:
+    return items[_number(number, len(items), noun, where)]
+
+
+def _number(number: str, most: int, noun: str, where: str) -> int:
+    """The place from 0 that a number from 1 names."""
     place = _whole(number)
-    if place is None or not 1 <= place <= len(items):
-        count = f"is 1 {noun}" if len(items) == 1 else f"are {len(items) or 'no'} {noun}s"
+    if place is None or not 1 <= place <= most:
+        count = f"is 1 {noun}" if most == 1 else f"are {most or 'no'} {noun}s"
         raise InputError(f"{repr(_cut(number)) if number else 'which one'}: there {count} {where}")
-    return items[place - 1]
+    return place - 1
 
 
 def _whole(text: str) -> int | None:
@@ -209,10 +240,6 @@ def _whole(text: str) -> int | None:
 
 def _cut(text: str) -> str:
     return text if len(text) <= 20 else f"{text[:19]}…"
-
-
-def _plain(text: str) -> Text:
-    return Text(_CONTROL.sub(" ", text))
 
 
 def _lines() -> Iterator[str]:
