@@ -15,6 +15,7 @@ tokens of all known models are written with are replaced in every text that is n
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from typing import Any
 
@@ -29,6 +30,7 @@ from genrec.inference.chat.understanding import LONGEST, RulesReader
 from genrec.semtok.catalog import Catalog
 
 TIMEOUT = 10.0  # seconds for one turn, after which rules read it
+PAUSE = 30.0  # seconds for which a server that was slow or down is not asked again: other people wait behind a turn
 KINDS_TOLD = 60  # values of a column that the model is told, the most common ones
 LONGEST_TITLE = 120  # characters
 _HARMLESS = str.maketrans({"<": "‹", ">": "›", "|": "¦", "｜": "¦", "[": "(", "]": ")", "▁": "_"})
@@ -65,26 +67,33 @@ class ModelReader:
     Args:
         address: such as http://localhost:8000.
         timeout: seconds for one turn.
+        pause: seconds for which rules read after the server was slow or down.
 
     Attributes:
         schema: of the JSON that the server is asked for.
     """
 
-    def __init__(self, address: str, catalog: Catalog, *, timeout: float = TIMEOUT) -> None:
+    def __init__(self, address: str, catalog: Catalog, *, timeout: float = TIMEOUT, pause: float = PAUSE) -> None:
         self._catalog, self._words = catalog, words_of_catalog(catalog)
         self._server, self._rules = ChatServer(address, timeout=timeout), RulesReader(catalog)
         self.schema = _schema(self._words.columns)
+        self._pause, self._asked_from, self._why = pause, 0.0, ""
         self._task = f"{_TASK}\n\n{self._about()}"
 
     def read(self, text: str, state: ConversationState) -> Reading:
         """What a turn means, by the model or else by rules."""
+        if time.monotonic() < self._asked_from:
+            return self._by_rules(text, state, self._why)
         try:
             answer = self._server.json(self.messages(text[:LONGEST], state), self.schema)
             return reading_of(parse_turn(answer), text[:LONGEST], state, self._words, self._catalog)
         except ServerError as error:
-            why = f"the reading server {error}"
+            self._asked_from, self._why = time.monotonic() + self._pause, f"the reading server {error}"
+            return self._by_rules(text, state, self._why)
         except TurnError:
-            why = "the model's reading could not be used"
+            return self._by_rules(text, state, "the model's reading could not be used")
+
+    def _by_rules(self, text: str, state: ConversationState, why: str) -> Reading:
         reading = self._rules.read(text, state)
         reading.notes.append(f"{why}, so rules read this")
         return reading
