@@ -376,7 +376,6 @@ def lines_of(fusion: Fusion, quick: bool) -> Iterator[tuple[str, list[str]]]:
     alone = [name for name in fusion.columns if component[name] != "dialogues"]
     yield "all", list(fusion.columns)
     yield "all but dialogues", alone
-    yield "co-ratings, words, popularity", [n for n in alone if component[n] in ("co-ratings", "words", "popularity")]
     if quick:
         return
     for part in parts:

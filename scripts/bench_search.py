@@ -143,7 +143,7 @@ def main() -> None:
         f"{arguments.run}: {len(queries)} queries over {len(catalog):,} items, Recall@{K} (95% of a paired bootstrap)\n"
     )
     print(f"{'queries':<13}{'':>4}" + "".join(f"{name:>8}" for name in measured) + f"{'search - TF-IDF':>25}")
-    figures = print_recalls(queries, {name: places for name, (places, _) in measured.items()})
+    figures = print_figures(queries, {name: places for name, (places, _) in measured.items()})
     print(f"{'ms a query':<17}" + "".join(f"{spent:>8.1f}" for _, spent in measured.values()))
     figures |= {f"milliseconds_{_key(name)}": spent for name, (_, spent) in measured.items()}
     if arguments.json:
@@ -155,22 +155,24 @@ def main() -> None:
         write_atomic(arguments.json, to_json({"figures": figures, "conditions": conditions}))
 
 
-def print_recalls(queries: list[Query], ranks: dict[str, NDArray[np.int64]]) -> dict[str, float]:
-    """A line a kind of query, and the reciprocal ranks of all; returns the same as figures."""
+def print_figures(queries: list[Query], ranks: dict[str, NDArray[np.int64]]) -> dict[str, float]:
+    """Recall of each kind of query, and mean reciprocal ranks; returns the same as figures."""
     kinds, figures = np.array([kind for kind, _, _ in queries]), {}
-    for kind in dict.fromkeys(kinds.tolist()):
-        hits = {name: (places[kinds == kind] > 0).astype(float) for name, places in ranks.items()}
-        difference, low, high = paired(hits["search"] - hits["TF-IDF"])
-        means = "".join(f"{hit.mean():>8.3f}" for hit in hits.values())
-        print(f"{kind:<13}{len(hits['search']):>4}{means}{difference:>+10.3f} [{low:+.3f}, {high:+.3f}]")
-        key = _key(kind)
-        figures |= {f"recall_at_10_{_key(name)}_{key}": float(hit.mean()) for name, hit in hits.items()}
-        figures |= {f"difference_{key}": difference, f"difference_low_{key}": low, f"difference_high_{key}": high}
-    reciprocal = {
-        name: float(np.where(places > 0, 1 / np.maximum(places, 1), 0).mean()) for name, places in ranks.items()
-    }
-    print(f"{f'MRR@{K}, all':<17}" + "".join(f"{value:>8.3f}" for value in reciprocal.values()))
-    return figures | {f"mrr_at_10_{_key(name)}": value for name, value in reciprocal.items()}
+    hits = {name: (places > 0).astype(float) for name, places in ranks.items()}
+    reciprocal = {name: hits[name] / np.maximum(places, 1) for name, places in ranks.items()}
+    lines = [("recall", kind, hits) for kind in dict.fromkeys(kinds.tolist())]
+    lines += [("mrr", kind, reciprocal) for kind in ("natural", "all") if kind == "all" or kind in kinds]
+    for metric, kind, values in lines:
+        asked = np.full(len(kinds), True) if kind == "all" else kinds == kind
+        difference, low, high = paired(values["search"][asked] - values["TF-IDF"][asked])
+        means = {name: float(value[asked].mean()) for name, value in values.items()}
+        label = kind if metric == "recall" else f"MRR, {kind}"
+        columns = "".join(f"{mean:>8.3f}" for mean in means.values())
+        print(f"{label:<13}{asked.sum():>4}{columns}{difference:>+10.3f} [{low:+.3f}, {high:+.3f}]")
+        key = f"{metric}_at_{K}_{_key(kind)}"
+        figures |= {f"{key}_{_key(name)}": mean for name, mean in means.items()}
+        figures |= {f"{key}_difference": difference, f"{key}_low": low, f"{key}_high": high}
+    return figures
 
 
 def paired(difference: NDArray[np.float64]) -> tuple[float, float, float]:
