@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 
 from genrec import Recommender
 from genrec.decoding.beam import score_all
+from genrec.inference.serve.app import create_app
+from genrec.inference.serve.config import ServeConfig
 from genrec.inference.text_search import SearchWeights, TextSearch
 from genrec.run import Run
 from genrec.semtok.errors import InputError
@@ -102,6 +105,17 @@ def test_added_items_are_found_by_words_that_no_other_item_has(run: Path, tmp_pa
     shop.add_items(table.hstack(shop.catalog.attributes[:1].select(missing)))
     assert before != "new"
     assert [shop.search(words, 1)[0][0].item_id for words in ("quixotic zanfona", "zanfnoa")] == ["new", "new"]
+
+
+def test_the_same_search_over_http(shop: Recommender) -> None:
+    title = max(shop.catalog.titles, key=len)
+    word = max(title.split(), key=len)
+    query = title.replace(word, word[:2] + word[3] + word[2] + word[4:])  # a typing error
+    with TestClient(create_app(shop, None, ServeConfig(run=Path("run"), timeout=60.0))) as client:
+        items = client.post("/v1/search", json={"query": query, "k": 4}).json()["items"]
+    found = shop.search(query, 4).pairs()
+    assert [item["item_id"] for item in items] == [item for item, _ in found]
+    assert shop.catalog.titles[shop.catalog.row(found[0][0])] == title
 
 
 def test_vectors_of_another_catalogue_are_refused(run: Path, tmp_path: Path) -> None:
