@@ -41,6 +41,12 @@ LINES: dict[str, list[str]] = {
     "ids_from_words": ["--aligner.name=fusion", "--fusion.method=text"],
     "no_dense_head": ["--lm.dense_weight=0", "--ranking.dense_weight=0"],
     "whole_vocabulary": ["--lm.score_space=vocabulary"],
+    "rqvae": ["--semtok.quantizer=rqvae"],
+    "rqvae_letter": [
+        "--semtok.quantizer=rqvae",
+        "--semtok.rqvae.collaborative_weight=0.01",
+        "--semtok.rqvae.diversity_weight=1e-4",
+    ],
     "dpo": ["--lm.preference.method=dpo"],
     "grpo": ["--lm.preference.method=grpo"],
 }

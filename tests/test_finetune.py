@@ -18,6 +18,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 from worlds.walk import TINY
 
+from genrec.cli.by_data import DataSize, settled
 from genrec.cli.parsing import load_config
 from genrec.data.cases import Cases
 from genrec.data.interactions import Interactions
@@ -180,7 +181,7 @@ def test_tasks_and_preference_stage_are_set_by_flags_and_read_back(tmp_path: Pat
     text = f"{{data: {{items: {tmp_path}/items.jsonl, interactions: {tmp_path}/log.csv}}, run: {tmp_path}/run}}"
     (tmp_path / "config.yaml").write_text(text)
     flags = ["--lm.tasks.query_to_codes", "0.5", "--lm.preference.method", "dpo", "--lm.warmup_steps", "7"]
-    config = load_config(tmp_path / "config.yaml", flags)
+    config = settled(load_config(tmp_path / "config.yaml", flags), DataSize(30, 20, 300))
     assert config.lm.tasks == TaskWeights(query_to_codes=0.5)
     assert (config.lm.preference.method, config.lm.warmup_steps) == ("dpo", 7)
     assert lm_settings(yaml.safe_load(config.to_yaml())).lm == config.lm
@@ -212,7 +213,7 @@ def test_a_dense_head_of_no_weight_stays_as_it_was(inputs: LmInputs, tmp_path: P
         ({"heads": 3}, "heads 3"),
         ({"dropout": 1.0}, "dropout"),
         ({"lora_rank": 4}, "lora_rank"),
-        ({"epochs": 0}, "epochs 0"),
+        ({"epochs": -1}, "epochs -1"),
         ({"text_vocabulary": 12}, "text_vocabulary"),
         ({"text_share": -1.0}, "text_share -1"),
         ({"text_share": float("nan")}, "text_share nan"),

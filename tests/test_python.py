@@ -210,7 +210,7 @@ def test_added_items_are_in_the_same_object(
         ({"columns": {"item": "book_id"}}, "no setting data.columns.item; did you mean data.columns.item_id"),
         ({"columns": COLUMNS | {"title": "book_id"}}, "data.columns.item_id 'book_id': is title too"),
         ({"lm": {"epoch": 3}}, "no setting lm.epoch; did you mean lm.epochs?"),
-        ({"lm": {"epochs": -3}}, "lm.epochs -3 must be at least 1"),
+        ({"lm": {"epochs": -3}}, "lm.epochs -3 must not be negative"),
         ({"lm": {"epochs": "many"}}, "lm.epochs 'many': must be of the type int"),
         ({"data": {"cold_share": 10**400}}, "a number of more than 300 digits"),
         ({"lm": 3}, "lm 3: a section of settings belongs here"),
