@@ -155,7 +155,7 @@ def test_a_run_that_may_not_be_written_to_is_read_and_otherwise_refused_in_one_l
     monkeypatch.setattr("sys.stdin", io.StringIO("a mug\n/quit\n"))
     monkeypatch.setattr("genrec.inference.serve.server._run", lambda server: None)  # it would serve until it is stopped
     read = [
-        ["inspect", str(run), item], ["chat", str(run)],
+        ["inspect", str(run), item], ["chat", str(run)], ["evaluate", str(run)],
         ["recommend", str(run), "--k=3", f"--out={tmp_path / 'out'}"],
         ["store", "load", str(tmp_path / "store"), str(run / "topk")],
         ["serve", str(run), f"--store={tmp_path / 'store'}"],
@@ -166,7 +166,7 @@ def test_a_run_that_may_not_be_written_to_is_read_and_otherwise_refused_in_one_l
     refused = [
         ["fit", config, *SMALL, f"--run={run}", "--seed=1"], ["fit", config, *SMALL, f"--run={place / 'new'}"],
         ["fit", config, *SMALL, f"--run={place / 'unfinished'}"], ["evaluate", str(place / "unfinished")],
-        ["evaluate", str(run)], ["recommend", str(run), "--k=5"],
+        ["recommend", str(run), "--k=5"],
         ["recommend", str(run), "--k=3", "--restart"], ["recommend", str(run), f"--out={place / 'out'}"],
         ["add-items", str(run), str(new)], ["serve", str(run)],
         ["store", "load", str(place / "store"), str(run / "topk")], ["store", "info", str(place / "store")],

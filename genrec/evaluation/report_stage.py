@@ -6,6 +6,7 @@ are nobody's target, and some of the models do not know them.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from genrec.ranking.config import FusionWeights, RankingConfig
 from genrec.ranking.cooccurrence import Cooccurrence, Score, best_weight, mixture
 from genrec.ranking.ranker import Ranker
 from genrec.run import Run
+from genrec.semtok.errors import InputError
 from genrec.semtok.folders import write_atomic
 from genrec.semtok.vectors import unit_rows
 from genrec.sequential.sasrec import SasRec
@@ -54,9 +56,14 @@ def update_report(run: Run, open_ranker: OpenRanker) -> None:
             works on the run.
     """
     run.settings()
+    stage = report_stage(run, open_ranker)
+    with contextlib.suppress(InputError), Run.open(run.path) as opened:  # which takes no right to write
+        opened.check_finished(NEEDS)
+        if stage.is_current(opened):
+            return
     with run.locked():
         run.check_finished(NEEDS)
-        bring_up_to_date(run, report_stage(run, open_ranker))
+        bring_up_to_date(run, stage)
 
 
 def _report(open_ranker: OpenRanker, run: Run, folder: Path) -> None:

@@ -36,7 +36,6 @@ def answer(question: Question, state: ConversationState, catalog: Catalog, words
 def can_do(catalog: Catalog, words: CatalogWords) -> str:
     """What can be said here, with kinds of items of this catalogue."""
     kinds = common_kinds(catalog, words)
-    goods = f" There are {len(catalog):,} items here" + (f", such as {_listed(kinds)}." if kinds else ".")
     example = (
         f"“{kinds[0].lower()} under 20”"
         if kinds and words.price
@@ -46,8 +45,14 @@ def can_do(catalog: Catalog, words: CatalogWords) -> str:
     )
     return (
         f"Say what you look for ({example}), what you like or have, what you don't want, or ask about a card: "
-        f"its price, how two of them differ, why it is here.{goods}"
+        f"its price, how two of them differ, why it is here. {goods(catalog, words)}"
     )
+
+
+def goods(catalog: Catalog, words: CatalogWords) -> str:
+    """How many items there are, and of which kinds."""
+    kinds = common_kinds(catalog, words)
+    return f"There are {len(catalog):,} items here" + (f", such as {_listed(kinds)}." if kinds else ".")
 
 
 class _Answering:
@@ -58,7 +63,7 @@ class _Answering:
     def answer(self) -> Answer:
         question = self.question
         if question.kind == "greet":
-            return Answer("Hello! What are you looking for? " + can_do(self.catalog, self.words))
+            return Answer(f"Hello! What are you looking for? {goods(self.catalog, self.words)}")
         if question.kind == "thanks":
             return Answer("You're welcome. Tell me if you look for anything else.")
         if question.kind == "acknowledge":
