@@ -25,7 +25,7 @@ COMMANDS = {
     "store": "load lists into a top-K store, roll back, show: genrec store load STORE RUN/topk",
     "export": "the aligned recommender as an ONNX file: genrec export RUN FILE.onnx",
     "push": "upload a run to the Hugging Face hub, without its log: genrec push RUN USER/NAME",
-    "chat": "talk to it: genrec chat RUN [--web] [--prose http://localhost:8001]",
+    "chat": "talk to it: genrec chat RUN [--web] [--reader URL] [--prose URL]",
     "import": "raw Amazon or MovieLens files to the two tables: genrec import FORMAT ...",
 }
 _OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
