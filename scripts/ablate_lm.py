@@ -67,7 +67,7 @@ def table(run: Run, lines_of: Mapping[str, Run]) -> str:
         figures = {
             (row["model"].removesuffix(DEFAULT), row["slice"]): f"{row['value']:.4f}"
             for row in other.metrics()
-            if (row["metric"], row["k"]) == ("recall", 10)
+            if (row["split"], row["metric"], row["k"]) == ("test", "recall", 10)
         }
         lines.append(
             [
