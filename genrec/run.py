@@ -162,6 +162,8 @@ class Run(RunFolder):
         vectors = ItemVectors.load(folder / "collaborative.safetensors")
         if len(vectors) > len(self.catalog()):
             raise InputError(f"{folder}: vectors of {len(vectors)} items, the catalogue has {len(self.catalog())}")
+        if self.split().last_row >= len(vectors):
+            raise InputError(f"{folder}: vectors of {len(vectors)} items, the split names row {self.split().last_row}")
         return vectors
 
     @property

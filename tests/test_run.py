@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from worlds.hostile import seal
 
 from genrec import run_folder
 from genrec.add_items import add
@@ -20,6 +21,7 @@ from genrec.run import DataFacts, Run
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import hash_file, new_folder, read_json, to_json, write_atomic, write_manifest
 from genrec.semtok.schema import read_as
+from genrec.semtok.vectors import ItemVectors
 
 CHANGES = ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "shutil.copyfile")
 UNTIMED = ("log.jsonl", ".lock")
@@ -244,3 +246,12 @@ def test_json_goes_through_a_schema(tmp_path: Path) -> None:
         assert "\n" not in str(refused.value)
     with pytest.raises(InputError, match="no such file"):
         read_as(tmp_path / "gone", DataFacts)
+
+
+def test_collaborative_vectors_cover_the_items_that_the_split_names(run: Path) -> None:
+    vectors = Run(run).collaborative_vectors()
+    assert Run(run).split().last_row < len(vectors)
+    ItemVectors(vectors.values[:20], vectors.source).save(run / "vectors/collaborative/collaborative.safetensors")
+    seal(run, "vectors/collaborative/collaborative.safetensors", behind=False)
+    with pytest.raises(InputError, match=r"vectors of 20 items, the split names row \d+"):
+        _ = Run(run).fitted_items

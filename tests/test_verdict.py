@@ -50,3 +50,9 @@ def test_the_slice_of_the_greatest_loss_is_named_and_small_ones_say_nothing() ->
 def test_a_report_without_baselines_has_no_winner() -> None:
     assert verdict([row(OURS, 0.5)]) == ("No ranking of the run stands beside baselines.", False)
     assert not verdict([]).loses
+
+
+def test_a_baseline_without_a_figure_of_a_slice_is_left_out_there() -> None:
+    whole = [row("Markov", 0.4), row("Popularity", 0.5), row(OURS, 0.45)]
+    rows = [*whole, row(OURS, 0.1, "tail"), row("Markov", 0.2, "tail")]
+    assert "on tail targets Markov is better (0.2000 against 0.1000)" in verdict(rows).sentence

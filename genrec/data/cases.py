@@ -92,6 +92,13 @@ class Split:
         if len(self.train) != len(self.train_user_ids):
             raise ValueError("one user id a training sequence")
 
+    @property
+    def last_row(self) -> int:
+        """The highest catalogue row that any part names; -1 where there is none."""
+        parts = [self.train.values, self.cold_items]
+        parts += [rows for cases in (self.valid, self.test) for rows in (cases.histories.values, cases.targets)]
+        return max((int(rows.max()) for rows in parts if len(rows)), default=-1)
+
     def save(self, folder: Path) -> None:
         """Write `train.parquet`, `valid.parquet`, `test.parquet` and `split.json` into an existing folder."""
         train = {"user_id": pl.Series(self.train_user_ids, dtype=pl.String), "items": _to_lists(self.train)}

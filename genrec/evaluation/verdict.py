@@ -83,8 +83,9 @@ def _worst_slice(
     losses = []
     for name in _SLICES:
         row = recall.get((ours, name))
-        if row is not None and row["n"] >= _FEW:
-            other = max(baselines, key=lambda model: recall[model, name]["value"])
+        measured = [model for model in baselines if (model, name) in recall]
+        if row is not None and row["n"] >= _FEW and measured:
+            other = max(measured, key=lambda model: recall[model, name]["value"])
             losses.append((name, other, row["value"], recall[other, name]["value"]))
     worst = max(losses, key=lambda loss: loss[3] - loss[2], default=None)
     return worst if worst is not None and worst[3] > worst[2] else None
