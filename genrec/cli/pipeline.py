@@ -25,6 +25,7 @@ from genrec.inference.batch.command import write_lists
 from genrec.inference.batch.job import files_of_a_job
 from genrec.inference.opening import open_ranker
 from genrec.run import Run
+from genrec.run_folder import STAGES
 from genrec.semtok.aligners import ALIGNERS
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import MANIFEST
@@ -36,18 +37,6 @@ from genrec.training.quantizer.stage import semtok_stage
 from genrec.training.sequential.stage import collaborative_stage
 
 _log = logging.getLogger(__name__)
-
-STAGES = (
-    "catalog",
-    "split",
-    "vectors/text",
-    "vectors/collaborative",
-    "vectors/users",
-    "vectors/item",
-    "semtok",
-    "lm",
-    "report",
-)
 
 
 def fit(config: FitConfig, *, before_lm: bool = False) -> Run:

@@ -236,10 +236,10 @@ class Ranker:
         """Rows and scores [B, up to k] of one batch; -1 and -inf pad."""
         if ranking == "fused":
             weights = self.config.fusion_weights
-            parts = self.component_scores(
-                prompts, histories, [weights], k=k, beams=beams, filters=filters, retrieve=not _is_searched(weights)
-            )
             searched = _is_searched(weights)
+            parts = self.component_scores(
+                prompts, histories, [weights], k=k, beams=beams, filters=filters, retrieve=not searched
+            )
             return _numpy(*(self._exact(prompts, parts, weights, k, beams) if searched else parts.best(weights, k)))
         state = self.scorer.start(prompts)
         if ranking == "dense":

@@ -23,6 +23,7 @@ import polars as pl
 from numpy.typing import NDArray
 from rapidfuzz.distance import OSA
 
+from genrec.inference import lexical
 from genrec.semtok.catalog import Catalog
 
 WORD = re.compile(r"\w+(?:'\w+)*")
@@ -38,16 +39,9 @@ Phrase = tuple[str, ...]
 
 @lru_cache(maxsize=1 << 16)
 def fold(word: str) -> str:
-    """A word as words are compared: `fold("Moisturisers") == "moisturizer"`."""
+    """A word as words are compared here, as the search does it and a little more: `fold("Colours") == "color"`."""
     word = "".join(c for c in unicodedata.normalize("NFKD", word.casefold()) if not unicodedata.combining(c))
-    word = _IRREGULAR.get(word, word.removesuffix("'s").replace("'", ""))
-    if word.endswith("ies") and len(word) > 4:
-        word = word[:-3] + "y"
-    elif word.endswith(("sses", "ches", "shes", "xes", "zes")):
-        word = word[:-2]
-    elif word.endswith("s") and not word.endswith(("ss", "us", "is")) and len(word) > 3:
-        word = word[:-1]
-    return re.sub(r"our$", "or", re.sub(r"is(e|er|ed|ing)$", r"iz\1", word))
+    return re.sub(r"our$", "or", lexical.fold(_IRREGULAR.get(word, word)))
 
 
 def words_of(text: str) -> list[str]:
