@@ -296,8 +296,10 @@ class Run(RunFolder):
 
     @_once
     def ranks(self) -> dict[str, NDArray[np.uint8]]:
-        """Each model's rank of each test case's target, 0 where it is not among the first, by the report."""
-        n_cases = len(self.split().test)
+        """By the report: each model's rank of each tested case's target, 0 where it is not among the first."""
+        from genrec.evaluation.tables import tested_cases
+
+        n_cases = len(tested_cases(self.split().test, self.fitted_items))
         file = self.verified("report") / "ranks.safetensors"
         return read_arrays(file, lambda models: dict.fromkeys(models, ("uint8", (n_cases,))), "ranks of test cases")
 

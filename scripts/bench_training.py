@@ -53,7 +53,6 @@ from genrec.training.lm.data import PAD, Example, collate, history_examples, res
 from genrec.training.loop.batching import batches_by_length
 from genrec.training.loop.schedule import Warmup, adamw, set_learning_rates
 from genrec.training.quantizer.fit import fit_quantizer
-from genrec.training.sequential.fit import sample_cases
 
 QUICK = 2_000  # histories, and validation cases
 
@@ -219,7 +218,7 @@ def main() -> None:
     cases = inputs.split.valid
     if options.quick:
         train = train.take(np.random.default_rng(0).permutation(len(train))[:QUICK])
-        cases = sample_cases(cases, QUICK, 0)
+        cases = cases.sample(QUICK, 0)
     hits, seconds, steps = {}, {}, {}
     for name in ways:
         way = fresh(name, train)

@@ -45,7 +45,6 @@ from genrec.run import Run
 from genrec.semtok.folders import to_json, write_atomic
 from genrec.stages import bring_up_to_date
 from genrec.training.lm.stage import lm_settings
-from genrec.training.sequential.fit import sample_cases
 
 K = 10
 NODES = "--lm.node_vectors=true"
@@ -107,7 +106,7 @@ def fit_line(line: Line, runs: Path) -> Run:
 
 def weights_without_lm(run: Run, recommender: Recommender) -> FusionWeights:
     """The best fusion of the aligner's recommender and co-occurrence alone, by NDCG on validation."""
-    cases = sample_cases(run.split().valid, 8_000, 0)
+    cases = run.split().valid.sample(8_000, 0)
     weights = [FusionWeights(0.0, cooccurrence, 1.0) for cooccurrence in COOCCURRENCE_WEIGHTS]
     lists = recommender.ranker.fused_lists(
         cases.histories, weights=weights, k=K, filters=filters(run, recommender, cases)

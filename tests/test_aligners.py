@@ -58,6 +58,14 @@ def test_every_table_has_finite_vectors_and_a_loss(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALIGNERS)
+def test_some_rows_are_rows_of_the_table(name: str) -> None:
+    table = made(name)
+    torch.testing.assert_close(table.at(ROWS), table()[ROWS])
+    cold = torch.tensor([0, 5])
+    torch.testing.assert_close(table.at(cold), table()[cold])
+
+
+@pytest.mark.parametrize("name", ALIGNERS)
 def test_behaviour_of_cold_items_is_not_looked_at(name: str) -> None:
     given = inputs()
     garbage = given.collaborative.copy()

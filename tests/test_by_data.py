@@ -44,11 +44,21 @@ def test_what_was_set_by_hand_is_what_the_data_gives(
     training = found.aligner.training
     assert epochs(found) == passes
     assert (training.batch_positions, training.peak_learning_rate, found.lm.max_items) == (batch, rate, items)
+    assert (found.collaborative.batch_positions, found.lm.batch_tokens) == (512, 1536)
+
+
+def test_a_large_log_is_read_less_often_and_in_large_batches(tmp_path: Path) -> None:
+    found = settled(config(tmp_path), DataSize(1_000_000, 1_000_000, 10_000_000))
+    assert epochs(found) == (2, 1, 1)
+    batches = found.collaborative.batch_positions, found.aligner.training.batch_positions, found.lm.batch_tokens
+    assert batches == (4096, 4096, 16_384)
+    assert epochs(settled(config(tmp_path), DataSize(6_040, 3_416, 1_000_209))) == (20, 10, 6)
 
 
 def test_what_a_person_says_stays(tmp_path: Path) -> None:
     flags = ["--lm.epochs=3", "--lm.max_items=7", "--collaborative.epochs=5", "--aligner.training.epochs=4"]
-    said = config(tmp_path, *flags, "--aligner.training.batch_positions=96", "--effort=thorough")
+    flags += ["--lm.batch_tokens=64", "--collaborative.batch_positions=64", "--aligner.training.batch_positions=96"]
+    said = config(tmp_path, *flags, "--effort=thorough")
     assert settled(said, BEAUTY) == said
 
 
@@ -70,5 +80,5 @@ def test_settled_once_it_stays_for_other_data(tmp_path: Path) -> None:
 def test_training_by_a_file_that_is_not_settled_is_refused(tmp_path: Path) -> None:
     from dataclasses import asdict
 
-    with pytest.raises(InputError, match=r"lm.epochs and lm.max_items are 0"):
+    with pytest.raises(InputError, match=r"lm.epochs, lm.max_items or lm.batch_tokens is 0"):
         lm_settings(asdict(config(tmp_path)))

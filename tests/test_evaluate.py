@@ -12,6 +12,7 @@ from worlds.small_shop import SMALL, contents
 
 from genrec import Recommender
 from genrec.cli.main import main
+from genrec.run import Run
 from genrec.semtok.folders import read_json
 
 
@@ -51,6 +52,21 @@ def test_evaluate_reads_nothing_outside_the_run(run: Path, tmp_path: Path, capsy
     assert main(["evaluate", str(copy)]) == 2
     assert "lm was made of another semtok; genrec fit finishes the run" in capsys.readouterr().err
     assert contents(copy) == before
+
+
+def test_of_a_large_catalogue_some_cases_are_ranked(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / "report")
+    opened = Run(copy)
+    n_cases, n_items = len(opened.split().test), opened.fitted_items
+    monkeypatch.setattr("genrec.evaluation.tables._TESTED_CELLS", 9 * n_items + 1)
+    assert main(["evaluate", str(copy)]) == 0
+    assert {row["n"] for row in read_json(copy / "report/metrics.json") if row["slice"] == "all"} == {9}
+    assert f"9, drawn by seed, of {n_cases} test cases" in (copy / "report/report.html").read_text()
+    assert {len(ranks) for ranks in Run(copy).ranks().values()} == {9}
 
 
 def test_inspect_and_evaluate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,6 +35,7 @@ from genrec.tasks.weights import TaskWeights
 from genrec.training.lm.base import scratch_tokenizer
 from genrec.training.lm.build import LanguageModel, LmInputs, build_lm
 from genrec.training.lm.config import LmConfig
+from genrec.training.lm.data import collate, history_examples
 from genrec.training.lm.fit import fit_lm
 from genrec.training.lm.save import save_lm
 from genrec.training.lm.stage import lm_settings
@@ -195,6 +196,27 @@ def test_other_ways_of_training_learn(inputs: LmInputs, tmp_path: Path, changed:
     fitted(inputs, replace(TINY, epochs=4, batch_tokens=256, **changed), tmp_path / "w", rows.append)
     assert rows[-1]["code_loss"] < rows[0]["code_loss"]
     assert rows[-1]["dense_loss"] < rows[0]["dense_loss"]
+
+
+def test_the_dense_head_of_a_large_catalogue_is_trained_against_a_sample(
+    inputs: LmInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sample of all items is all of them; a smaller one learns too, and nobody teaches it."""
+    config = replace(TINY, identity_dropout=0.0, dropout=0.0)
+    dense = []
+    for full_softmax in (60, 10):
+        monkeypatch.setattr("genrec.training.lm.build.FULL_SOFTMAX", full_softmax)
+        built = build_lm(inputs, config)
+        rows = history_examples(inputs.split.train, inputs.semantic_ids.codes, built.vocabulary, 6)[:8]
+        loss = built.model.eval()(collate(rows, 0)).dense
+        loss.backward()
+        dense.append((loss, built.model.head.query.weight.grad))
+        assert (built.model.probability is None) == (full_softmax == 60)
+    torch.testing.assert_close(*dense)
+    monkeypatch.setattr("genrec.training.lm.build.NEGATIVES", 8)
+    log: list[Mapping[str, Any]] = []
+    fitted(inputs, replace(config, epochs=4, batch_tokens=256), tmp_path / "w", log.append)
+    assert log[-1]["dense_loss"] < log[0]["dense_loss"]
 
 
 def test_a_dense_head_of_no_weight_stays_as_it_was(inputs: LmInputs, tmp_path: Path) -> None:

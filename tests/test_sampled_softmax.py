@@ -9,7 +9,7 @@ import torch
 from genrec.semtok.errors import InputError
 from genrec.training.loop.losses import linear_cross_entropy
 from genrec.training.sequential.fit import Softmax
-from genrec.training.sequential.sampled_softmax import inclusion, sampled_softmax
+from genrec.training.sequential.sampled_softmax import draw, inclusion, sampled_softmax
 
 
 def batch(classes: int = 30) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -22,7 +22,7 @@ def batch(classes: int = 30) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def test_all_classes_are_the_full_softmax() -> None:
     hidden, vectors, targets = batch()
     expected = torch.nn.functional.cross_entropy(hidden @ vectors.T, targets, reduction="sum")
-    torch.testing.assert_close(sampled_softmax(hidden, vectors, targets, torch.ones(30)), expected)
+    torch.testing.assert_close(sampled_softmax(hidden, vectors, targets, draw(torch.ones(30))), expected)
     softmax = Softmax(np.arange(30), 30, None)
     torch.testing.assert_close(softmax(hidden.float(), vectors.float(), targets), expected.float())
     torch.testing.assert_close(
@@ -35,9 +35,8 @@ def test_the_sum_in_the_logarithm_has_the_mean_of_the_full_one() -> None:
     probability = inclusion(np.arange(30), 10)
     torch.manual_seed(0)
     own = torch.exp((hidden * vectors[targets]).sum(dim=1))[0]
-    totals = torch.stack(
-        [own * torch.exp(sampled_softmax(hidden[:1], vectors, targets[:1], probability.double())) for _ in range(4000)]
-    )
+    losses = [sampled_softmax(hidden[:1], vectors, targets[:1], draw(probability.double())) for _ in range(4000)]
+    totals = own * torch.exp(torch.stack(losses))
     full = torch.exp(hidden[:1] @ vectors.T).sum()
     assert abs(totals.mean() - full) < 4 * totals.std() / len(totals) ** 0.5
     assert totals.std() > 0.05 * full  # it is a sample
@@ -49,7 +48,7 @@ def test_gradients() -> None:
 
     def loss(h: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         torch.manual_seed(3)
-        return sampled_softmax(h, v, targets, probability)
+        return sampled_softmax(h, v, targets, draw(probability))
 
     assert torch.autograd.gradcheck(loss, (hidden.requires_grad_(), vectors.requires_grad_()))
 

@@ -150,11 +150,13 @@ class FitConfig:
     data: DataConfig
     text: TextConfig = field(default_factory=TextConfig)
     sasrec: SasRecConfig = field(default_factory=SasRecConfig)
-    collaborative: SequentialTrainingConfig = field(default_factory=lambda: SequentialTrainingConfig(0))
+    collaborative: SequentialTrainingConfig = field(
+        default_factory=lambda: SequentialTrainingConfig(0, batch_positions=0)
+    )
     aligner: AlignerConfig = field(default_factory=lambda: aligner_section()())
     fusion: FusionConfig = field(default_factory=FusionConfig)
     semtok: SemtokConfig = field(default_factory=lambda: semtok_section()())
-    lm: LmConfig = field(default_factory=LmConfig)
+    lm: LmConfig = field(default_factory=lambda: LmConfig(batch_tokens=0))
     ranking: RankingConfig = field(default_factory=RankingConfig)
     topk: TopKConfig = field(default_factory=TopKConfig)
     effort: Effort = "standard"

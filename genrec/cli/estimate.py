@@ -12,6 +12,7 @@ from collections.abc import Container
 from genrec.cli.by_data import DataSize
 from genrec.cli.config import FUSION, FitConfig
 from genrec.training.lm.config import SCRATCH
+from genrec.training.sequential.config import FULL_SOFTMAX, NEGATIVES
 
 _TEXT = {"tfidf": 1e-3, "minilm": 0.03}  # an item
 _EVENT, _SOFTMAX = 5e-5, 1.3e-8  # of a sequential model: an event and epoch, and that for each item of the softmax
@@ -34,7 +35,7 @@ def opening_line(config: FitConfig, size: DataSize, stages: Container[str]) -> s
 
 def estimated_seconds(config: FitConfig, size: DataSize, stages: Container[str]) -> float | None:
     """Seconds of the stages that are to be made; None where a part's speed depends on a model that nobody measured."""
-    event = _EVENT + _SOFTMAX * size.items
+    event = _EVENT + _SOFTMAX * (size.items if size.items <= FULL_SOFTMAX else NEGATIVES)
     costs = {
         "vectors/text": _TEXT.get(config.text.encoder, float("nan")) * size.items,
         "vectors/collaborative": event * config.collaborative.epochs * size.interactions,

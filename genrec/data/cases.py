@@ -68,6 +68,12 @@ class Cases:
             self.cold[index],
         )
 
+    def sample(self, n: int, seed: int) -> Cases:
+        """At most `n` of the cases, drawn by seed, in their order."""
+        if len(self) <= n:
+            return self
+        return self.take(np.sort(np.random.default_rng(seed).permutation(len(self))[:n]))
+
 
 @dataclass(frozen=True, eq=False)
 class Split:

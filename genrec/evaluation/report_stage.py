@@ -22,7 +22,7 @@ from genrec.evaluation.baselines import BASELINES, ContentKnn, Random
 from genrec.evaluation.metrics import rank_of_target
 from genrec.evaluation.report import Sample, write_report
 from genrec.evaluation.search_diagnosis import search_diagnosis
-from genrec.evaluation.tables import DEFAULT, KS, RANKS, Lists, compare, evaluate, rank
+from genrec.evaluation.tables import DEFAULT, KS, RANKS, Lists, compare, evaluate, rank, tested_cases
 from genrec.ranking.config import FusionWeights, RankingConfig
 from genrec.ranking.cooccurrence import Cooccurrence, Score, best_weight, mixture
 from genrec.ranking.ranker import Ranker
@@ -72,7 +72,7 @@ def _report(open_ranker: OpenRanker, run: Run, folder: Path) -> None:
     ranker = open_ranker(run)
     filters = _filters(run, ranker)
     lists |= _ranker_lists(run, ranker, filters)
-    cases, train, n_items = run.split().test, run.split().train, run.fitted_items
+    cases, train, n_items = _cases(run), run.split().train, run.fitted_items
     rows = evaluate(lists, cases, train, n_items)
     rows += search_diagnosis(ranker, cases, filters)
     for name in ("Markov", "ItemKnn", *(part for model in sequential for part in (model, f"{model} + co-occurrence"))):
@@ -88,9 +88,13 @@ def _report(open_ranker: OpenRanker, run: Run, folder: Path) -> None:
     write_atomic(folder / RANKS, save({name.removesuffix(DEFAULT): ranks_of for name, ranks_of in ranks.items()}))
 
 
+def _cases(run: Run) -> Cases:
+    return tested_cases(run.split().test, run.fitted_items)
+
+
 def _samples(run: Run, ranked: NDArray[np.int32]) -> list[Sample]:
     """The first cases of different users, with their lists [B, K]."""
-    cases, titles = run.split().test, run.catalog().titles
+    cases, titles = _cases(run), run.catalog().titles
     first = list({user: case for case, user in reversed(list(enumerate(cases.user_ids)))}.values())[::-1][:SAMPLES]
     return [
         Sample(
@@ -104,10 +108,11 @@ def _samples(run: Run, ranked: NDArray[np.int32]) -> list[Sample]:
 
 def _notes(run: Run, ranking: RankingConfig) -> list[str]:
     """On the protocol."""
-    split, refit = run.split(), run.selection_run is not None
+    split, refit, tested = run.split(), run.selection_run is not None, len(_cases(run))
+    drawn = "" if tested == len(split.test) else f"{tested:,}, drawn by seed, of "
     return [
-        f"Split {split.name}: {len(split.test):,} test cases over {run.fitted_items:,} items; the whole catalogue is "
-        "ranked.",
+        f"Split {split.name}: {drawn}{len(split.test):,} test cases over {run.fitted_items:,} items; the whole "
+        "catalogue is ranked.",
         f"Fitted on training items {'and validation items' if refit else 'only'}; epochs and the "
         f"fusion weights ({ranking.fusion_weights}) were chosen on validation"
         f"{' by the run before' if refit else ''}; the test split was read once.",
@@ -139,7 +144,7 @@ def _sequential_lists(run: Run) -> dict[str, Any]:
 
 
 def _ranked(run: Run, scores: dict[str, Score]) -> dict[str, Any]:
-    histories, exclude_seen = run.split().test.histories, run.exclude_seen
+    histories, exclude_seen = _cases(run).histories, run.exclude_seen
     return {name: rank(score, histories, exclude_seen=exclude_seen) for name, score in scores.items()}
 
 
@@ -147,12 +152,12 @@ def _filters(run: Run, ranker: Ranker) -> list[ItemFilter]:
     """What each test case's list may hold: fitted items, but for those of the history."""
     fitted = np.arange(len(run.catalog())) < run.fitted_items
     shared = WhereFilters(ranker.trie, run.catalog())() & ItemFilter.from_mask(ranker.trie, fitted)
-    return [shared.deny(history) if run.exclude_seen else shared for history in run.split().test.histories]
+    return [shared.deny(history) if run.exclude_seen else shared for history in _cases(run).histories]
 
 
 def _ranker_lists(run: Run, ranker: Ranker, filters: list[ItemFilter]) -> Lists:
     """Lists of every ranking of the run over the items that it was fitted on."""
-    cases, best = run.split().test, ranker.config.fusion_weights
+    cases, best = _cases(run), ranker.config.fusion_weights
     rankings = {
         "beam": FusionWeights(0.0),
         "dense": FusionWeights(1.0),

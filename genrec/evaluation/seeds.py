@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from genrec.evaluation.metrics import Values, paired_interval
-from genrec.evaluation.tables import COLUMNS, DEFAULT, METRICS, slices
+from genrec.evaluation.tables import COLUMNS, DEFAULT, METRICS, slices, tested_cases
 from genrec.run import Run, other_section
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import hash_file
@@ -75,7 +75,7 @@ def _figures(runs: Sequence[Run]) -> str:
 def differences(runs: Sequence[Run]) -> str:
     """Markdown: the default ranking minus every other model, paired, over one run or the mean of several."""
     split = runs[0].split()
-    groups = slices(split.test, split.train, runs[0].fitted_items)
+    groups = slices(tested_cases(split.test, runs[0].fitted_items), split.train, runs[0].fitted_items)
     ranks = [run.ranks() for run in runs]
     models = dict.fromkeys(row["model"] for row in runs[0].metrics())
     ours = next((model.removesuffix(DEFAULT) for model in models if model.endswith(DEFAULT)), "genrec fused")

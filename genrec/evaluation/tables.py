@@ -46,6 +46,7 @@ RANKS = "ranks.safetensors"  # in a report: where each model has each case's tar
 MINUS = "_minus_"  # between the metric and the reference in the rows of `compare`
 SEARCH = "search"  # the split of what `genrec.evaluation.search_diagnosis` finds
 _CHUNK_CELLS = 1 << 24  # scores held at once: 64 MiB
+_TESTED_CELLS = 1 << 31  # scores of a model that a report makes; more would take it days on a large catalogue
 
 Lists = Mapping[str, NDArray[np.int32]]
 
@@ -94,6 +95,11 @@ def rank(
         size = chunk or max(1, _CHUNK_CELLS // scores.shape[1])
         progress(len(part))
     return rows
+
+
+def tested_cases(cases: Cases, n_items: int) -> Cases:
+    """The test cases that a report ranks: all, or of a large catalogue what 2^31 scores a model allow, by seed."""
+    return cases.sample(max(1, _TESTED_CELLS // n_items), 0)
 
 
 def padded(lists: Sequences, k: int = max(KS)) -> NDArray[np.int32]:

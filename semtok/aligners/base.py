@@ -66,6 +66,11 @@ class ItemTable(nn.Module):
         """The vectors [N, D], with gradient: what histories are read with, and what is quantised."""
         raise NotImplementedError
 
+    def at(self, rows: Tensor) -> Tensor:
+        """The vectors [M, D] of some rows int64 [M], with gradient; here by way of all of them."""
+        vectors: Tensor = self()[rows]
+        return vectors
+
     def targets(self) -> Tensor:
         """The vectors [N, D] that next items are compared with in training."""
         result: Tensor = self()
@@ -107,6 +112,10 @@ class IdTable(ItemTable):
 
     def forward(self) -> Tensor:
         return self.items.weight
+
+    def at(self, rows: Tensor) -> Tensor:
+        vectors: Tensor = self.items(rows)
+        return vectors
 
 
 class FrozenTable(ItemTable):

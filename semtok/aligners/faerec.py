@@ -63,7 +63,10 @@ class FaeRecTable(ItemTable):
             self.items.weight.copy_(torch.from_numpy(pca_rows(inputs.text, width, ID_SCALE)))
 
     def forward(self) -> Tensor:
-        return self._fused(self.mapper(self.standard))
+        return self._fused(self.items.weight, self.mapper(self.standard), self.counts)
+
+    def at(self, rows: Tensor) -> Tensor:
+        return self._fused(self.items(rows), self.mapper(self.standard[rows]), self.counts[rows])
 
     def loss(self, rows: Tensor, epoch: float) -> Tensor:
         config = self.config
@@ -97,9 +100,8 @@ class FaeRecTable(ItemTable):
         """What the mapper reads."""
         return (text - self.text_mean) / self.text_scale
 
-    def _fused(self, mapped: Tensor) -> Tensor:
-        own = self.items.weight
-        gate = self.share(own, mapped) * (self.counts > 0)[:, None]
+    def _fused(self, own: Tensor, mapped: Tensor, counts: Tensor) -> Tensor:
+        gate = self.share(own, mapped) * (counts > 0)[:, None]
         vectors: Tensor = self.norm(gate * own + (1 - gate) * mapped)
         return vectors
 

@@ -75,6 +75,10 @@ class LlmEmbTable(ItemTable):
         vectors: Tensor = self.adapter(self.components)
         return vectors
 
+    def at(self, rows: Tensor) -> Tensor:
+        vectors: Tensor = self.adapter(self.components[rows])
+        return vectors
+
     def loss(self, rows: Tensor, epoch: float) -> Tensor:
         rows = rows[self.counts[rows] > 0]
         if not self.config.weight or not len(rows):

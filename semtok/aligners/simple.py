@@ -38,6 +38,10 @@ class TextTable(ItemTable):
         vectors: Tensor = self.adapter(self.text)
         return vectors
 
+    def at(self, rows: Tensor) -> Tensor:
+        vectors: Tensor = self.adapter(self.text[rows])
+        return vectors
+
     def from_text(self, text: Tensor) -> Tensor:
         vectors: Tensor = self.adapter(text)
         return vectors
@@ -63,6 +67,9 @@ class ConcatenationTable(ItemTable):
 
     def forward(self) -> Tensor:
         return self._joined(self.items.weight * self.taken, self.adapter(self.text))
+
+    def at(self, rows: Tensor) -> Tensor:
+        return self._joined(self.items(rows) * self.taken[rows], self.adapter(self.text[rows]))
 
     def from_text(self, text: Tensor) -> Tensor:
         said = self.adapter(text)

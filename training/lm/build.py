@@ -31,6 +31,8 @@ from genrec.training.lm.base import load_base, plain_generation_config, scratch_
 from genrec.training.lm.config import SCRATCH, LmConfig
 from genrec.training.lm.joint_model import JointModel
 from genrec.training.lm.sid_embeddings import aligned_rows, codebook_rows, item_words, random_rows
+from genrec.training.sequential.config import FULL_SOFTMAX, NEGATIVES
+from genrec.training.sequential.sampled_softmax import inclusion
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,8 @@ def build_lm(inputs: LmInputs, config: LmConfig) -> LanguageModel:
         adapter = get_peft_model(lm, lora)
     if config.gradient_checkpointing:
         lm.gradient_checkpointing_enable({"use_reentrant": False})
-    seen = np.zeros(len(inputs.catalog), dtype=bool)
-    seen[inputs.split.train.values] = True
+    counts = np.bincount(inputs.split.train.values, minlength=len(inputs.catalog))
+    seen = counts > 0
     head = DenseHead(
         rows.shape[1],
         config.dense_width,
@@ -133,6 +135,8 @@ def build_lm(inputs: LmInputs, config: LmConfig) -> LanguageModel:
         nodes=nodes,
     )
     model.train_head = config.dense_weight > 0
+    if seen.sum() > FULL_SOFTMAX:
+        model.probability = inclusion(counts[seen], NEGATIVES)
     return LanguageModel(model, tokenizer, vocabulary, adapter)
 
 

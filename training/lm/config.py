@@ -77,7 +77,7 @@ class LmConfig:
         max_items: the last items of a history that are read; 0: by their mean length, 20 or 50.
         epochs: passes over the histories at most; 0: by the size of the data.
         patience: epochs without a better validation recall before stopping.
-        batch_tokens: padded tokens of a batch, a process.
+        batch_tokens: padded tokens of a batch, a process; 0, in `genrec fit`: by the size of the data.
         gradient_accumulation: batches an optimiser step.
         learning_rate: peak of the LM's rate; null: 1e-3 from scratch, 2e-4 for LoRA, 5e-5 for full fine-tuning.
         head_learning_rate: peak of the rate of SID token embeddings, item input and dense head.
@@ -136,10 +136,10 @@ class LmConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check.at_least_one(self, "width", "layers", "heads", "patience", "batch_tokens")
+        check.at_least_one(self, "width", "layers", "heads", "patience")
         check.at_least_one(self, "gradient_accumulation", "dense_width", "valid_cases")
         check.positive(self, "learning_rate", "head_learning_rate")
-        check.not_negative(self, "max_items", "epochs", "lora_rank", "weight_decay")
+        check.not_negative(self, "max_items", "epochs", "batch_tokens", "lora_rank", "weight_decay")
         check.not_negative(self, "dense_weight", "text_share", "warmup_steps")
         check.seed(self, "seed")
         check.divides(self, "heads", "width")

@@ -123,8 +123,11 @@ def _tracked(accelerator: Accelerator, context: FitContext) -> Callable[[Row], N
 
 
 def _teacher(lm: LanguageModel, inputs: LmInputs, config: LmConfig, device: torch.device) -> Teacher | None:
-    """The recommender of the run's aligner as a teacher, where the run has one and the configuration asks for it."""
-    if inputs.sequential is None or config.teacher_share == 0:
+    """The recommender of the run's aligner as a teacher, where the run has one and the configuration asks for it.
+
+    Its probabilities are of all items, so where the dense head's softmax runs over a sample there is none.
+    """
+    if inputs.sequential is None or config.teacher_share == 0 or lm.model.probability is not None:
         return None
     ids = inputs.semantic_ids
     spelled, trie = SpelledItems(lm.vocabulary, ids.codes), CodeTrie(ids.codes, ids.sizes)

@@ -29,6 +29,7 @@ from genrec.training.lm.config import ScoreSpace
 from genrec.training.lm.data import IGNORE, Batch
 from genrec.training.lm.teacher import TeacherTargets
 from genrec.training.loop.losses import linear_cross_entropy
+from genrec.training.sequential.sampled_softmax import draw, places_in, sampled_softmax
 
 ID_ONLY_ROWS = 0.1  # share of training rows whose items are all read by codes alone, as transformers reads them
 ID_ONLY_ITEMS = 0.2  # and of the items of the other rows
@@ -65,6 +66,7 @@ class JointModel(nn.Module):
     code_of: Tensor
     seen_rows: Tensor
     seen_index: Tensor
+    probability: Tensor | None
 
     def __init__(
         self,
@@ -107,6 +109,8 @@ class JointModel(nn.Module):
             "seen_index": seen_index,
         }.items():
             self.register_buffer(name, value, persistent=False)
+        # Of each seen item, to be in the sample of the dense head's softmax; None: that runs over all of them.
+        self.register_buffer("probability", None, persistent=False)
         self._embedding_scale = float(getattr(lm.get_input_embeddings(), "embed_scale", 1.0))
         if dropout:
             self._drop_residuals()
@@ -174,14 +178,27 @@ class JointModel(nn.Module):
             nodes = self._nodes(self.nodes, hidden, items, batch.items, soft)
         if self.train_head:
             starts = batch.items >= 0
-            dense = linear_cross_entropy(
-                self._query(hidden[starts]),
-                self.head.item_matrix(self.seen_rows) if items is None else items[self.seen_rows],
-                self.seen_index[batch.items[starts]],
-                soft=None if soft is None else soft.items,
+            query, wanted = self._query(hidden[starts]), batch.items[starts]
+            dense = (
+                linear_cross_entropy(
+                    query,
+                    self.head.item_matrix(self.seen_rows) if items is None else items[self.seen_rows],
+                    self.seen_index[wanted],
+                    soft=None if soft is None else soft.items,
+                )
+                if self.probability is None
+                else self._sampled_dense(query, wanted, self.probability)
             )
         n_codes = int((labelled & (level >= 0)).sum())
         return Losses(codes, nodes, text, dense, n_codes // len(self.level_rows), int(is_text.sum()))
+
+    def _sampled_dense(self, query: Tensor, targets: Tensor, probability: Tensor) -> Tensor:
+        """Loss [] of the dense head's queries [M, D] against a sample of the items that were seen."""
+        drawn = draw(probability)
+        rows = self.seen_rows[drawn.rows]
+        used = torch.unique(torch.cat([targets, rows]))
+        vectors, drawn = self.head.item_matrix(used), drawn._replace(rows=places_in(used, rows))
+        return sampled_softmax(query, vectors, places_in(used, targets), drawn)
 
     def _query(self, hidden: Tensor) -> Tensor:
         """The dense head's query, in float32 or what FSDP2 computes in."""

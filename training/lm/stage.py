@@ -171,8 +171,10 @@ def lm_settings(value: Mapping[str, Any]) -> LmSettings:
         parts = {"tasks": TaskWeights, "preference": PreferenceStageConfig}
         lm = LmConfig(**{**value["lm"], **{name: kind(**value["lm"][name]) for name, kind in parts.items()}})
         lm, ranking = replace(lm, seed=lm.seed + value["seed"]), RankingConfig(**value["ranking"])
-        if not (lm.epochs and lm.max_items):
-            raise InputError("lm.epochs and lm.max_items are 0: give the config.yaml that genrec fit has written")
+        if not (lm.epochs and lm.max_items and lm.batch_tokens):
+            raise InputError(
+                "lm.epochs, lm.max_items or lm.batch_tokens is 0: give the config.yaml that genrec fit has written"
+            )
         if value.get("refit") is None:
             return LmSettings(lm, ranking)
         if lm.preference.method != "none":

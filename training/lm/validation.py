@@ -17,11 +17,11 @@ from genrec.ranking.config import FusionWeights, RankingConfig
 from genrec.ranking.cooccurrence import COOCCURRENCE_WEIGHTS, Cooccurrence
 from genrec.ranking.ranker import Ranker
 from genrec.training.lm.build import LanguageModel, LmInputs
-from genrec.training.sequential.fit import sample_cases
 
 DENSE_WEIGHTS = (0.0, 0.3, 0.5, 0.7, 1.0)
 SEQUENTIAL_WEIGHTS = (0.0, 0.3, 0.5, 0.7, 1.0)
 CHOICE = 4
+_SCORES = 1 << 29  # of all cases and items; every pair of weights reads them all
 
 
 class Figures(NamedTuple):
@@ -37,7 +37,8 @@ class Validation:
     Args:
         inputs: of the LM stage.
         config: beams and history length of the ranking.
-        n_cases: cases at most, drawn by seed; for the weights, which are chosen once, `CHOICE` times as many.
+        n_cases: cases at most, drawn by seed; for the weights, which are chosen once, `CHOICE` times as many. Of more
+            than 67 thousand items fewer.
     """
 
     def __init__(
@@ -47,8 +48,9 @@ class Validation:
         n_cases: int,
         seed: int,
     ) -> None:
-        self.cases: Cases = sample_cases(inputs.split.valid, n_cases, seed)
-        self.cases_of_choice: Cases = sample_cases(inputs.split.valid, CHOICE * n_cases, seed)
+        most = max(1, _SCORES // len(inputs.catalog))
+        self.cases: Cases = inputs.split.valid.sample(min(n_cases, most), seed)
+        self.cases_of_choice: Cases = inputs.split.valid.sample(min(CHOICE * n_cases, most), seed)
         self.codes, self.config = inputs.semantic_ids.codes, config
         self.dense_weights = DENSE_WEIGHTS if config.dense_weight is None else (config.dense_weight,)
         self.cooccurrence_weights = (

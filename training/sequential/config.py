@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from genrec.semtok import options as check
 
+FULL_SOFTMAX = 100_000  # items up to which a softmax has all of them; beyond, it has a sample of `NEGATIVES` a batch
+NEGATIVES = 8_192
+
 
 @dataclass(frozen=True)
 class SequentialTrainingConfig:
@@ -14,7 +17,7 @@ class SequentialTrainingConfig:
     Attributes:
         epochs: passes over the histories at most; 0, in a section of `genrec fit`: by the size of the data.
         patience: epochs without a better validation recall before stopping.
-        batch_positions: padded positions of a batch; 0, in the section `aligner.training`: by the size of the data.
+        batch_positions: padded positions of a batch; 0, in a section of `genrec fit`: by the size of the data.
         learning_rate: peak, AdamW with betas (0.9, 0.98); null: 1e-3, and 1.5e-3 for batches of 1,024 and more.
         weight_decay: AdamW's.
         valid_cases: validation cases ranked after each epoch (drawn by seed where there are more).

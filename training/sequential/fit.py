@@ -28,10 +28,12 @@ from genrec.training.loop.epochs import FitContext, Objective, Passes, Plan, Row
 from genrec.training.loop.losses import linear_cross_entropy
 from genrec.training.loop.schedule import Warmup, adamw
 from genrec.training.loop.weights import OneProcess
-from genrec.training.sequential.config import SequentialTrainingConfig
-from genrec.training.sequential.sampled_softmax import inclusion, sampled_softmax
+from genrec.training.sequential.config import FULL_SOFTMAX, NEGATIVES, SequentialTrainingConfig
+from genrec.training.sequential.sampled_softmax import Drawn, draw, inclusion, places_in, sampled_softmax
 
 Model = TypeVar("Model", bound=SequentialModel)
+_ALIGNED_ROWS = 2_048  # items of a batch, at most, that the table's own loss is of
+_SCORES = 1 << 26  # of validation cases, held at once: 256 MiB
 DIVERGED = (
     "the training of a recommender diverged: its {what} are not numbers; lower its learning_rate (fit:"
     " --collaborative.learning_rate or --aligner.training.learning_rate, compare: --training.learning_rate)"
@@ -43,7 +45,7 @@ class Softmax:
 
     Args:
         counts: int64 [N], training events of each item.
-        negatives: expected classes of a sample; None: all.
+        negatives: expected classes of a sample; None: all, or `NEGATIVES` of more than `FULL_SOFTMAX`.
         cold: items that are no classes: they come after training, and a softmax with them would teach the model to rank
             them last.
         device: of the model.
@@ -63,14 +65,32 @@ class Softmax:
             keep[cold.rows] = False
         self.classes = None if keep.all() else torch.from_numpy(np.flatnonzero(keep)).to(device)
         self.class_of = torch.from_numpy(np.cumsum(keep) - 1).to(device)
+        if negatives is None and keep.sum() > FULL_SOFTMAX:
+            negatives = NEGATIVES
         self.probability = None if negatives is None else inclusion(counts[keep], negatives).to(device)
 
-    def __call__(self, hidden: Tensor, vectors: Tensor, targets: Tensor) -> Tensor:
-        """Sum over M for hidden states [M, D], item vectors [N, D] and rows [M]."""
+    def sample(self) -> Drawn | None:
+        """Catalogue rows that one batch is trained against; None: all."""
+        if self.probability is None:
+            return None
+        drawn = draw(self.probability)
+        return drawn if self.classes is None else drawn._replace(rows=self.classes[drawn.rows])
+
+    def __call__(self, hidden: Tensor, vectors: Tensor, targets: Tensor, drawn: Drawn | None = None) -> Tensor:
+        """Sum over M.
+
+        Args:
+            hidden: [M, D].
+            vectors: [N, D], or with a sample what its rows and those of the targets are rows of.
+            targets: int64 [M].
+            drawn: of `sample`; None: all items, or a sample of this call's own.
+        """
+        if drawn is None:
+            drawn = self.sample()
+        if drawn is not None:
+            return sampled_softmax(hidden, vectors, targets, drawn)
         if self.classes is not None:
             vectors, targets = vectors[self.classes], self.class_of[targets]
-        if self.probability is not None:
-            return sampled_softmax(hidden, vectors, targets, self.probability)
         return linear_cross_entropy(hidden, vectors, targets)
 
 
@@ -104,7 +124,7 @@ def fit_sequential(
     device = default_device()
     model = make_model().to(device)
     softmax = Softmax(np.bincount(split.train.values, minlength=model.n_items), negatives, cold, device)
-    cases = sample_cases(split.valid, config.valid_cases, config.seed)
+    cases = split.valid.sample(config.valid_cases, config.seed)
 
     def validate() -> float:
         return validation_recall(model.scorer(cold), cases, exclude_seen=exclude_seen)
@@ -147,7 +167,10 @@ class RecommenderObjective(Objective):
         self, loss: Tensor, targets: int, items: Tensor, moment: float
     ) -> tuple[Tensor, Mapping[str, Tensor | float]]:
         """A batch's mean loss, and what the table of its items adds; the log has the former alone."""
-        aligned = self.model.items.loss(torch.unique(items), moment)
+        rows = torch.unique(items)
+        if len(rows) > _ALIGNED_ROWS:  # alignment compares all pairs of them
+            rows = rows[torch.randperm(len(rows), device=rows.device)[:_ALIGNED_ROWS]]
+        aligned = self.model.items.loss(rows, moment)
         return loss / targets + aligned, {"loss": loss, "targets": targets}
 
     def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
@@ -190,18 +213,15 @@ class _NextItems(RecommenderObjective):
             wanted[place, first_target : len(row)] = True
         rows, wanted = rows.to(self._device), wanted.to(self._device)
         inputs, targets = self.model.backbone.training_pairs(rows, wanted)
-        read, compared = self.model.vectors()
+        events, drawn, used = rows[rows >= 0], self.softmax.sample(), None
+        if drawn is not None:  # of a large catalogue no more is computed than the batch and its sample need
+            used = torch.unique(torch.cat([events, drawn.rows]))
+            inputs, targets = places_in(used, inputs), places_in(used, targets)
+            drawn = drawn._replace(rows=places_in(used, drawn.rows))
+        read, compared = self.model.vectors(used)
         hidden = self.model(inputs, read)[targets >= 0]
-        loss = self.softmax(hidden, compared, targets[targets >= 0])
-        return self.with_table(loss, len(hidden), rows[rows >= 0], moment)
-
-
-def sample_cases(cases: Cases, n: int, seed: int) -> Cases:
-    """At most `n` cases, drawn by seed."""
-    if len(cases) <= n:
-        return cases
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(cases))[:n])
-    return cases.take(chosen)
+        loss = self.softmax(hidden, compared, targets[targets >= 0], drawn)
+        return self.with_table(loss, len(hidden), events, moment)
 
 
 def validation_recall(
@@ -210,7 +230,6 @@ def validation_recall(
     *,
     k: int = 10,
     exclude_seen: bool,
-    batch: int = 1024,
 ) -> float:
     """Recall@k over the whole catalogue; an item that ties with the target counts as ranked before it.
 
@@ -219,9 +238,9 @@ def validation_recall(
     Raises:
         InputError: a score is NaN: the training diverged.
     """
-    hits = 0
-    for start in range(0, len(cases), batch):
-        index = np.arange(start, min(start + batch, len(cases)))
+    hits, start, together = 0, 0, 64
+    while start < len(cases):
+        index = np.arange(start, min(start + together, len(cases)))
         histories, targets = cases.histories.take(index), cases.targets[index]
         scores = score(histories)
         if np.isnan(scores).any():  # nothing is as great as NaN, so every target would seem to be ranked first
@@ -232,6 +251,7 @@ def validation_recall(
         scores[np.arange(len(index)), targets] = -np.inf
         before = (scores >= own[:, None]).sum(axis=1)
         hits += int(((before < k) & (own > -np.inf)).sum())
+        start, together = start + len(index), max(1, min(1024, _SCORES // scores.shape[1]))
     return hits / max(1, len(cases))
 
 

@@ -24,7 +24,6 @@ from genrec.training.sequential.fit import (
     RecommenderObjective,
     Softmax,
     fit_recommender,
-    sample_cases,
     validation_recall,
 )
 
@@ -49,7 +48,7 @@ def fit_lightgcn(
     model = make_model()
     items = model.graph.tocoo().col
     softmax = Softmax(np.bincount(items, minlength=model.n_items), negatives, cold)
-    cases = sample_cases(split.valid, config.valid_cases, config.seed)
+    cases = split.valid.sample(config.valid_cases, config.seed)
 
     def validate() -> float:
         return validation_recall(model.scorer(cold), cases, exclude_seen=exclude_seen)
