@@ -77,8 +77,7 @@ def _once(read: Callable[[Run], Read]) -> Callable[[Run], Read]:
     def kept(run: Run) -> Read:
         if read.__name__ not in run._values:
             run._values[read.__name__] = read(run)
-        value: Read = run._values[read.__name__]
-        return value
+        return run._values[read.__name__]
 
     return kept
 

@@ -267,8 +267,7 @@ class RunFolder:
 
     def made_from(self, name: str) -> dict[str, Any]:
         """What decided a stage's bytes, by its manifest."""
-        inputs: dict[str, Any] = check_folder(self.verified(name))["inputs"]
-        return inputs
+        return check_folder(self.verified(name))["inputs"]
 
     def made_with(self, name: str) -> dict[str, Any]:
         """Versions of the libraries that made a stage, by its manifest."""

@@ -121,8 +121,7 @@ class _RealRecurrence(nn.Module):
                 imaginary + a * earlier_imaginary + b * earlier,
             )
             a, b, reach = a * a - b * b, 2 * a * b, 2 * reach
-        y: Tensor = self.out(torch.cat([real, -imaginary], dim=-1))
-        return y
+        return self.out(torch.cat([real, -imaginary], dim=-1))
 
 
 def export(run: Run, file: Path, *, k: int, filter_viewed: bool | None = None) -> None:

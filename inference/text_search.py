@@ -91,8 +91,7 @@ class TextSearch:
 
     def cosines(self, query: str) -> NDArray[np.float32]:
         """[N]; zeros for a query without a word that the encoder knows."""
-        found: NDArray[np.float32] = self.vectors @ self.encoder.encode([query_text(self.encoder, query)])[0]
-        return found
+        return self.vectors @ self.encoder.encode([query_text(self.encoder, query)])[0]
 
 
 def scores_of(

@@ -185,8 +185,7 @@ def _pair_chance(codes: Codes, sizes: Sequence[int]) -> float:
 
 
 def _moved(codes: Codes, encoded: Codes) -> NDArray[np.bool_]:
-    moved: NDArray[np.bool_] = (codes[:, : encoded.shape[1]] != encoded).any(axis=1)
-    return moved
+    return (codes[:, : encoded.shape[1]] != encoded).any(axis=1)
 
 
 def _entropy(counts: NDArray[np.int64]) -> float:

@@ -21,8 +21,7 @@ from genrec.semtok.folders import write_atomic
 def unit_rows(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rows [N, D] scaled to unit length; a row of zeros stays."""
     norms = np.linalg.norm(values, axis=1, keepdims=True)
-    scaled: NDArray[np.float32] = np.divide(values, norms, out=np.zeros_like(values), where=norms > 0)
-    return scaled
+    return np.divide(values, norms, out=np.zeros_like(values), where=norms > 0)
 
 
 @dataclass(frozen=True)

@@ -165,8 +165,7 @@ class CompareConfig:
 
     def to_yaml(self) -> str:
         """The whole configuration as YAML."""
-        text: str = yaml.safe_dump(plain(asdict(self)), sort_keys=False, allow_unicode=True)
-        return text
+        return yaml.safe_dump(plain(asdict(self)), sort_keys=False, allow_unicode=True)
 
 
 def _settled(training: SequentialTrainingConfig) -> SequentialTrainingConfig:

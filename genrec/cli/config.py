@@ -190,8 +190,7 @@ class FitConfig:
 
     def to_yaml(self) -> str:
         """The whole configuration as YAML."""
-        text: str = yaml.safe_dump(plain(asdict(self)), sort_keys=False, allow_unicode=True)
-        return text
+        return yaml.safe_dump(plain(asdict(self)), sort_keys=False, allow_unicode=True)
 
 
 def plain(value: Any) -> Any:
@@ -221,8 +220,7 @@ def fit_class() -> type[FitConfig]:
 
 def with_sections(kind: type[Section], sections: Mapping[str, type[Any]]) -> type[Section]:
     """The same dataclass with further fields, each a section of the given class at its defaults."""
-    made: type[Section] = _with_sections(cast(Any, kind), tuple(sections.items()))
-    return made
+    return _with_sections(cast(Any, kind), tuple(sections.items()))
 
 
 @cache  # the same parts give the same class, or two readings of one file would differ

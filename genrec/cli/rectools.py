@@ -123,8 +123,7 @@ class GenrecModel(FixedColdRecoModelMixin, ModelBase[Any]):
 def _known(dataset: Dataset, internal: Any) -> list[Any]:
     """External ids of the items that may be listed: RecTools has no names for others than the dataset's."""
     ids = np.arange(dataset.item_id_map.size) if internal is None else internal
-    found: list[Any] = dataset.item_id_map.convert_to_external(ids).tolist()
-    return found
+    return dataset.item_id_map.convert_to_external(ids).tolist()
 
 
 def _histories(dataset: Dataset, user_ids: Sequence[int]) -> list[list[Any]]:

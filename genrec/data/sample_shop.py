@@ -207,11 +207,9 @@ def _times(rng: np.random.Generator, lengths: Ints) -> Ints:
     back[:, 0] = 0
     age = lengths[:, None] - 2 - np.arange(LONGEST)  # purchases between this one and the second last; -1 for the last
     before = second_last[:, None] - np.cumsum(back, axis=1)[np.arange(len(lengths))[:, None], np.maximum(age, 0)]
-    times: Ints = np.where(age < 0, last[:, None], before)[age >= -1]
-    return times
+    return np.where(age < 0, last[:, None], before)[age >= -1]
 
 
 def _first(histories: Sequences, t: int) -> Ints:
     """The first `t` items of histories that are all at least that long; int64 [B, t]."""
-    first: Ints = histories.values[histories.offsets[:-1, None] + np.arange(t)].astype(np.int64)
-    return first
+    return histories.values[histories.offsets[:-1, None] + np.arange(t)].astype(np.int64)

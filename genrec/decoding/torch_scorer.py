@@ -217,8 +217,7 @@ class TorchScorer:
         embedded: Tensor = self.model.get_input_embeddings()(tokens[users, places])
         if items is None or self.item_input is None:
             return embedded
-        with_items: Tensor = self.item_input(embedded, items[users, places])
-        return with_items
+        return self.item_input(embedded, items[users, places])
 
     def _forward(
         self, embedded: Tensor, cache: _SlotCache, mask: Tensor | None = None, positions: Tensor | None = None
@@ -231,8 +230,7 @@ class TorchScorer:
             use_cache=True,
             **{self._cache_name: cache},
         )
-        states: Tensor = output.last_hidden_state
-        return states
+        return output.last_hidden_state
 
 
 class _Head:
@@ -283,8 +281,7 @@ def _sliding_window(config: Any) -> int | None:
     kinds = getattr(config, "layer_types", None)
     if kinds is not None and "sliding_attention" not in kinds:
         return None
-    window: int | None = getattr(config, "sliding_window", None)
-    return window
+    return getattr(config, "sliding_window", None)
 
 
 def _refuse_unfit(model: PreTrainedModel, config: Any) -> None:

@@ -120,5 +120,4 @@ class SidVocabulary:
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of free text in which no control token can appear, whatever the text spells."""
     text = plain_words(tokenizer, text)
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-    return ids
+    return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)

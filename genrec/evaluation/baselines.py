@@ -168,8 +168,7 @@ class ContentKnn:
         shape = (len(histories), len(self.units))
         weight = (self.decay**age).astype(np.float32)
         asked = sparse.csr_array((weight, (people, histories.values)), shape=shape)
-        scores: Scores = (asked @ self.units) @ self.units.T
-        return scores
+        return (asked @ self.units) @ self.units.T
 
 
 def _largest(

@@ -85,8 +85,7 @@ def following_pairs(train: Sequences, n: int, seed: int = 0) -> NDArray[np.int32
     owners = np.repeat(np.arange(len(train)), train.lengths)
     pairs = np.stack([train.values[:-1], train.values[1:]], axis=1)
     pairs = pairs[(owners[:-1] == owners[1:]) & (pairs[:, 0] != pairs[:, 1])]
-    drawn: NDArray[np.int32] = pairs[np.sort(np.random.default_rng(seed).permutation(len(pairs))[:n])]
-    return drawn
+    return pairs[np.sort(np.random.default_rng(seed).permutation(len(pairs))[:n])]
 
 
 def categories(catalog: Catalog) -> list[str] | None:

@@ -81,8 +81,7 @@ def differences(runs: Sequence[Run]) -> str:
     ours = next((model.removesuffix(DEFAULT) for model in models if model.endswith(DEFAULT)), "genrec fused")
 
     def per_case(model: str, metric: str) -> Values:
-        mean: Values = np.mean([METRICS[metric](of_seed[model].astype(np.int64), 10) for of_seed in ranks], axis=0)
-        return mean
+        return np.mean([METRICS[metric](of_seed[model].astype(np.int64), 10) for of_seed in ranks], axis=0)
 
     lines = []
     for model in ranks[0]:

@@ -92,8 +92,7 @@ class Cooccurrence:
         known = total > 0
         back_off = np.where(known, KNN_BACK_OFF, 1.0)
         near = (1 - back_off) * near / np.where(known, total, 1.0) + back_off * prior
-        result: NDArray[np.float32] = np.log(0.5 * (after + near)).astype(np.float32)
-        return result
+        return np.log(0.5 * (after + near)).astype(np.float32)
 
     def save(self, path: Path) -> None:
         """Write a safetensors file."""

@@ -76,8 +76,7 @@ class DenseHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Scores [B, N] of all items for hidden states [B, H]; float32, not normalised."""
-        scores: Tensor = self.query(hidden.float()) @ self.item_matrix().T
-        return scores
+        return self.query(hidden.float()) @ self.item_matrix().T
 
     def save(self, file: Path) -> None:
         """Write the weights as safetensors (codes and content vectors live in their own files of the run)."""

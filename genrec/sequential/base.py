@@ -141,8 +141,7 @@ class SequentialModel(nn.Module):
         """Hidden states [B, T, D] for rows [B, T]; `read` [N, D] spares a pass through the table."""
         vectors = self.items() if read is None else read
         x = F.embedding(rows.clamp(min=0), vectors) * (rows >= 0)[..., None]
-        hidden: Tensor = self.backbone(x, rows)
-        return hidden
+        return self.backbone(x, rows)
 
     @torch.inference_mode()
     def frozen_vectors(self, cold: ColdItems | None = None) -> tuple[Tensor, Tensor, NDArray[np.bool_]]:
@@ -164,8 +163,7 @@ class SequentialModel(nn.Module):
 
     def ranking_vectors(self, cold: ColdItems | None = None) -> NDArray[np.float32]:
         """The vectors float32 [N, D] that a trained model ranks with, cold items by their words."""
-        vectors: NDArray[np.float32] = self.frozen_vectors(cold)[1].cpu().numpy().copy()
-        return vectors
+        return self.frozen_vectors(cold)[1].cpu().numpy().copy()
 
     def scorer(self, cold: ColdItems | None = None) -> Scorer:
         """A function from histories to scores float32 [B, N] by the present weights; the table is read once.

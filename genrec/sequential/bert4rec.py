@@ -45,8 +45,7 @@ class Bert4RecBackbone(Backbone):
         x = dropout(x, self.config.dropout, self.training)
         for block in self.blocks:
             x = block(x, present)
-        hidden: Tensor = F.gelu(self.out(self.norm(x)))
-        return hidden
+        return F.gelu(self.out(self.norm(x)))
 
     def training_pairs(self, rows: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         """Histories with gaps, and what stood there; every history has a gap that is asked for."""

@@ -30,5 +30,4 @@ class Gru4RecBackbone(Backbone):
     def forward(self, x: Tensor, rows: Tensor) -> Tensor:
         """Hidden states [B, T, D]; what stands after the end of a sequence changes none before it."""
         states, _ = self.gru(dropout(x, self.config.dropout, self.training))
-        hidden: Tensor = self.out(dropout(states, self.config.dropout, self.training))
-        return hidden
+        return self.out(dropout(states, self.config.dropout, self.training))

@@ -108,8 +108,7 @@ class LightGcn(nn.Module):
 
     def ranking_vectors(self, cold: ColdItems | None = None) -> NDArray[np.float32]:
         """The vectors float32 [N, D] that a trained model ranks with, cold items by their words."""
-        vectors: NDArray[np.float32] = self.frozen_vectors(cold)[1].numpy().copy()
-        return vectors
+        return self.frozen_vectors(cold)[1].numpy().copy()
 
     def scorer(self, cold: ColdItems | None = None) -> Scorer:
         """A function from histories to scores float32 [B, N] by the present weights; the graph is read once.

@@ -50,8 +50,7 @@ class LinearRecurrence(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         real, imaginary = self.into(x).chunk(2, dim=-1)
         states = scan(torch.complex(real, imaginary) * torch.exp(self.gamma), self.decay())
-        y: Tensor = self.out(torch.cat([states.real, -states.imag], dim=-1))
-        return y
+        return self.out(torch.cat([states.real, -states.imag], dim=-1))
 
 
 def scan(inputs: Tensor, decay: Tensor) -> Tensor:
@@ -103,5 +102,4 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # [B, T, D]
         x = self.recurrence_norm(x + dropout(self.recurrence(x), self.dropout, self.training))
         fed = self.down(dropout(F.gelu(self.up(x)), self.dropout, self.training))
-        normed: Tensor = self.feed_norm(x + dropout(fed, self.dropout, self.training))
-        return normed
+        return self.feed_norm(x + dropout(fed, self.dropout, self.training))

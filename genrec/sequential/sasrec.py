@@ -41,8 +41,7 @@ class SasRecBackbone(Backbone):
         x = dropout(x, self.config.dropout, self.training)
         for block in self.blocks:
             x = block(x)
-        hidden: Tensor = self.norm(x)
-        return hidden
+        return self.norm(x)
 
 
 class SasRec(SequentialModel):

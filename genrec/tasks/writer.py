@@ -69,8 +69,7 @@ class PromptWriter:
 
     def item(self, row: int) -> list[int]:
         """The L code tokens of an item."""
-        tokens: list[int] = self._code_tokens[row].tolist()
-        return tokens
+        return self._code_tokens[row].tolist()
 
     def history(self, rows: NDArray[np.int32]) -> list[int]:
         """A history as the canonical prompt spells it."""

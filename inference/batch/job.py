@@ -187,8 +187,7 @@ def write_shards(
     lock = hold_lock(place.parent / f".{place.name}.lock", f"{out}: another job is writing here")
     with lock, _writing(out):
         if _claim(out, identity, restart=restart):
-            counts: dict[str, int] = check_folder(out, hashes=True)["inputs"]["counts"]
-            return counts
+            return check_folder(out, hashes=True)["inputs"]["counts"]
         _remove_damaged(out)
         ids = pl.Series(item_ids, dtype=pl.String)
         started, written = time.monotonic(), 0

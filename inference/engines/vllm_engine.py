@@ -332,8 +332,7 @@ def _read_items(model: Any, item_input: ItemInput) -> None:
         is_item = items >= 0
         last_codes = item_input.spelled.last_tokens[items.clamp(min=0)]
         embedded = embed_codes(torch.where(is_item, last_codes, input_ids.long()))
-        with_items: Tensor = item_input(embedded, items.masked_fill(~is_item, -1))
-        return with_items
+        return item_input(embedded, items.masked_fill(~is_item, -1))
 
     model.embed_input_ids = embed
 

@@ -89,8 +89,7 @@ def listen_to(model: Any, exchange: Exchange) -> None:
 
     def heard(hidden_states: Tensor) -> Tensor | None:
         exchange.into_head = hidden_states
-        logits: Tensor | None = compute_logits(hidden_states)
-        return logits
+        return compute_logits(hidden_states)
 
     model.compute_logits = heard
 

@@ -72,8 +72,7 @@ class FaeRecIdTargets(FaeRecTable):
         return self.items.weight
 
     def scores(self) -> Tensor:
-        vectors: Tensor = self()
-        return vectors
+        return self()
 
 
 class FaeRecUngatedScores(FaeRecTable):
@@ -81,8 +80,7 @@ class FaeRecUngatedScores(FaeRecTable):
 
     def scores(self) -> Tensor:
         own = self.items.weight * (self.counts > 0)[:, None]
-        vectors: Tensor = self.norm(self.mapper(self.standard) + own)
-        return vectors
+        return self.norm(self.mapper(self.standard) + own)
 
 
 class FaeRecAsReleased(FaeRecUngatedScores, FaeRecIdTargets):

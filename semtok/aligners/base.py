@@ -73,8 +73,7 @@ class ItemTable(nn.Module):
 
     def targets(self) -> Tensor:
         """The vectors [N, D] that next items are compared with in training."""
-        result: Tensor = self()
-        return result
+        return self()
 
     def scores(self) -> Tensor:
         """The vectors [N, D] that items are ranked with."""

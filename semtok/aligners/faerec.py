@@ -87,14 +87,12 @@ class FaeRecTable(ItemTable):
 
     def share(self, own: Tensor, mapped: Tensor) -> Tensor:
         """g, the share of the ID vectors [M, D] beside the mapped text [M, D], in each dimension."""
-        gate: Tensor = self.gate(own, mapped)
-        return gate
+        return self.gate(own, mapped)
 
     def from_text(self, text: Tensor) -> Tensor:
         if text.shape[1] != self.standard.shape[1]:
             raise InputError(f"faerec: text vectors of width {text.shape[1]}, fitted on width {self.standard.shape[1]}")
-        vectors: Tensor = self.norm(self.mapper(self._standard(text)))
-        return vectors
+        return self.norm(self.mapper(self._standard(text)))
 
     def _standard(self, text: Tensor) -> Tensor:
         """What the mapper reads."""
@@ -102,8 +100,7 @@ class FaeRecTable(ItemTable):
 
     def _fused(self, own: Tensor, mapped: Tensor, counts: Tensor) -> Tensor:
         gate = self.share(own, mapped) * (counts > 0)[:, None]
-        vectors: Tensor = self.norm(gate * own + (1 - gate) * mapped)
-        return vectors
+        return self.norm(gate * own + (1 - gate) * mapped)
 
 
 def pca_rows(text: Floats, width: int, scale: float) -> Floats:

@@ -32,5 +32,4 @@ class DimensionGate(nn.Module):
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """The gate [M, D] of two views [M, D]."""
         hidden = nn.functional.gelu(self.hidden(torch.cat([first, second], dim=-1)))
-        gate: Tensor = torch.sigmoid(self.out(self.dropout(hidden)))
-        return gate
+        return torch.sigmoid(self.out(self.dropout(hidden)))

@@ -100,14 +100,12 @@ class Edges(nn.Module):
 
 def propagate(edges: Edges, source: Tensor) -> Tensor:
     """[N, D]: every target's weighted sum of the sources' vectors [M, D], by the graph's own weights."""
-    result: Tensor = _Propagate.apply(edges, source, False)
-    return result
+    return _Propagate.apply(edges, source, False)
 
 
 def propagate_back(edges: Edges, targets: Tensor) -> Tensor:
     """[M, D]: the same along the transposed graph, for vectors [N, D]."""
-    result: Tensor = _Propagate.apply(edges, targets, True)
-    return result
+    return _Propagate.apply(edges, targets, True)
 
 
 class GraphAttention(nn.Module):
@@ -156,8 +154,7 @@ class GraphAttention(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         h: Tensor = self.linear(dropout(x, self.dropout, self.training))
-        heads: Tensor = h.unflatten(1, self.to_source.shape)
-        return heads
+        return h.unflatten(1, self.to_source.shape)
 
 
 class _Propagate(torch.autograd.Function):

@@ -102,8 +102,7 @@ def _best(cosines: NDArray[np.float32], k: int) -> NDArray[np.bool_]:
 
 
 def _inverse_root(degrees: NDArray[np.float32]) -> NDArray[np.float32]:
-    roots: NDArray[np.float32] = np.divide(1, np.sqrt(degrees), out=np.zeros_like(degrees), where=degrees > 0)
-    return roots
+    return np.divide(1, np.sqrt(degrees), out=np.zeros_like(degrees), where=degrees > 0)
 
 
 def _canonical(graph: csr_array) -> csr_array:

@@ -72,8 +72,7 @@ class LlmEmbTable(ItemTable):
         return adapter
 
     def forward(self) -> Tensor:
-        vectors: Tensor = self.adapter(self.components)
-        return vectors
+        return self.adapter(self.components)
 
     def at(self, rows: Tensor) -> Tensor:
         vectors: Tensor = self.adapter(self.components[rows])
@@ -94,8 +93,7 @@ class LlmEmbTable(ItemTable):
     def from_text(self, text: Tensor) -> Tensor:
         if text.shape[1] != len(self.text_mean):
             raise InputError(f"llmemb: text vectors of width {text.shape[1]}, fitted on width {len(self.text_mean)}")
-        vectors: Tensor = self.adapter((text - self.text_mean) @ self.text_axes)
-        return vectors
+        return self.adapter((text - self.text_mean) @ self.text_axes)
 
 
 def scaled_axes(text: Floats, mean: Floats, axes: Floats, length: float) -> Floats:

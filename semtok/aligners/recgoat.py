@@ -144,8 +144,7 @@ class RecGoatTable(ItemTable):
     def forward(self) -> Tensor:
         text, collaborative = self._modalities()
         mixed = self.share * self._moved(text) + (1 - self.share) * collaborative * self.known[:, None]
-        vectors: Tensor = dropout(self.norm(mixed), self.config.dropout, self.training)
-        return vectors
+        return dropout(self.norm(mixed), self.config.dropout, self.training)
 
     def loss(self, rows: Tensor, epoch: float) -> Tensor:
         config = self.config
@@ -175,8 +174,7 @@ class RecGoatTable(ItemTable):
             read = torch.cat([self._projected(self.text), own])
             own = self.item_attention(edges, read, own)
         mixed = self.share * self._moved(own) + (1 - self.share) * self._borrowed(text)
-        vectors: Tensor = self.norm(mixed)
-        return vectors
+        return self.norm(mixed)
 
     def _borrowed(self, text: Tensor) -> Tensor:
         """The mean collaborative vector [M, D] of the known items with text nearest to [M, D_t]."""
@@ -219,12 +217,10 @@ class RecGoatTable(ItemTable):
         return Modalities(text, collaborative)
 
     def _projected(self, text: Tensor) -> Tensor:
-        projected: Tensor = self.text_in((text - self.text_mean) / self.text_scale)
-        return projected
+        return self.text_in((text - self.text_mean) / self.text_scale)
 
     def _moved(self, text: Tensor) -> Tensor:
-        moved: Tensor = text if self.map is None else self.map(text)
-        return moved
+        return text if self.map is None else self.map(text)
 
 
 def _mean_and_scale(text: Floats) -> tuple[Floats, np.float32]:

@@ -35,16 +35,14 @@ class TextTable(ItemTable):
         self.register_buffer("text", torch.from_numpy(inputs.text), persistent=False)
 
     def forward(self) -> Tensor:
-        vectors: Tensor = self.adapter(self.text)
-        return vectors
+        return self.adapter(self.text)
 
     def at(self, rows: Tensor) -> Tensor:
         vectors: Tensor = self.adapter(self.text[rows])
         return vectors
 
     def from_text(self, text: Tensor) -> Tensor:
-        vectors: Tensor = self.adapter(text)
-        return vectors
+        return self.adapter(text)
 
 
 class ConcatenationTable(ItemTable):
@@ -76,8 +74,7 @@ class ConcatenationTable(ItemTable):
         return self._joined(torch.zeros_like(said), said)
 
     def _joined(self, own: Tensor, said: Tensor) -> Tensor:
-        vectors: Tensor = self.join(torch.cat([own, said], dim=1))
-        return vectors
+        return self.join(torch.cat([own, said], dim=1))
 
 
 class TextAdapter(nn.Module):
@@ -100,8 +97,7 @@ class TextAdapter(nn.Module):
     def forward(self, text: Tensor) -> Tensor:
         if text.shape[1] != len(self.mean):
             raise InputError(f"text vectors of width {text.shape[1]}, fitted on width {len(self.mean)}")
-        vectors: Tensor = self.layers((text - self.mean) / self.scale)
-        return vectors
+        return self.layers((text - self.mean) / self.scale)
 
 
 @torch.no_grad()

@@ -51,8 +51,7 @@ class CodeProjection(nn.Module):
     def forward(self, codes: Tensor) -> Tensor:
         """P z [M, H] of items with codes int64 [M, L]."""
         total = torch.stack([book[codes[:, level]] for level, book in enumerate(self.books)]).sum(dim=0)
-        projected: Tensor = total @ self.weight
-        return projected
+        return total @ self.weight
 
     def loss(self, codes: Tensor, words: Tensor, temperature: float) -> Tensor:
         """The contrast of items' codes [M, L] with their words [M, H]; a scalar."""
@@ -68,8 +67,7 @@ def even(rows: Tensor) -> Tensor:
     """U V^T for rows [V, H] = U S V^T: the same directions, all of one length; those of length 0 stay out."""
     left, sizes, right = torch.linalg.svd(rows, full_matrices=False)
     kept = sizes > 1e-5 * sizes.max()
-    evened: Tensor = left[:, kept] @ right[kept]
-    return evened
+    return left[:, kept] @ right[kept]
 
 
 def spread_like(embeddings: Tensor, rows: Tensor) -> Tensor:

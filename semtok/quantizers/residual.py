@@ -31,8 +31,7 @@ def code_costs(codebooks: Sequence[Floats], latents: Floats, prefix: Codes) -> F
     rest = latents - sum_codes(codebooks, prefix)
     book = codebooks[prefix.shape[1]]
     squares = (rest**2).sum(axis=1, keepdims=True) + (book**2).sum(axis=1)
-    costs: Floats = np.maximum(squares - 2 * rest @ book.T, 0)
-    return costs
+    return np.maximum(squares - 2 * rest @ book.T, 0)
 
 
 def nearest_codes(codebooks: Sequence[Floats], latents: Floats) -> Codes:

@@ -114,8 +114,7 @@ class RqVae(nn.Module):
         if vectors.shape[1] != self.width:
             raise InputError(f"quantizer: vectors of width {vectors.shape[1]}, fitted on width {self.width}")
         inputs = self.standardise(torch.from_numpy(vectors).to(self.mean.device))
-        latents: Floats = self.encoder(inputs).cpu().numpy()
-        return latents
+        return self.encoder(inputs).cpu().numpy()
 
     def encode(self, vectors: Floats) -> Codes:
         """[N, D] to codes int32 [N, L]."""
@@ -129,8 +128,7 @@ class RqVae(nn.Module):
     def decode(self, codes: Codes) -> Floats:
         """Codes [N, L] to the decoder's reconstruction, float32 [N, D]."""
         latents = torch.from_numpy(sum_codes(self.codebooks, codes)).to(self.mean.device)
-        vectors: Floats = (self.decoder(latents) * self.scale + self.mean).cpu().numpy()
-        return vectors
+        return (self.decoder(latents) * self.scale + self.mean).cpu().numpy()
 
     def save(self, folder: Path) -> None:
         """Write `quantizer.safetensors` and the part `quantizer` of `config.json`."""
@@ -170,8 +168,7 @@ def pass_gradient(latents: Tensor, quantised: Tensor, gradient: Gradient) -> Ten
     along_middle = (latents * middle).sum(dim=-1, keepdim=True)
     along_source = (latents * source_unit).sum(dim=-1, keepdim=True)
     turned = latents - 2 * along_middle * middle + 2 * along_source * target_unit
-    rotated: Tensor = turned * (target / size)
-    return rotated
+    return turned * (target / size)
 
 
 def _mlp(widths: Sequence[int]) -> nn.Sequential:

@@ -142,8 +142,7 @@ class JointModel(nn.Module):
                 items = items.masked_fill(id_only_rows | id_only_items, -1)
             embedded = self.item_input(embedded, items)
         embedded = dropout(embedded, self.dropout, self.training)
-        states: Tensor = self.lm.base_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
-        return states
+        return self.lm.base_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
 
     def forward(self, batch: Batch, soft: TeacherTargets | None = None) -> Losses:
         """Losses: codes over their score space, text over the text rows, items over those seen in training.
@@ -202,8 +201,7 @@ class JointModel(nn.Module):
 
     def _query(self, hidden: Tensor) -> Tensor:
         """The dense head's query, in float32 or what FSDP2 computes in."""
-        query: Tensor = self.head.query(hidden.to(self.head.query.weight.dtype))
-        return query
+        return self.head.query(hidden.to(self.head.query.weight.dtype))
 
     def _nodes(
         self, nodes: NodeScores, hidden: Tensor, items: Tensor, targets: Tensor, soft: TeacherTargets | None
@@ -234,8 +232,7 @@ class JointModel(nn.Module):
             items: int64 [R], catalogue rows.
         """
         query = nodes.query(level, hidden) if level else self._query(hidden)
-        log_probs: Tensor = nodes(query, vectors, level, nodes.nodes(level, items))
-        return log_probs
+        return nodes(query, vectors, level, nodes.nodes(level, items))
 
     def _agreement(self, hidden: Tensor, output_rows: Tensor, items: Tensor, soft: TeacherTargets) -> Tensor:
         """What turns cross-entropy with the codes that came into cross-entropy with the teacher's targets.

@@ -68,8 +68,7 @@ class ZeroOptimizer:
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         """Settings of the groups; each one's only parameter is this process's part of them all, one after the other."""
-        groups: list[dict[str, Any]] = self.prepared.param_groups
-        return groups
+        return self.prepared.param_groups
 
     def step(self) -> None:
         """Nothing: `accelerator.backward` has stepped."""
@@ -116,8 +115,7 @@ class ZeroOptimizer:
     @property
     def _base(self) -> Optimizer:
         """The AdamW itself, of this process's part."""
-        base: Optimizer = self.prepared.optimizer.optimizer
-        return base
+        return self.prepared.optimizer.optimizer
 
 
 def _piece(parameter: Any) -> list[tuple[slice, slice]]:

@@ -72,10 +72,7 @@ def sampled_softmax(hidden: Tensor, vectors: Tensor, targets: Tensor, drawn: Dra
     place = torch.full((len(vectors),), -1, device=targets.device)
     place[drawn.rows] = torch.arange(len(drawn.rows), device=targets.device)
     log_probability = drawn.log_probability.to(hidden.dtype)
-    loss: Tensor = _SampledCrossEntropy.apply(
-        hidden, vectors[targets], vectors[drawn.rows], log_probability, place[targets]
-    )
-    return loss
+    return _SampledCrossEntropy.apply(hidden, vectors[targets], vectors[drawn.rows], log_probability, place[targets])
 
 
 class _SampledCrossEntropy(torch.autograd.Function):
