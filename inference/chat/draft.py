@@ -7,6 +7,7 @@ from typing import Literal
 
 from genrec.inference.chat import phrases
 from genrec.inference.chat.catalog_words import WORD, CatalogWords, Meaning, fold
+from genrec.inference.chat.patterns import cut
 from genrec.inference.chat.reading import Reading
 from genrec.inference.chat.state import ConversationState
 from genrec.semtok.catalog import Catalog
@@ -41,8 +42,7 @@ class Draft:
 
     def title(self, row: int) -> str:
         """A title as notes have it."""
-        title = self.catalog.titles[row]
-        return f"‹{title if len(title) <= 60 else title[:59].rstrip() + '…'}›"
+        return f"‹{cut(self.catalog.titles[row], 60)}›"
 
     def shown_rows(self, places: Sequence[int]) -> list[int]:
         """The rows of cards by their places from 0; a place beyond the table is noted."""

@@ -7,10 +7,10 @@ answer(Question("compare", rows=(3, 8)), state, catalog, words).table           
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from genrec.inference.chat.catalog_words import CatalogWords, words_of
+from genrec.inference.chat.patterns import cut, listed
 from genrec.inference.chat.prices import say_price
 from genrec.inference.chat.reading import Question
 from genrec.inference.chat.reasons import format_value
@@ -52,7 +52,7 @@ def can_do(catalog: Catalog, words: CatalogWords) -> str:
 def goods(catalog: Catalog, words: CatalogWords) -> str:
     """How many items there are, and of which kinds."""
     kinds = common_kinds(catalog, words)
-    return f"There are {len(catalog):,} items here" + (f", such as {_listed(kinds)}." if kinds else ".")
+    return f"There are {len(catalog):,} items here" + (f", such as {listed(kinds)}." if kinds else ".")
 
 
 class _Answering:
@@ -120,7 +120,7 @@ class _Answering:
         for name, value in self._values(row).items():
             if wanted <= set(words_of(value)):
                 return (
-                    f"Yes, by its {name}: “{_cut(value, 160)}”."
+                    f"Yes, by its {name}: “{cut(value, 160)}”."
                     if name != "title"
                     else f"Its title says so: {self._named(row)}."
                 )
@@ -140,17 +140,17 @@ class _Answering:
             return Answer("There is only one card here, so there is nothing to compare it with.")
         columns = [name for name in self.words.columns if any(self._value(row, name) for row in rows)]
         differing = [name for name in columns if len({self._value(row, name) for row in rows}) > 1]
-        heading = ("", *(f"{self._place(row)} {_cut(self.catalog.titles[row], _CELL)}".strip() for row in rows))
+        heading = ("", *(f"{self._place(row)} {cut(self.catalog.titles[row], _CELL)}".strip() for row in rows))
         table = (
             heading,
-            *((name, *(_cut(self._value(row, name) or "–", _CELL) for row in rows)) for name in differing),
+            *((name, *(cut(self._value(row, name) or "–", _CELL) for row in rows)) for name in differing),
         )
         lead = self._for_purpose(asked) if asked else ""
         if not differing:
             return Answer(f"{lead}By all that the catalogue says, they are the same but for their titles.".strip())
         same = [name for name in columns if name not in differing]
-        alike = f" The same in {'both' if len(rows) == 2 else 'all'}: {_listed(same)}." if same else ""
-        return Answer(f"{lead}They differ in {_listed(differing)}.{alike}", table)
+        alike = f" The same in {'both' if len(rows) == 2 else 'all'}: {listed(same)}." if same else ""
+        return Answer(f"{lead}They differ in {listed(differing)}.{alike}", table)
 
     def _for_purpose(self, asked: str) -> str:
         wanted = set(words_of(asked))
@@ -158,7 +158,7 @@ class _Answering:
         if not saying or len(saying) == len(self.question.rows):
             return f"The catalogue doesn't say which is better for “{asked}”. "
         speak = "speaks" if len(saying) == 1 else "speak"
-        return f"Only {_listed([self._named(row) for row in saying])} {speak} of “{asked}”. "
+        return f"Only {listed([self._named(row) for row in saying])} {speak} of “{asked}”. "
 
     def _extreme(self) -> Answer:
         name = self.question.attribute
@@ -178,7 +178,7 @@ class _Answering:
         return str(self.places[row]) if row in self.places else ""
 
     def _title(self, row: int) -> str:
-        return _cut(self.catalog.titles[row] or self.catalog.item_ids[row], _CELL)
+        return cut(self.catalog.titles[row] or self.catalog.item_ids[row], _CELL)
 
     def _named(self, row: int) -> str:
         place = f"Card {self.places[row]}, " if row in self.places else ""
@@ -206,13 +206,5 @@ def common_kinds(catalog: Catalog, words: CatalogWords) -> list[str]:
     return [name for name, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:KINDS_NAMED]]
 
 
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
 def _singular(name: str) -> str:
     return name[:-3] + "y" if name.endswith("ies") else name
-
-
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[: length - 1].rstrip()}…"

@@ -25,6 +25,7 @@ from genrec.decoding.cache_argument import cache_argument
 from genrec.decoding.torch_scorer import TorchScorer
 from genrec.decoding.vocabulary import SidVocabulary, encode_text
 from genrec.inference.chat.prose import Facts, Prose, ProseError, TemplateProse
+from genrec.inference.chat.server import connect, respond
 from genrec.inference.chat.state import Speaker
 from genrec.inference.recommender import Recommender
 from genrec.run import Run
@@ -173,14 +174,5 @@ class ServerProse:
             yield str(json.loads(data)["choices"][0]["text"])
 
     def _ask(self, method: str, path: str, body: Any) -> http.client.HTTPResponse:
-        """Send a request; the response, whose connection closes with it."""
-        https = self._address.scheme == "https"
-        kind = http.client.HTTPSConnection if https else http.client.HTTPConnection
-        connection = kind(self._address.hostname or "", self._address.port, timeout=self._timeout)
-        prefix = self._address.path.rstrip("/").removesuffix("/v1")
-        content = None if body is None else json.dumps(body).encode()
-        connection.request(method, prefix + path, content, {"Content-Type": "application/json", "Connection": "close"})
-        response = connection.getresponse()
-        if response.status != 200:
-            raise http.client.HTTPException(f"status {response.status}")
-        return response
+        """The response, whose connection closes with it."""
+        return respond(connect(self._address, self._timeout), self._address, method, path, body)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-
-def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern, re.IGNORECASE)
+from genrec.inference.chat.patterns import compiled
 
 
 def _words(text: str) -> frozenset[str]:
@@ -15,29 +13,26 @@ def _words(text: str) -> frozenset[str]:
 
 
 # "a cream, but no mascara" is two sentences, "anything but mascara" one that refuses
-SENTENCE = _compiled(
-    r"[;!?\n]+|\.(?=\s|$)|,\s+(?=but\b)"
-    r"|(?<![\s,])(?<!\bany)(?<!\ball)(?<!\banything)(?<!\beverything)\s+(?=but\b)"
+SENTENCE = compiled(
+    r"[;!?\n]+|\.(?=\s|$)|,\s+(?=but\b)|(?<![\s,])(?<!\bany)(?<!\ball)(?<!\banything)(?<!\beverything)\s+(?=but\b)"
     r"|,?\s+and\s+(?=(?:no|not|nothing|never|without|I)\b)"
 )
-COMMA = _compiled(r",\s+|\s+and\s+(?=(?:under|below|cheaper)\b)")
+COMMA = compiled(r",\s+|\s+and\s+(?=(?:under|below|cheaper)\b)")
 # What opens a turn and says nothing: "hmm ...", "forget it, ..."; words that may begin a name ("hello kitty", "cool
 # box") only where a comma or a person's own words follow
-LEAD = _compiled(
+LEAD = compiled(
     r"^(?:(?:ok(?:ay)?|hm+|oh|ooh+|aww?|ah+|wow|nah|yeah|yep|um+|uh+|er+|lol|(?:ha){2,}|ugh|meh|so|actually"
     r"|forget (?:it|that)|never ?mind)\b(?:[,.!:]+\s*|\s+(?!(?:is|are|was|looks?|good|and|or|of)\b))"
     r"|(?:kk?|well|yes|no|right|alright|great|cool|nice|perfect|sorry|hey|yo|hi|hello|hiya|now|whatever"
     r"|(?:good )?(?:morning|afternoon|evening))\b(?:[,.!:]+\s*"
-    r"|\s+(?=(?:i|we|i'\w+|can|could|do|have|got|need|any|show)\b))"
-    r")+(?=\S)"
+    r"|\s+(?=(?:i|we|i'\w+|can|could|do|have|got|need|any|show)\b)))+(?=\S)"
 )
-RESET = _compiled(
+RESET = compiled(
     r"(?:please )?(?:let'?s )?(?:reset|restart|start (?:over|again|afresh|anew|fresh|from (?:scratch|zero"
-    r"|the beginning))"
-    r"|begin again|forget (?:everything|it all|all)(?: (?:i|we) said)?"
+    r"|the beginning))|begin again|forget (?:everything|it all|all)(?: (?:i|we) said)?"
     r"|(?:clear|delete|wipe) (?:everything|all)|new (?:conversation|search))(?: please| pls)?"
 )
-MORE = _compiled(
+MORE = compiled(
     r"(?:(?:show|give|find) (?:me )?|what |anything |something |some |any |are there )*"
     r"(?:more|next|else|similar(?: ones| items| things)?|others?|other (?:ones|options|ideas|items)"
     r"|different ones|more of (?:these|those|them))"
@@ -48,105 +43,94 @@ MORE = _compiled(
     r" (?:rubbish|awful|terrible|ugly|bad|wrong|boring|crap|horrible|useless|no good|not (?:right|good|for me"
     r"|what .*)))"
 )
-SUGGEST = _compiled(
+SUGGEST = compiled(
     r"(?:and |so )*(?:what (?:else )?(?:goes|would go|fits|pairs) (?:well )?with (?:that|it|this|them|these|those"
     r"|what i have)"
     r"|(?:what (?:else )?(?:do|would|can|could) you (?:recommend|suggest)|recommend me something|surprise me"
     r"|any (?:ideas?|suggestions?)"
     r"|what else (?:do|would|might) i need|what should i (?:get|buy)(?: next)?)(?: for me)?)"
 )
-WHY = _compiled(
+WHY = compiled(
     r"\s*(?:and |but |so )*(?:why\b(?! not)|how come\b|how (?:do|did) you (?:choose|pick|select|rank|find|get"
-    r"|come up with)\b"
-    r"|what made you (?:choose|pick|show)\b)"
+    r"|come up with)\b|what made you (?:choose|pick|show)\b)"
 )
-HAVE = _compiled(
+HAVE = compiled(
     r"(?:and |well |also )*(?:i|we)(?:'ve| have)?(?: already| just| recently| also)*"
     r" (?P<verb>have|own|bought|got|use|used|ordered|purchased|had|watched|seen|saw|read|played|tried"
-    r"|finished)\b(?! to\b)"
-    r"(?: already| just| recently| all of)*"
+    r"|finished)\b(?! to\b)(?: already| just| recently| all of)*"
 )
 BOUGHT = frozenset(
     {"own", "bought", "ordered", "purchased", "watched", "seen", "saw", "played", "finished"}
 )  # of things; "I have" may also be said of dry skin
 # What follows the name of a thing that somebody has: "... a million times", "... and love it"
-OFTEN = _compiled(
+OFTEN = compiled(
     r"\s+(?:(?:a )?(?:million|thousand|hundred|few|couple of) times|(?:so )?many times|twice|already|before"
     r"|recently|yesterday"
     r"|last (?:week|month|year)|ages ago|and (?:i )?(?:really )?(?:love|loved|like|liked|hate|hated) (?:it|them"
     r"|that))\s*$"
 )
 # Taking a card: the words around its place say nothing else
-TAKE = _compiled(
+TAKE = compiled(
     r"^(?:i |we )?(?:(?:will|'?ll|would|'d|can|want to|'?m going to|am going to|think i'?ll|'?d like to)\s+)?"
     r"(?:take|have|go (?:with|for)|choose|pick|buy|get|prefer|keep|order|add|watch|fancy)\b"
 )
-LIKE = _compiled(
+LIKE = compiled(
     r"(?:and |but |well )*(?:(?P<said>i (?:really |also )*(?:like|love|liked|loved|enjoy|enjoyed|adore)\b)"
     r"|(?:(?:show|give|find) me )?(?:something|anything|things?|items?|others?|more|ones?)? ?(?:like|similar to)\b)"
 )
-REFUSE = _compiled(
+REFUSE = compiled(
     r"\b(?:no more|no longer|not any ?more|nothing (?:from|by|in|with|like|of)|nothing"
     r"|(?:any(?:thing)?|everything|all) but"
     r"|except(?: for)?|without|avoid|never(?: again)?|forget|remove|hide|stop showing(?: me)?|enough(?: of)?"
     r"|(?:i |we )?(?:really )?(?:do not|don'?t|dont|did not|didn'?t) (?:really )?(?:want|like|need|show|care for|use)"
     r"(?: to see| me)?(?: any(?: ?more)?)?"
     r"|(?:(?:i|we|he|she|they|my \w+) )?(?:really )?(?:hates?|hated|dislikes?|loathes?|detests?|can'?t (?:stand"
-    r"|have|eat|use"
-    r"|wear)|cannot (?:stand|have|eat|use|wear)|doesn'?t (?:like|want|eat|need)|(?:am |is |are |'?m "
+    r"|have|eat|use|wear)|cannot (?:stand|have|eat|use|wear)|doesn'?t (?:like|want|eat|need)|(?:am |is |are |'?m "
     r"|'?s )?(?:allergic|intolerant)"
     r" to)|allergic to|none|neither|get rid of|ditch|skip|leave out|take (?:out|away)|fed up with|(?:sick|tired) of"
-    r"|(?:not |no )(?:a |much of a |really a )?(?:fan of|keen on|into|fond of)"
-    r"|nor|not"
-    r"|no)\b"
+    r"|(?:not |no )(?:a |much of a |really a )?(?:fan of|keen on|into|fond of)|nor|not|no)\b"
 )
-ALLOW = _compiled(
+ALLOW = compiled(
     r"\b(?:allow|bring back|unhide)\b|\b(?:is|are) (?:fine|ok|okay|allowed|all right|alright)(?: again| now"
     r"| after all)*\s*$"
 )
-ASK = _compiled(r"\b(?:looking for|look for|show|find|want|need|search|give|recommend|suggest)\b")
-JOINS = _compiled(r"\s*(?:but )?(?:in|with|for|which|that|more|made)\b")
+ASK = compiled(r"\b(?:looking for|look for|show|find|want|need|search|give|recommend|suggest)\b")
+JOINS = compiled(r"\s*(?:but )?(?:in|with|for|which|that|more|made)\b")
 BY = frozenset({"by", "from", "brand"})
 # What sorts, the columns that it may mean (words in their names), and whether the largest come first
 SORTS = (
     (
-        _compiled(
+        compiled(
             r"\b(?:the )?(?:cheapest|least expensive|lowest[- ]priced|most affordable|low(?:est)? price first"
             r"|cheap(?:est)? first)(?: ones?)?(?: first)?\b"
             r"|\b(?:sort(?:ed)?|order(?:ed)?)(?: (?:it|them|these))? by price\b(?! desc)|\bby price\b"
-            r"|\bmy budget is (?:tight|small|low|limited)\b|\b(?:i'm|i am|im) (?:broke|on a (?:tight "
-            r"|small )?budget)\b"
+            r"|\bmy budget is (?:tight|small|low|limited)\b|\b(?:i'm|i am|im) (?:broke|on a (?:tight |small )?budget)\b"
             r"|\b(?:i )?(?:don't|do not|dont|can't|cannot) (?:have|spend) (?:much|a lot of|a lot"
-            r"|a fortune)(?: money)?\b"
-            r"|\b(?:something |anything )?(?:cheap|inexpensive|affordable|budget[- ]friendly"
+            r"|a fortune)(?: money)?\b|\b(?:something |anything )?(?:cheap|inexpensive|affordable|budget[- ]friendly"
             r"|not too expensive|(?:can|could|might) afford)\b(?! than)"
         ),
         ("price",),
         False,
     ),
     (
-        _compiled(
+        compiled(
             r"\b(?:the )?(?:(?:most expensive|priciest|dearest)(?: ones?)?(?: first)?|highest[- ]priced"
-            r"|high(?:est)? price first"
-            r"|(?:most )?luxurious)\b"
+            r"|high(?:est)? price first|(?:most )?luxurious)\b"
             r"|\bmoney is no object\b|\b(?:sort(?:ed)?|order(?:ed)?) by price desc(?:ending)?\b"
         ),
         ("price",),
         True,
     ),
     (
-        _compiled(
-            r"\b(?:the )?(?:newest|latest"
-            r"|most recent)(?: ones?)?(?: first)?\b"
-        ),
+        compiled(r"\b(?:the )?(?:newest|latest|most recent)(?: ones?)?(?: first)?\b"),
         ("year", "date", "release"),
         True,
     ),
-    (_compiled(r"\b(?:the )?oldest(?: ones?)?(?: first)?\b"), ("year", "date", "release"), False),
-    (_compiled(r"\b(?:the )?(?:best|top|highest)[- ]rated\b|\bbest reviews?\b"), ("rating", "stars"), True),
+    (compiled(r"\b(?:the )?oldest(?: ones?)?(?: first)?\b"), ("year", "date", "release"), False),
+    (compiled(r"\b(?:the )?(?:best|top|highest)[- ]rated\b|\bbest reviews?\b"), ("rating", "stars"), True),
 )
 # What ends a wish and says nothing of it: "a frying pan first", "mugs as well"
-TRAIL = _compiled(
+TRAIL = compiled(
     r"(?:[,\s]+(?:(?<!\bthe )(?<!\bmy )(?<!\bthat )first|then|as well|too|for now|today|tonight|next|again|pls|plz"
     r"|please|thx|thanks|lol|or something))+\s*$"
 )
@@ -198,12 +182,11 @@ def lifting(column: str, *, is_price: bool) -> re.Pattern[str]:
     if is_price:
         names |= {"price limit", "budget", "limit"}
     name = "(?:" + "|".join(re.escape(word) for word in sorted(names, key=len, reverse=True)) + ")s?"
-    return _compiled(
+    return compiled(
         rf"\b(?:any|every|all|whatever|whichever|no matter (?:the|which|what)"
         rf"|regardless of(?: the)?) {name}\b(?: is (?:fine|ok|okay))?"
         rf"|\b(?:the )?{name} (?:(?:really )?(?:doesn'?t|does not|don'?t|do not) matter|(?:isn'?t|is not"
-        rf"|is no) (?:important|(?:an )?issue"
-        rf"|(?:a )?problem|(?:a )?concern))\b(?: to me)?"
+        rf"|is no) (?:important|(?:an )?issue|(?:a )?problem|(?:a )?concern))\b(?: to me)?"
         rf"|\b(?:i )?(?:don'?t|do not) (?:care|mind) (?:about )?(?:the |which |what )?{name}\b"
         rf"|\b(?:forget|drop|remove|lift|clear|ignore|scrap|no)(?: about)?(?: the| any)? {name}\b"
         rf"(?: (?:limits?|filters?|conditions?|range|thing))?" + (_ANY_PRICE if is_price else "")

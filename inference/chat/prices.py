@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from genrec.inference.chat.patterns import at_word, first_group, without
 from genrec.inference.chat.years import decades
 
 Relation = Literal["below", "above"]
@@ -19,8 +20,7 @@ _UNITS = (
     "ml|cl|dl|l|litres?|liters?|mg|g|grams?|kg|kilos?|oz|ounces?|fl|lbs?|mm|cm|m|metres?|meters?|inch(?:es)?|ft"
     "|feet|pieces?"
     "|pcs|packs?|count|ct|%|percent|years?|months?|weeks?|days?|hours?|minutes?|seconds?|watts?|w|volts?|people"
-    "|players?|shades?"
-    "|colou?rs?|cards?|items?|of (?:them|these|those)"
+    "|players?|shades?|colou?rs?|cards?|items?|of (?:them|these|those)"
 )
 _MONEY = r"(?:[$€£]|(?:euros?|eur|dollars?|usd|bucks?|pounds?|quid|gbp)\b)"
 _NUMBER = r"(\d{1,3}(?:,\d{3})++(?:\.\d{1,2})?+|\d{1,7}+(?:[.,]\d{1,2})?+)(?![\d-])"
@@ -31,50 +31,41 @@ _CHEAPER = r"(?:under|below|less than|cheaper than)"
 _NONE = r"(?:nothing|not|no|none|never)(?:\s+that\s+costs?)?"
 
 
-def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<!\w)(?:{pattern})", re.IGNORECASE)
-
-
-_BETWEEN = _compiled(rf"(?:between|from)\s+{_AMOUNT}\s*(?:and|to|-|–)\s*{_AMOUNT}")
-_DASH = _compiled(rf"(?:[$€£]\s*)?(\d+(?:[.,]\d{{1,2}})?)\s*(?:-|–|to)\s*{_PAID}")
-_AROUND = _compiled(rf"(?:around|about|roughly|approximately|circa|~)\s*{_AMOUNT}")
-_NOT_BELOW = _compiled(rf"{_NONE}\s+{_CHEAPER}\s*{_AMOUNT}")
+_BETWEEN = at_word(rf"(?:between|from)\s+{_AMOUNT}\s*(?:and|to|-|–)\s*{_AMOUNT}")
+_DASH = at_word(rf"(?:[$€£]\s*)?(\d+(?:[.,]\d{{1,2}})?)\s*(?:-|–|to)\s*{_PAID}")
+_AROUND = at_word(rf"(?:around|about|roughly|approximately|circa|~)\s*{_AMOUNT}")
+_NOT_BELOW = at_word(rf"{_NONE}\s+{_CHEAPER}\s*{_AMOUNT}")
 _MOST = r"at most|up to|max(?:imum)?(?: of)?|(?:my )?budget (?:of|is)|within|<=?"
-_HIGH = _compiled(
-    rf"{_NONE}\s+{_DEARER}\s*{_AMOUNT}"
-    rf"|(?:price\s+)?(?:is\s+)?(?:{_CHEAPER}|{_MOST})\s*{_AMOUNT}"
-    rf"|{_AMOUNT}\s*(?:or less|at most|max(?:imum)?\b|tops)"
-    rf"|for\s+{_PAID}"
+_HIGH = at_word(
+    rf"{_NONE}\s+{_DEARER}\s*{_AMOUNT}|(?:price\s+)?(?:is\s+)?(?:{_CHEAPER}|{_MOST})\s*{_AMOUNT}"
+    rf"|{_AMOUNT}\s*(?:or less|at most|max(?:imum)?\b|tops)|for\s+{_PAID}"
 )
-_OUT = _compiled(
+_OUT = at_word(
     rf"(?:anything|everything|all|whatever) {_DEARER}\s*{_AMOUNT}\s*(?:is|are|'s)\s*(?:out|too \w+|no good|a no)"
 )
-_ISH = _compiled(rf"(?:[$€£]\s*)?{_NUMBER}[ -]?(?:ish\b|or so\b)(?:\s*{_MONEY})?")
+_ISH = at_word(rf"(?:[$€£]\s*)?{_NUMBER}[ -]?(?:ish\b|or so\b)(?:\s*{_MONEY})?")
 # A price that takes the place of the one before: "no wait, 120", "make it 30"; and one that is all of a clause
-_INSTEAD = _compiled(
+_INSTEAD = at_word(
     rf"(?:(?:no,? )?wait,?|make (?:it|that)|i mean(?:t)?|say|(?:or )?rather|let'?s say)\s+(?:max(?:imum)? )?{_AMOUNT}"
 )
-_RIGHTED = _compiled(
-    rf"[$€£]?\d[\d.,]*\s*{_MONEY}?[\s,.!–-]*(?:(?:no|oh|er|sorry|wait|actually|rather|or|i mean(?:t)?"
-    rf"|make (?:that|it)"
+_RIGHTED = at_word(
+    rf"[$€£]?\d[\d.,]*\s*{_MONEY}?[\s,.!–-]*(?:(?:no|oh|er|sorry|wait|actually|rather|or|i mean(?:t)?|make (?:that|it)"
     rf"|scratch that|let'?s say)[\s,.!]+)+([$€£]?\d)"
 )
 _ALONE = re.compile(rf"\s*{_PAID}\s*", re.IGNORECASE)
-_LOW = _compiled(
+_LOW = at_word(
     rf"(?:price\s+)?(?:is\s+)?(?:{_DEARER}|at least|starting (?:at|from)|min(?:imum)?(?: of)?|>=?)\s*{_AMOUNT}"
-    rf"|{_AMOUNT}\s*(?:or more|and up|upwards|at least)"
-    rf"|from\s+(?:{_PAID}|{_AMOUNT}(?=\s*$))"
+    rf"|{_AMOUNT}\s*(?:or more|and up|upwards|at least)|from\s+(?:{_PAID}|{_AMOUNT}(?=\s*$))"
 )
 _MUCH = r"(?:(?:much|a bit|a little|slightly|even|way)\s+)?"
-_BELOW = _compiled(
+_BELOW = at_word(
     rf"{_MUCH}(?:cheaper|less expensive|lower[- ]priced)(?:\s+than)?\b"
     r"|(?:not|less)\s+(?:so|as|that|too)\s+(?:expensive|dear|pricey)(?:\s+as)?\b"
     r"|(?:is\s+|was\s+|are\s+)?(?:(?:far|much|way|a bit|a little)\s+)?too (?:expensive|dear|pricey|costly|steep)\b"
     r"|(?:that|this|it)(?:'?s| is)\s+(?:(?:a bit|quite|pretty|very|so|rather|really)\s+)?(?:steep|pricey"
-    r"|expensive|a lot)\b"
-    r"|(?:that|so) much(?: money)? for\b"
+    r"|expensive|a lot)\b|(?:that|so) much(?: money)? for\b"
 )
-_ABOVE = _compiled(rf"{_MUCH}(?:more expensive|pricier|dearer|higher[- ]priced)(?:\s+than)?\b|(?:is\s+)?too cheap\b")
+_ABOVE = at_word(rf"{_MUCH}(?:more expensive|pricier|dearer|higher[- ]priced)(?:\s+than)?\b|(?:is\s+)?too cheap\b")
 _RANGES = (
     (_BETWEEN, "both"), (_DASH, "both"), (_OUT, "high"), (_ISH, "around"), (_NOT_BELOW, "low"),
     (_HIGH, "high"), (_LOW, "low"), (_AROUND, "around"),
@@ -113,12 +104,12 @@ _SPELLED = rf"({_WORD_NUMBER}(?:(?:[\s-]+|(?<=hundred) and |(?<=thousand) and ){
 _CUE = (
     rf"{_CHEAPER}|{_DEARER}|{_MOST}|at least|between|around|about|roughly|for|or|and|to|than|spend|make it|wait,?|say"
 )
-_AFTER_CUE = _compiled(rf"((?:{_CUE})\s+){_SPELLED}(?!\s*(?:{_UNITS})\b)")
-_BEFORE_MONEY = _compiled(rf"()\b{_SPELLED}(?=\s*(?:euros?|eur|dollars?|usd|bucks?|pounds?|quid|gbp)\b)")
-_ANY_SPELLED = _compiled(_SPELLED)
+_AFTER_CUE = at_word(rf"((?:{_CUE})\s+){_SPELLED}(?!\s*(?:{_UNITS})\b)")
+_BEFORE_MONEY = at_word(rf"()\b{_SPELLED}(?=\s*(?:euros?|eur|dollars?|usd|bucks?|pounds?|quid|gbp)\b)")
+_ANY_SPELLED = at_word(_SPELLED)
 _SLANG = (
-    (_compiled(r"(?:a )?tenner\b"), "10 pounds"),
-    (_compiled(r"(?:a )?fiver\b"), "5 pounds"),
+    (at_word(r"(?:a )?tenner\b"), "10 pounds"),
+    (at_word(r"(?:a )?fiver\b"), "5 pounds"),
 )
 _SMALL = ("one", "two", "three", "four")  # after "or", "and", "for" these are cards or people sooner than money
 
@@ -177,20 +168,20 @@ def find_prices(clause: str) -> Prices:
             high = amounts[0]
         elif ends == "low" and low is None:
             low = amounts[0]
-        clause = _without(clause, match)
+        clause = without(clause, match)
     instead = _INSTEAD.search(clause)
     if instead is not None:
-        high, clause = _number(next(group for group in instead.groups() if group)), _without(clause, instead)
+        high, clause = _number(first_group(instead)), without(clause, instead)
     alone = _ALONE.fullmatch(clause) if low is None and high is None else None
     if alone is not None:
-        high, clause = _number(next(group for group in alone.groups() if group)), ""
+        high, clause = _number(first_group(alone)), ""
     relation: Relation | None = None
     if low is None and high is None:
         for pattern, kind in ((_BELOW, "below"), (_ABOVE, "above")):
             match = pattern.search(clause)
             if match is not None:
                 relation = "below" if kind == "below" else "above"
-                clause = _without(clause, match)
+                clause = without(clause, match)
                 break
     return Prices(low, high, relation, clause, instead is not None)
 
@@ -213,7 +204,3 @@ def say_number(value: float) -> str:
 def _number(text: str) -> float:
     thousands = re.fullmatch(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?", text)
     return float(text.replace(",", "" if thousands else "."))
-
-
-def _without(clause: str, match: re.Match[str]) -> str:
-    return f"{clause[: match.start()]} {clause[match.end() :]}".strip()

@@ -12,6 +12,7 @@ import re
 
 from genrec.inference.chat import phrases
 from genrec.inference.chat.catalog_words import WORD, CatalogWords, fold, words_of
+from genrec.inference.chat.patterns import compiled, first_group
 from genrec.inference.chat.prices import find_prices
 from genrec.inference.chat.reading import Question
 from genrec.inference.chat.references import find_places
@@ -19,47 +20,39 @@ from genrec.inference.chat.small_talk import asks
 from genrec.inference.chat.state import ConversationState
 from genrec.semtok.catalog import Catalog
 
-
-def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern, re.IGNORECASE)
-
-
-_PRICE = _compiled(
+_PRICE = compiled(
     r"\bhow (?:much|expensive|pricey)\b|\bwhat (?:do|does|would|will)\b.*\bcosts?\b|\bwhat(?:'s| is"
     r"| are)?(?: the)? (?:price|cost)"
 )
-_MAKER = _compiled(r"\bwho (?:makes?|made|sells?|produces?|is (?:it|that|this) (?:by|from))\b|\bwhat make\b")
-_WHO = _compiled(r"\bwho(?:'?s| is| are) (?:the|its|their) (\w+)\b")
-_HOW = _compiled(r"\bhow (\w+) (?:is|are|was|does)\b")
-_WHAT = _compiled(r"\b(?:what|which)(?:'?s| is| are| does| do)?(?: the| its| their)? (\w+)|\bwhose\b")
-_TELL = _compiled(
+_MAKER = compiled(r"\bwho (?:makes?|made|sells?|produces?|is (?:it|that|this) (?:by|from))\b|\bwhat make\b")
+_WHO = compiled(r"\bwho(?:'?s| is| are) (?:the|its|their) (\w+)\b")
+_HOW = compiled(r"\bhow (\w+) (?:is|are|was|does)\b")
+_WHAT = compiled(r"\b(?:what|which)(?:'?s| is| are| does| do)?(?: the| its| their)? (\w+)|\bwhose\b")
+_TELL = compiled(
     r"\b(?:tell me (?:more )?(?:about|on)|more (?:info(?:rmation)?|details?)(?: (?:on|about|of|for))?|describe"
-    r"|details? (?:of|on|for|about)"
-    r"|what(?:'?s| is| are)|what do you know (?:about|of)|tell me more)\b"
+    r"|details? (?:of|on|for|about)|what(?:'?s| is| are)|what do you know (?:about|of)|tell me more)\b"
 )
-_IS_IT = _compiled(r"^(?:and |but |so )*(?:is|are|was|does|do|has|have|can|will|would|could)\b")
-_COMPARE = _compiled(
+_IS_IT = compiled(r"^(?:and |but |so )*(?:is|are|was|does|do|has|have|can|will|would|could)\b")
+_COMPARE = compiled(
     r"\bcompar(?:e|ison)\b|\b(?:what(?:'s|s| is| are)? )?(?:the )?diff(?:erences?)?\b|\bdiffer(?:s"
     r"|ent)?\b(?=.*\b(?:about|between|from)\b)|\bdiffer\b|\bside by side\b|\b(?:versus|vs)\b"
     r"|\bwhich(?: (?:one|card|item|product|of (?:these|them|those|the \w+)))*(?: is| are| would be"
     r"| do you (?:recommend|suggest))?"
     r"(?: the)? (?:better|best|nicer|nicest|right|good|suited|suitable)\b|\bhow do (?:they|these"
-    r"|those) (?:compare|differ)\b"
-    r"|\b(?:what|which)(?:'?s| is| are)? (?:better|best|nicer|nicest)\b"
+    r"|those) (?:compare|differ)\b|\b(?:what|which)(?:'?s| is| are)? (?:better|best|nicer|nicest)\b"
     r"|\bwhich(?: (?:ones?|card|item|product|of (?:these|them|those)))*(?: is| are| would be|'s)(?: the)?"
     r" (?!over|under|newer\b|older\b)(?:\w{3,}(?:er|est)|more \w+|most \w+)\b"
     r"|\bwhich(?: (?:one|of (?:these|them|those)))? (?:should|would|do) (?:i|you) (?:take|buy|get|choose|pick"
     r"|recommend|suggest)\b"
 )
-_EXTREME = _compiled(
+_EXTREME = compiled(
     r"\bwhich(?: (?:one|card|item|product|of (?:these|them|those)))*(?: is| are| costs?)?(?: the)?"
-    r" (?:(cheap(?:er|est)|least expensive|less|least)|(most expensive|priciest|dear(?:er|est)|more expensive"
-    r"|most))\b"
+    r" (?:(cheap(?:er|est)|least expensive|less|least)|(most expensive|priciest|dear(?:er|est)|more expensive|most))\b"
 )
-_HEDGE = _compiled(r"^(?:\W|\b(?:hm+|um+|uh|er|ok|okay|so|and|but|well|what about|how about|about)\b)+")
-_IT = _compiled(r"\b(?:it|its|this|that|they|them|these|those|one)\b")
-_SEEKS = _compiled(r"\b(?:anything|something|any|some|another|other|you (?:have|got|sell)|there)\b")
-_OPEN = _compiled(
+_HEDGE = compiled(r"^(?:\W|\b(?:hm+|um+|uh|er|ok|okay|so|and|but|well|what about|how about|about)\b)+")
+_IT = compiled(r"\b(?:it|its|this|that|they|them|these|those|one)\b")
+_SEEKS = compiled(r"\b(?:anything|something|any|some|another|other|you (?:have|got|sell)|there)\b")
+_OPEN = compiled(
     r"^(?:and |but |so )*(?:what|what'?s|who|who'?s|where|when|how(?: long| big| old| many| far)?|which|whose)\b"
 )
 _OTHER_NAMES = {
@@ -67,12 +60,11 @@ _OTHER_NAMES = {
     "kind": "kind", "type": "kind", "sort": "kind", "genre": "kind", "category": "kind",
     "cost": "price", "released": "year", "date": "year",
 }  # fmt: skip
-_SUBJECT = _compiled(  # "is 4 dishwasher safe?", "which is better, 1 or 3?"
+_SUBJECT = compiled(  # "is 4 dishwasher safe?", "which is better, 1 or 3?"
     r"(?:(?<=^is )|(?<=^does )|(?<=^will )|(?<=^can )|(?<=^has )|(?<=^what about )"
-    r"|(?<=^how about ))#?(\d{1,2})(?=[ ,?]|$)"
-    r"|(?<=(?:than|r of) )#?(\d{1,2})$|(?<= of )#?(\d{1,2})$"
+    r"|(?<=^how about ))#?(\d{1,2})(?=[ ,?]|$)|(?<=(?:than|r of) )#?(\d{1,2})$|(?<= of )#?(\d{1,2})$"
 )
-_PURPOSE = _compiled(r"\b(?:for|to|when|on|in|with) (.+)$")
+_PURPOSE = compiled(r"\b(?:for|to|when|on|in|with) (.+)$")
 _DIGIT = re.compile(r"(?<![\w.,$€£])#?(\d{1,2})(?![\w]|[.,]\d)")
 _SPAN = re.compile(r"(?<![\w.,])#?(\d{1,2})\s*(?:-|–|to|through)\s*#?(\d{1,2})(?![\w]|[.,]\d)")
 
@@ -182,7 +174,7 @@ class _Cards:
             return " "
 
         def digit(match: re.Match[str]) -> str:
-            places.append(int(next(group for group in match.groups() if group)) - 1)
+            places.append(int(first_group(match)) - 1)
             return " "
 
         text = self.plain

@@ -7,7 +7,7 @@ Shapes: N items, L levels, n items of a history.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from genrec.inference.chat.catalog_words import LONGEST_VALUE, WORD, CatalogWords, words_of
+from genrec.inference.chat.patterns import cut, listed
 from genrec.inference.chat.phrases import FILLER
 from genrec.inference.chat.state import ConversationState, as_values
 from genrec.semtok.catalog import Catalog
@@ -64,11 +65,12 @@ class Reasons:
         if not state.wish and not state.history:
             parts.append(self._popular(row))
         if not any(parts) and (matched := self._matched_words(row, state.wish)):
-            parts.append(f"mentions {_listed(matched)}")
+            parts.append(f"mentions {listed(matched)}")
         found = [part for part in parts if part][:_SHORT]
         if len("; ".join(found)) > _LONGEST:
             found = found[:1]
-        return _capital("; ".join(found)) or self._rank_only(state)
+        told = "; ".join(found)
+        return told[:1].upper() + told[1:] or self._rank_only(state)
 
     def full(self, row: int, state: ConversationState) -> str:
         """Every reason, a line each."""
@@ -76,13 +78,13 @@ class Reasons:
         if state.wish:
             matched = self._matched_words(row, state.wish)
             met = self._words_met(row, state)
-            found = f"its text mentions {_listed(matched)}" if matched else "none of these words stands in its text"
+            found = f"its text mentions {listed(matched)}" if matched else "none of these words stands in its text"
             lines.append(f"You look for “{state.wish}”: {met or found}.")
         for tie in self._ties(row, state):
-            told = [f"it shares {_listed(tie.values)}"] if tie.values else []
+            told = [f"it shares {listed(tie.values)}"] if tie.values else []
             told += [f"it was taken right after it {_times(tie.times)}"] if tie.times else []
             told += ["the model places them close together"] if tie.prefix else []
-            lines.append(f"With {self.title(tie.row)}, which you have: {_listed(told)}.")
+            lines.append(f"With {self.title(tie.row)}, which you have: {listed(told)}.")
         conditions = self._conditions_met(row, state.where)
         if conditions:
             lines.append(f"It meets: {'; '.join(conditions)}.")
@@ -109,7 +111,7 @@ class Reasons:
         like = max(ties, key=lambda tie: (len(tie.values), tie.prefix), default=None)
         if like is not None and like.values:
             title = "it" if told and after is not None and after.row == like.row else self.title(like.row)
-            told.append(f"shares {_listed(like.values[:2])} with {title}")
+            told.append(f"shares {listed(like.values[:2])} with {title}")
         elif like is not None and like.prefix and not told:
             told.append(f"the model places it close to {self.title(like.row)}")
         return told
@@ -130,7 +132,7 @@ class Reasons:
         cards = [self.catalog.row(item_id) for item_id in state.shown]
         elsewhere = {word for card in cards for word in self._matched_words(card, wish)}
         missing = [word for word in apart if word.lower() in elsewhere - set(self._matched_words(row, wish))]
-        return f"its text doesn't mention {_listed(missing[:2])}" if missing else ""
+        return f"its text doesn't mention {listed(missing[:2])}" if missing else ""
 
     def _among(self, row: int, state: ConversationState) -> list[str]:
         """How an item stands out of the cards on the table, of which there are three at least."""
@@ -163,8 +165,7 @@ class Reasons:
 
     def title(self, row: int) -> str:
         """A title in quotation marks, cut where it is long."""
-        title = self.catalog.titles[row]
-        return f"‹{title if len(title) <= 60 else title[:59].rstrip() + '…'}›"
+        return f"‹{cut(self.catalog.titles[row], 60)}›"
 
     def _matched_words(self, row: int, wish: str) -> list[str]:
         """Words of the wish that stand in the item's text, as typed."""
@@ -244,14 +245,6 @@ def _around(text: str, word: str) -> str:
 
 def _times(count: int) -> str:
     return {1: "once", 2: "twice"}.get(count, f"{count:,} times")
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def format_value(value: Any) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from genrec.inference.chat.patterns import at_word, first_group
+
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 _COUNTS = {"two": 2, "three": 3, "four": 4, "2": 2, "3": 3, "4": 4}
 _WORDS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6}
@@ -17,16 +19,12 @@ _END = (
 )
 
 
-def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<!\w)(?:{pattern})", re.IGNORECASE)
-
-
-_SEVERAL = _compiled(rf"(?:the )?(first|last) ({'|'.join(_COUNTS)})(?: {_NOUN})?{_END}")
-_ONE = _compiled(
+_SEVERAL = at_word(rf"(?:the )?(first|last) ({'|'.join(_COUNTS)})(?: {_NOUN})?{_END}")
+_ONE = at_word(
     rf"(?:the|my|that) ({_ORDINAL}|last) {_NOUN}\b|(?:the|my|that) ({_ORDINAL}|last){_END}|({_ORDINAL}"
     rf"|last) {_NOUN}{_END}"
 )
-_NUMBER = _compiled(
+_NUMBER = at_word(
     rf"(?:the )?(?:(?:number|card|item|option) ({'|'.join(_WORDS)})\b"
     r"|(?:number|no\.?|nr\.?|item|card|option|#)\s*#?(\d{1,2})(?!\w|[.,]\d))"
 )
@@ -36,11 +34,11 @@ _LISTED = re.compile(  # "I like 1 and 3", "not 2, 4"
     r"(#?\d{1,2}(?:\s*(?:,|and|or|&)\s*#?\d{1,2})*)\s*$",
     re.IGNORECASE,
 )
-_BARE = _compiled(rf"(?<=why )({_ORDINAL}|last|#?\d{{1,2}})\s*\??$|(?<=not )({_ORDINAL}|\d{{1,2}})$")
-_ALL = _compiled(
+_BARE = at_word(rf"(?<=why )({_ORDINAL}|last|#?\d{{1,2}})\s*\??$|(?<=not )({_ORDINAL}|\d{{1,2}})$")
+_ALL = at_word(
     r"(?:any |all |both )?of (?:these|them|those)|(?:all|both) (?:these|those)|(?:these|those)(?= ones?\b|$)"
 )
-_THIS = _compiled(r"(?:this|that|it)(?: one| item| card)?(?=\s*(?:$|[?!.]))")
+_THIS = at_word(r"(?:this|that|it)(?: one| item| card)?(?=\s*(?:$|[?!.]))")
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def find_places(clause: str, shown: int) -> Places:
         return " "
 
     def one(match: re.Match[str]) -> str:
-        found.append(_place(next(group for group in match.groups() if group), shown))
+        found.append(_place(first_group(match), shown))
         return " "
 
     def all_of_them(match: re.Match[str]) -> str:

@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 MAX_TOKENS = 500
 LONGEST_ANSWER = 1 << 20  # bytes
@@ -23,6 +23,25 @@ _PIECE = 1 << 14
 
 class ServerError(Exception):
     """The server is down, slow, or answers something else; the message says which in a few words."""
+
+
+def connect(address: SplitResult, timeout: float) -> http.client.HTTPConnection:
+    """A connection to the server, used once."""
+    kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
+    return kind(address.hostname or "", address.port, timeout=timeout)
+
+
+def respond(
+    connection: http.client.HTTPConnection, address: SplitResult, method: str, path: str, body: Any
+) -> http.client.HTTPResponse:
+    """Send a request; the response, which is not read yet. Raises HTTPException where its status is none of success."""
+    prefix = address.path.rstrip("/").removesuffix("/v1")
+    content = None if body is None else json.dumps(body).encode()
+    connection.request(method, prefix + path, content, {"Content-Type": "application/json", "Connection": "close"})
+    response = connection.getresponse()
+    if response.status != 200:
+        raise http.client.HTTPException(f"status {response.status}")
+    return response
 
 
 class ChatServer:
@@ -62,17 +81,9 @@ class ChatServer:
             raise ServerError("answers something else") from error
 
     def _ask(self, method: str, path: str, body: Any, end: float) -> Any:
-        https = self._address.scheme == "https"
-        kind = http.client.HTTPSConnection if https else http.client.HTTPConnection
-        connection = kind(self._address.hostname or "", self._address.port, timeout=_left(end))
+        connection = connect(self._address, _left(end))
         try:
-            prefix = self._address.path.rstrip("/").removesuffix("/v1")
-            content = None if body is None else json.dumps(body).encode()
-            headers = {"Content-Type": "application/json", "Connection": "close"}
-            connection.request(method, prefix + path, content, headers)
-            response = connection.getresponse()
-            if response.status != 200:
-                raise http.client.HTTPException(f"status {response.status}")
+            response = respond(connection, self._address, method, path, body)
             received = bytearray()
             while piece := response.read1(_PIECE):
                 received += piece

@@ -10,28 +10,24 @@ import re
 
 from genrec.inference.chat import phrases
 from genrec.inference.chat.catalog_words import WORD, CatalogWords, fold, words_of
+from genrec.inference.chat.patterns import compiled
 from genrec.inference.chat.reading import Kind, Question
 
 LONGEST = 120  # characters of small talk; its patterns repeat, so that much longer texts would take them long
 
 
-def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern, re.IGNORECASE)
-
-
 _FRIEND = r"(?: (?:there|again|you|all(?! right)|mate|man|dude|buddy|pal|love|folks|everyone|guys|bot))*"
 _HOW_ARE_YOU = r"how(?:'?s| are| is) (?:you|it|things|life)(?: doing| going| today)*"
-_GREET = _compiled(
+_GREET = compiled(
     rf"(?:(?:hi+|hello+|hey+|hiya|howdy|yo|greetings|(?:good )?(?:morning|afternoon|evening)|good day|hola"
     rf"|bonjour|hallo"
     rf"|ciao|salut|guten tag|buenos dias|hej){_FRIEND}[,!. ]*)+(?:{_HOW_ARE_YOU})?|{_HOW_ARE_YOU}|what'?s up|sup"
 )
 _FINE = (
-    r"ok|okay|k|kk|great|perfect|awesome|cool|nice|lovely|wonderful|super|alright|all right|got it|well done"
-    r"|good|fine"
+    r"ok|okay|k|kk|great|perfect|awesome|cool|nice|lovely|wonderful|super|alright|all right|got it|well done|good|fine"
     r"|brilliant|amazing|excellent|sweet|neat"
 )
-_ACKNOWLEDGE = _compiled(
+_ACKNOWLEDGE = compiled(
     rf"(?:(?:{_FINE}|yes|yeah|yep|yup|sure|no|nope|nah|hm+|wow|oh|ah|i see|never ?mind|maybe|so|that(?:'?s| is)"
     r"|sounds|very|really|lol|ha(?:ha)+|i (?:don'?t know|dunno|guess(?: so)?|think so)|dunno|not sure|let me think"
     rf"|we'?ll see|fair enough|makes sense|interesting|right|true|understood|whatever){_FRIEND}[,!. ]*)+"
@@ -43,19 +39,18 @@ _THANK = (
 _BYE = (
     r"(?:good)?bye(?: bye)?(?: for now| now)?|good ?night|see (?:you|ya|u)(?: later| soon| around)?|take care|later"
     r"|have a (?:nice|good|great) (?:day|evening|one|weekend)|that(?:'?s| is| will be| would be)(?: all| it"
-    r"| everything)"
-    r"|i'?m (?:done|good|fine|all set)|done|nothing else|no more for (?:now|today)"
+    r"| everything)|i'?m (?:done|good|fine|all set)|done|nothing else|no more for (?:now|today)"
 )
-_THANKS = _compiled(
+_THANKS = compiled(
     rf"(?:(?:{_FINE}|no|yes|oh|well|and|then|{_BYE}|that(?:'?s| is| was) (?:great|perfect|helpful|lovely)|{_THANK}"
     rf"|(?:you(?:'ve| have) been|you'?re|that was) (?:very |so |really )?(?:helpful|kind|great)"
     rf"|for (?:your|the|all your) (?:help|time)|for now){_FRIEND}[,!. ]*)+"
 )
-_THANKS_FIRST = _compiled(rf"^(?:{_THANK}){_FRIEND}[,!.] *(.+)$")
-_SEEKS = _compiled(
+_THANKS_FIRST = compiled(rf"^(?:{_THANK}){_FRIEND}[,!.] *(.+)$")
+_SEEKS = compiled(
     r"\b(?:now|also|an?|some\w*|any\w*|next|another|other|more|show|find|need|want|look\w*|what|how)\b|\d"
 )
-_HELP = _compiled(
+_HELP = compiled(
     r"(?:please )?(?:help(?: me)?(?: out)?(?: please)?|(?:can|could) you help(?: me)?(?: out)?"
     r"|what (?:can|do|should) (?:you|i) (?:do|say|ask|type|sell|have|offer)(?: here| for me| to you)?"
     r"|how (?:does (?:this|it)|do you|do i|can you|can i) (?:work|help me|use (?:this|you|it))|what is this"
@@ -64,29 +59,27 @@ _HELP = _compiled(
     r"|(?:sorry,? )?(?:what do you mean(?: by that)?|i don'?t (?:get it|understand)|i have no (?:clue|idea)))"
 )
 # What a shop is asked and a catalogue doesn't hold: verbs and nouns that no item is asked for by, and others
-_SERVICE = _compiled(
+_SERVICE = compiled(
     r"\b(ship(?:s|ping|ped|ment)?|deliver(?:y|ies|s|ed)?|return policy|refunds?|warranty|guarantee"
     r"|pay(?:ment)?|paypal|credit cards?|invoice|discounts?|coupons?|vouchers?|promo(?:tion)?(?: codes?)?"
     r"|(?:in|out of) stock|availab(?:le|ility)|my order|order status|track(?:ing)?|opening hours"
-    r"|open (?:on|at|today)|customer service|(?:talk|speak) to (?:a|an|some)|gift ?wrap(?:ping)?|newsletter"
-    r"|my account"
+    r"|open (?:on|at|today)|customer service|(?:talk|speak) to (?:a|an|some)|gift ?wrap(?:ping)?|newsletter|my account"
     r"|password|log ?in|sign (?:in|up)|my (?:basket|cart)|checkout"
     r"|who (?:are|made) you|your name|are you (?:a |an )?(?:bot|human|real|ai|robot|person)|how old are you"
     r"|near me|(?:physical|a|your) (?:store|shop|branch)\b)"
 )
-_TOPIC = _compiled(r"\b(returns?|exchange|weather|(?:tell me a )?joke|news|reserve|physical stores?)\b")
-_ASKS = _compiled(
+_TOPIC = compiled(r"\b(returns?|exchange|weather|(?:tell me a )?joke|news|reserve|physical stores?)\b")
+_ASKS = compiled(
     r"^(?:and |but |so |well |hey |please )*(?:do|does|did|can|could|will|would|is|are|was|how|what|where|when"
     r"|who|which|what'?s|may|i want to (?:return|talk|speak|track)|i(?:'d| would) like to (?:return|talk|speak|track)"
     r"|tell me)\b"
 )
 # "can I stream it?" asks for a service, "can I see mugs?" looks for mugs
-_CAN_I = _compiled(
+_CAN_I = compiled(
     r"^(?:and |but |so )*(?:(?:where|how|when) )?(?:can|could|may|do|should) (?:i|we) (?:also |just )?(?!see\b"
-    r"|have\b|get\b|find\b|buy"
-    r"\b|look\b|need\b|want\b|try\b|take\b|like\b|compare\b|sort\b|please\b)[a-z]+\b"
+    r"|have\b|get\b|find\b|buy\b|look\b|need\b|want\b|try\b|take\b|like\b|compare\b|sort\b|please\b)[a-z]+\b"
 )
-_OPEN = _compiled(
+_OPEN = compiled(
     r"^(?:and |but |so )*(?:who|what|what'?s|where|when|why|how|whose|is there|are there|do you|does the)\b"
 )
 

@@ -20,6 +20,7 @@ from genrec.inference.chat.config import ChatConfig
 from genrec.inference.chat.conversation import Conversation, Reply
 from genrec.inference.chat.model_prose import prose_for
 from genrec.inference.chat.model_reader import reader_for
+from genrec.inference.chat.patterns import cut
 from genrec.inference.chat.state import say_conditions
 from genrec.inference.chat.terminal_view import TerminalView
 from genrec.inference.recommender import Recommender
@@ -162,7 +163,7 @@ class Terminal:
         number, _, level = rest.partition(" ")
         depth = _whole(level.strip() or "1")
         if depth is None:
-            raise InputError(f"/codes N [LEVEL]: {_cut(level)!r} is no level")
+            raise InputError(f"/codes N [LEVEL]: {cut(level, 20)!r} is no level")
         others = self.conversation.neighbours(self._card(number), depth)
         self.view.say("\n".join(f"{card.semantic_id}  {card.title}" for card in others) or "No other item is under it.")
 
@@ -229,17 +230,13 @@ def _number(number: str, most: int, noun: str, where: str) -> int:
     place = _whole(number)
     if place is None or not 1 <= place <= most:
         count = f"is 1 {noun}" if most == 1 else f"are {most or 'no'} {noun}s"
-        raise InputError(f"{repr(_cut(number)) if number else 'which one'}: there {count} {where}")
+        raise InputError(f"{repr(cut(number, 20)) if number else 'which one'}: there {count} {where}")
     return place - 1
 
 
 def _whole(text: str) -> int | None:
     """The number that a text is; None where it is none, or has more digits than any place (`int` refuses 4,301)."""
     return int(text) if text.isdecimal() and len(text) <= _DIGITS else None
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 20 else f"{text[:19]}…"
 
 
 def _lines() -> Iterator[str]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from genrec.inference.chat.patterns import at_word, first_group, without
+
 _TENS = ("twenties", "thirties", "forties", "fifties", "sixties", "seventies", "eighties", "nineties")
 _YEAR = r"((?:18|19|20)\d\d)"
 _DECADE = rf"(?:early |late |mid[- ]?)?(?:'?((?:18|19|20)?\d)0'?s|({'|'.join(_TENS)})|(noughties))"
@@ -17,7 +19,7 @@ _NONE = r"(?:nothing|not|no|none|never)(?: (?:that|which)(?:'s| is| are))?"
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<!\w)(?:{pattern})(?!\w)", re.IGNORECASE)
+    return at_word(rf"(?:{pattern})(?!\w)")
 
 
 _DECADES = _compiled(_DECADE)
@@ -45,24 +47,24 @@ def find_years(clause: str) -> Years:
     match = _BETWEEN.search(clause)
     if match is not None:
         first, last = sorted(map(int, match.groups()))
-        return Years(first, last, _without(clause, match))
+        return Years(first, last, without(clause, match))
     low = high = None
     for pattern, end in ((_NOT_OLDER, "low"), (_NOT_NEWER, "high"), (_LOW, "low"), (_HIGH, "high")):
         match = pattern.search(clause)
         if match is not None:
-            year = int(next(group for group in match.groups() if group))
+            year = int(first_group(match))
             low, high = (year, high) if end == "low" else (low, year)
-            clause = _without(clause, match)
+            clause = without(clause, match)
     if low is not None or high is not None:
         return Years(low, high, clause)
     match = _EXACT.search(clause)
     if match is not None:
-        return Years(int(match[1]), int(match[1]), _without(clause, match))
+        return Years(int(match[1]), int(match[1]), without(clause, match))
     match = _AROUND_DECADE.search(clause)
     if match is None:
         return Years(None, None, clause)
     first = _first_year(*match.groups()[2:])
-    rest = _without(clause, match)
+    rest = without(clause, match)
     if match[1]:
         return Years(first, None, rest)
     return Years(None, first, rest) if match[2] else Years(first, first + 9, rest)
@@ -84,7 +86,3 @@ def _first_year(digits: str | None, word: str | None, noughties: str | None) -> 
     else:
         tens = int(digits or 0)
     return (2000 if tens < 3 else 1900) + 10 * tens
-
-
-def _without(clause: str, match: re.Match[str]) -> str:
-    return f"{clause[: match.start()]} {clause[match.end() :]}".strip()
