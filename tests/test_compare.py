@@ -149,7 +149,7 @@ def test_every_aligner_through_every_backbone(tmp_path: Path) -> None:
     config = write_config(
         tmp_path,
         "{plain: {}, text: {}, concatenation: {}, faerec: {}, llmemb: {}, recgoat: {heads: 2}, bare: "
-        "{aligner: faerec_no_gate}}",
+        "{aligner: faerec, weight: 0}}",
         "gru4rec: {width: 16}\nbert4rec: {width: 16}\nlrurec: {width: 16}\nlightgcn: {width: 16}\n"
         "backbones: [sasrec, gru4rec, bert4rec, lrurec, lightgcn]\ncollaborative: lightgcn\n",
     )

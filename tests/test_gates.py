@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from genrec.semtok.aligners.curriculum import CosineCurriculum
+from genrec.semtok.aligners.config import FaeRecConfig
+from genrec.semtok.aligners.faerec import curriculum
 from genrec.semtok.aligners.gates import DimensionGate
 from genrec.semtok.errors import InputError
 
@@ -28,11 +29,10 @@ def test_the_gate_starts_near_one_half() -> None:
 
 @pytest.mark.parametrize(("epoch", "item"), [(0, 1.0), (5, 0.65), (10, 0.3), (15, 0.65), (20, 1.0), (30, 0.3)])
 def test_the_curriculum_goes_to_the_features_and_back(epoch: float, item: float) -> None:
-    weights = CosineCurriculum(minimum=0.3, period=20).weights(epoch)
-    assert weights == pytest.approx((item, 1 - item))
+    assert curriculum(epoch, minimum=0.3, period=20) == pytest.approx((item, 1 - item))
 
 
 @pytest.mark.parametrize(("minimum", "period"), [(-0.1, 20), (1.1, 20), (0.3, 0), (0.3, math.nan)])
 def test_a_bad_curriculum_is_refused(minimum: float, period: float) -> None:
-    with pytest.raises(InputError, match="curriculum"):
-        CosineCurriculum(minimum, period)
+    with pytest.raises(InputError, match=r"minimum|period"):
+        FaeRecConfig(minimum=minimum, period=period)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 from genrec.semtok.aligners import graphs
-from genrec.semtok.aligners.graphs import bipartite, nearest, neighbour_graph, shuffled
+from genrec.semtok.aligners.graphs import bipartite, nearest, neighbour_graph
 from genrec.semtok.errors import InputError
 
 
@@ -71,22 +71,3 @@ def test_bipartite_is_the_block_of_the_whole_normalised_matrix() -> None:
     root = np.divide(1, np.sqrt(degrees), out=np.zeros(15), where=degrees > 0)
     expected = (root[:, None] * whole * root)[:6, 6:]
     np.testing.assert_allclose(bipartite(csr_array(taken)).toarray(), expected, rtol=1e-6)
-
-
-def test_a_shuffled_graph_is_the_same_graph_elsewhere() -> None:
-    graph = neighbour_graph(np.random.default_rng(2).standard_normal((30, 4)).astype(np.float32), 3)
-    other = shuffled(graph, 0)
-    np.testing.assert_array_equal(other.toarray(), other.T.toarray())
-    np.testing.assert_array_equal(other.diagonal(), np.ones(30))
-    assert sorted(other.sum(axis=0)) == sorted(graph.sum(axis=0))
-    assert (other != graph).nnz > 0
-    assert (shuffled(graph, 0) != other).nnz == 0
-    assert (shuffled(graph, 1) != other).nnz > 0
-
-
-def test_shuffling_users_and_items_moves_items_only() -> None:
-    taken = bipartite(csr_array((np.random.default_rng(3).random((20, 20)) < 0.2).astype(np.float32)))
-    other = shuffled(taken, 0, two_sided=True)
-    np.testing.assert_allclose(other.sum(axis=1), taken.sum(axis=1), rtol=1e-6)
-    np.testing.assert_allclose(sorted(other.sum(axis=0)), sorted(taken.sum(axis=0)), rtol=1e-6)
-    assert (other != taken).nnz > 0

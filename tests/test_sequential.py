@@ -269,25 +269,6 @@ def test_cold_items_are_read_and_ranked_by_their_words() -> None:
     assert np.isfinite(np.delete(scores, 2, axis=1)).all()
 
 
-def test_the_table_is_passed_through_once_unless_it_compares_otherwise() -> None:
-    calls = []
-
-    class Counted(IdTable):
-        def forward(self) -> Tensor:
-            calls.append(1)
-            return super().forward()
-
-    class Other(Counted):
-        def targets(self) -> Tensor:
-            return -self.items.weight
-
-    read, compared = SequentialModel(Counted(6, 16), small("sasrec").backbone).vectors()
-    assert read is compared
-    assert len(calls) == 1
-    read, compared = SequentialModel(Other(6, 16), small("sasrec").backbone).vectors()
-    assert torch.equal(read, -compared)
-
-
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [

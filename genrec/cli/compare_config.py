@@ -117,7 +117,7 @@ class CompareConfig:
         return [PLAIN, *(name for name in self.aligners if name != PLAIN)]
 
     def aligner(self, name: str) -> tuple[str, Any]:
-        """What is built for a line: `plain` and None, or a name of `ALIGNERS` or `ABLATIONS` and its configuration.
+        """What is built for a line: `plain` and None, or a name of `ALIGNERS` and its configuration.
 
         Raises:
             OptionError: no such aligner or option, or a value that is bad or of another type.

@@ -121,22 +121,6 @@ class SequentialModel(nn.Module):
         """The vectors [N, D] that items are ranked with."""
         return self.items.scores()
 
-    def vectors(self, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """What histories are read with and next items are compared with in training, of all items or of some rows.
-
-        One pass through the table where it does not tell the two apart.
-
-        Args:
-            rows: int64 [R].
-
-        Returns:
-            [N, D] each, or [R, D].
-        """
-        read = self.items() if rows is None else self.items.at(rows)
-        if type(self.items).targets is ItemTable.targets:
-            return read, read
-        return read, self.items.targets() if rows is None else self.items.targets()[rows]
-
     def forward(self, rows: Tensor, read: Tensor | None = None) -> Tensor:
         """Hidden states [B, T, D] for rows [B, T]; `read` [N, D] spares a pass through the table."""
         vectors = self.items() if read is None else read

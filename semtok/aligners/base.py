@@ -63,21 +63,16 @@ class ItemTable(nn.Module):
     aligner: tuple[str, Any]
 
     def forward(self) -> Tensor:
-        """The vectors [N, D], with gradient: what histories are read with, and what is quantised."""
+        """The vectors [N, D], with gradient: what histories are read with, trained against, and quantised."""
         raise NotImplementedError
 
     def at(self, rows: Tensor) -> Tensor:
         """The vectors [M, D] of some rows int64 [M], with gradient; here by way of all of them."""
-        vectors: Tensor = self()[rows]
-        return vectors
-
-    def targets(self) -> Tensor:
-        """The vectors [N, D] that next items are compared with in training."""
-        return self()
+        return self()[rows]
 
     def scores(self) -> Tensor:
         """The vectors [N, D] that items are ranked with."""
-        return self.targets()
+        return self()
 
     def loss(self, rows: Tensor, epoch: float) -> Tensor:
         """What alignment adds to the objective.

@@ -5,28 +5,27 @@
     loss = lambda ( w_item(epoch) L_item(E_id, m) + w_feature(epoch) L_feature(E_id, m) )
 
 The same vectors are read, trained against, scored with and quantised. The released code compares next items with raw ID
-vectors in training and with an ungated sum when it ranks; `genrec.semtok.aligners.ablations` has that, and the table
-without each of its parts.
+vectors in training and with an ungated sum when it ranks.
 
 Shapes: N items, D_t width of the text, D width of the table, M rows of a batch.
 """
 
 from __future__ import annotations
 
-import numpy as np
+import math
+
 import torch
 from torch import Tensor, nn
 
 from genrec.semtok.aligners.base import AlignerInputs, ItemTable
 from genrec.semtok.aligners.config import FaeRecConfig
-from genrec.semtok.aligners.curriculum import CosineCurriculum
 from genrec.semtok.aligners.gates import DimensionGate
 from genrec.semtok.aligners.losses import feature_correlation_by_popularity, item_contrast
-from genrec.semtok.aligners.principal_axes import Floats, principal_axes
+from genrec.semtok.aligners.principal_axes import component_rows, mean_and_scale
 from genrec.semtok.dropout import Dropout
 from genrec.semtok.errors import InputError
 
-ID_SCALE = 0.05  # root mean square of the ID vectors' entries at the start
+_ID_SCALE = 0.05  # root mean square of the ID vectors' entries at the start
 _GATE_DROPOUT = 0.1
 _OFF_DIAGONAL = 0.005  # weight of the correlation of different dimensions
 
@@ -53,14 +52,13 @@ class FaeRecTable(ItemTable):
         # Vectors of unit length: with a softmax over the whole catalogue, LayerNorm's own length of sqrt(D) would start
         # from logits in the tens.
         nn.init.constant_(self.norm.weight, width**-0.5)
-        mean = inputs.text.mean(axis=0)
-        scale = np.sqrt(np.square(inputs.text - mean).mean()) or 1.0  # 0 where all items have the same text
+        mean, scale = mean_and_scale(inputs.text)
         self.register_buffer("text_mean", torch.from_numpy(mean))
-        self.register_buffer("text_scale", torch.tensor(scale, dtype=torch.float32))
+        self.register_buffer("text_scale", torch.tensor(scale))
         self.register_buffer("standard", self._standard(torch.from_numpy(inputs.text)), persistent=False)
         self.register_buffer("counts", torch.from_numpy(inputs.counts), persistent=False)
         with torch.no_grad():
-            self.items.weight.copy_(torch.from_numpy(pca_rows(inputs.text, width, ID_SCALE)))
+            self.items.weight.copy_(torch.from_numpy(component_rows(inputs.text, width, _ID_SCALE)))
 
     def forward(self) -> Tensor:
         return self._fused(self.items.weight, self.mapper(self.standard), self.counts)
@@ -76,18 +74,10 @@ class FaeRecTable(ItemTable):
         if not len(rows):
             return self.items.weight.new_zeros(())
         own, mapped, counts = self.items.weight[rows], self.mapper(self.standard[rows]), self.counts[rows]
-        item, feature = self.loss_weights(epoch)
+        item, feature = curriculum(epoch, config.minimum, config.period)
         total = item * item_contrast(own, mapped, rows, config.temperature)
         total = total + feature * feature_correlation_by_popularity(own, mapped, counts, _OFF_DIAGONAL)
         return config.weight * total
-
-    def loss_weights(self, epoch: float) -> tuple[float, float]:
-        """Of the item-level and of the feature-level loss, after so many epochs."""
-        return CosineCurriculum(self.config.minimum, self.config.period).weights(epoch)
-
-    def share(self, own: Tensor, mapped: Tensor) -> Tensor:
-        """g, the share of the ID vectors [M, D] beside the mapped text [M, D], in each dimension."""
-        return self.gate(own, mapped)
 
     def from_text(self, text: Tensor) -> Tensor:
         if text.shape[1] != self.standard.shape[1]:
@@ -99,16 +89,15 @@ class FaeRecTable(ItemTable):
         return (text - self.text_mean) / self.text_scale
 
     def _fused(self, own: Tensor, mapped: Tensor, counts: Tensor) -> Tensor:
-        gate = self.share(own, mapped) * (counts > 0)[:, None]
+        gate = self.gate(own, mapped) * (counts > 0)[:, None]
         return self.norm(gate * own + (1 - gate) * mapped)
 
+def curriculum(epoch: float, minimum: float, period: float) -> tuple[float, float]:
+    """(w_item, w_feature), the weights of the two losses after so many epochs:
 
-def pca_rows(text: Floats, width: int, scale: float) -> Floats:
-    """The `width` main components of the text [N, D_t], with entries of root mean square `scale`: float32 [N, width].
+        w_item(e) = w_min + (1 - w_min) (1 + cos(2 pi e / T)) / 2,   w_feature(e) = 1 - w_item(e)
 
-    Columns that the text has no dimensions for are 0.
+    Epoch 0 is item-level alone; the feature-level loss has most, 1 - w_min, at T / 2; then back.
     """
-    mean, axes = principal_axes(text, width)
-    components = (text - mean) @ axes
-    components *= scale / np.sqrt(np.square(components).mean()).clip(1e-12)
-    return np.pad(components.astype(np.float32), ((0, 0), (0, width - components.shape[1])))
+    item = minimum + (1 - minimum) * (1 + math.cos(2 * math.pi * epoch / period)) / 2
+    return item, 1 - item

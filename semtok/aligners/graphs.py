@@ -1,4 +1,4 @@
-"""Graphs over items and users: nearest neighbours by cosine, user-item edges, and their shuffled twins.
+"""Graphs over items and users: nearest neighbours by cosine, and user-item edges.
 
 Row i of a graph lists the neighbours that node i receives from. Everything works block by block: no matrix of all
 pairs is ever held.
@@ -75,19 +75,6 @@ def bipartite(taken: csr_array) -> csr_array:
     once.data[:] = 1
     left, right = (_inverse_root(np.asarray(once.sum(axis=axis))) for axis in (1, 0))
     return _canonical(csr_array(diags_array(left) @ once @ diags_array(right), dtype=np.float32))
-
-
-def shuffled(graph: csr_array, seed: int, *, two_sided: bool = False) -> csr_array:
-    """The same graph over the wrong nodes, for ablation: what is lost without the graph's knowledge, not its size.
-
-    Args:
-        graph: [N, N], or [U, N] with `two_sided`.
-        seed: of the permutation.
-        two_sided: rows and columns are nodes of two kinds. Columns trade places; otherwise each node trades its place
-            with another in rows and columns alike, so that self-loops and symmetry stay.
-    """
-    order = np.random.default_rng(seed).permutation(graph.shape[1])
-    return _canonical(graph[:, order] if two_sided else graph[order][:, order])
 
 
 def _best(cosines: NDArray[np.float32], k: int) -> NDArray[np.bool_]:

@@ -8,8 +8,7 @@ soft targets. There is no non-linearity between A1 and A2, as released. An item'
 cold-start items are like all others.
 
 The soft targets compare vectors by inner product, as published; on long vectors they are nearly one-hot and no item
-shares mass with its likes. So vectors are scaled to unit length, prediction and target at one temperature; the
-published form is in `genrec.semtok.aligners.ablations`.
+shares mass with its likes. So vectors are scaled to unit length, prediction and target at one temperature.
 
 Shapes: N items, D_t width of the text, D_p width of p, D width of the table, M rows of a batch.
 """

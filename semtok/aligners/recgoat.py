@@ -13,15 +13,14 @@ Unlike the released code: InfoNCE is minimised, not maximised; transport keeps i
 user-user graph and users' texts, which exist there as options only, are used; there are no images; lengths are left to
 the recommender, since a softmax over the catalogue needs them. Of cold-start items the paper is silent: here such an
 item borrows the collaborative vectors of those with like text, because the model learns to weigh interactions far more
-than text (b falls to 0.05 on Amazon's Scientific) and never lists what has only text. The table with each part changed
-or left out is in `genrec.semtok.aligners.ablations`.
+than text (b falls to 0.05 on Amazon's Scientific) and never lists what has only text.
 
 Shapes: N items, U users, D_t width of the text, D width of the table, M rows of a batch.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -33,14 +32,13 @@ from genrec.semtok.aligners.config import RecGoatConfig
 from genrec.semtok.aligners.graph_attention import Edges, GraphAttention, propagate, propagate_back
 from genrec.semtok.aligners.graphs import bipartite, nearest, neighbour_graph
 from genrec.semtok.aligners.losses import symmetric_contrast
-from genrec.semtok.aligners.principal_axes import Floats, principal_axes
+from genrec.semtok.aligners.principal_axes import Floats, component_rows, mean_and_scale
 from genrec.semtok.aligners.transport import FeatureMap
 from genrec.semtok.dropout import dropout
 from genrec.semtok.errors import InputError
 
-GraphKind = Literal["item", "new_item", "user_item", "user"]
-ID_SCALE = 0.1  # root mean square of the ID vectors' entries at the start
-SINKHORN_ITERATIONS = 30
+_ID_SCALE = 0.1  # root mean square of the ID vectors' entries at the start
+_SINKHORN_ITERATIONS = 30
 
 
 class Modalities(NamedTuple):
@@ -56,23 +54,20 @@ class UserText(nn.Module):
     Args:
         text: [U, D_t].
         width: D.
-        graph: [U, U], of users with like preferences; None: each keeps its own text.
+        graph: [U, U], of users with like preferences.
     """
 
     text: Tensor
 
-    def __init__(self, text: Floats, width: int, config: RecGoatConfig, graph: csr_array | None) -> None:
+    def __init__(self, text: Floats, width: int, config: RecGoatConfig, graph: csr_array) -> None:
         super().__init__()
-        mean, scale = _mean_and_scale(text)
+        mean, scale = mean_and_scale(text)
         self.register_buffer("text", torch.from_numpy((text - mean) / scale), persistent=False)
         self.start = nn.Linear(self.text.shape[1], width)
-        self.edges = self.attention = None
-        if graph is not None:
-            self.edges, self.attention = Edges(graph), GraphAttention(width, config.heads, config.dropout)
+        self.edges, self.attention = Edges(graph), GraphAttention(width, config.heads, config.dropout)
 
     def forward(self) -> Tensor:
-        start: Tensor = self.start(self.text)
-        return start if self.attention is None else self.attention(self.edges, start)
+        return self.attention(self.edges, self.start(self.text))
 
 
 class RecGoatTable(ItemTable):
@@ -93,28 +88,27 @@ class RecGoatTable(ItemTable):
     def __init__(self, inputs: AlignerInputs, width: int, config: RecGoatConfig) -> None:
         super().__init__()
         self.n_items, self.width, self.config = len(inputs.text), width, config
-        mean, scale = _mean_and_scale(inputs.text)
+        if inputs.user_text is None:
+            raise InputError("recgoat: no vectors of the users' preference texts")
+        mean, scale = mean_and_scale(inputs.text)
         known = inputs.counts > 0
         self.register_buffer("text_mean", torch.from_numpy(mean))
         self.register_buffer("text_scale", torch.tensor(scale))
         self.register_buffer("text", torch.from_numpy(inputs.text), persistent=False)
         self.register_buffer("known", torch.from_numpy(known), persistent=False)
         self.items = nn.Embedding(self.n_items, width)
-        nn.init.normal_(self.items.weight, std=ID_SCALE)
+        nn.init.normal_(self.items.weight, std=_ID_SCALE)
         if known.any():  # ID vectors start as the main components of the collaborative vectors
-            rows = _components(inputs.collaborative[known], width, ID_SCALE)
+            rows = component_rows(inputs.collaborative[known], width, _ID_SCALE)
             with torch.no_grad():
                 self.items.weight[self.known] = torch.from_numpy(rows)
         self.text_in = nn.Linear(inputs.text.shape[1], width)
-        self.item_edges = self.item_attention = None
-        graph = self.graph("item", neighbour_graph(inputs.text, config.item_neighbours))
-        if graph is not None:
-            self.item_edges, self.item_attention = Edges(graph), GraphAttention(width, config.heads, config.dropout)
-        self.user_item_edges = self.users = None
-        graph = self.graph("user_item", bipartite(inputs.user_item))
-        if graph is not None:
-            self.user_item_edges, self.users = Edges(graph), self.make_users(inputs)
-        self.map = self.make_map()
+        self.item_edges = Edges(neighbour_graph(inputs.text, config.item_neighbours))
+        self.item_attention = GraphAttention(width, config.heads, config.dropout)
+        self.user_item_edges = Edges(bipartite(inputs.user_item))
+        graph = neighbour_graph(inputs.user_text, config.user_neighbours)
+        self.users = UserText(inputs.user_text, width, config, graph)
+        self.map = FeatureMap(width, config.epsilon, _SINKHORN_ITERATIONS)
         self.share = nn.Parameter(torch.tensor(config.text_share))
         self.norm = nn.LayerNorm(width)
         # Vectors of unit length, as the released code scales them; LayerNorm's own sqrt(D) would start a softmax over
@@ -122,28 +116,13 @@ class RecGoatTable(ItemTable):
         nn.init.constant_(self.norm.weight, width**-0.5)
         self._kept: tuple[list[tuple[int, int]], Modalities] | None = None
 
-    def graph(self, kind: GraphKind, graph: csr_array) -> csr_array | None:
-        """The graph that is used in place of the one that the data give; None: none of this kind."""
-        return graph
-
-    def make_users(self, inputs: AlignerInputs) -> nn.Module:
-        """A module that gives the users' layer 0, [U, D]."""
-        if inputs.user_text is None:
-            raise InputError("recgoat: no vectors of the users' preference texts")
-        graph = self.graph("user", neighbour_graph(inputs.user_text, self.config.user_neighbours))
-        return UserText(inputs.user_text, self.width, self.config, graph)
-
-    def make_map(self) -> FeatureMap | None:
-        """What moves text vectors to collaborative ones; None leaves them where they are."""
-        return FeatureMap(self.width, self.config.epsilon, SINKHORN_ITERATIONS)
-
     def train(self, mode: bool = True) -> Self:
         self._kept = None
         return super().train(mode)
 
     def forward(self) -> Tensor:
         text, collaborative = self._modalities()
-        mixed = self.share * self._moved(text) + (1 - self.share) * collaborative * self.known[:, None]
+        mixed = self.share * self.map(text) + (1 - self.share) * collaborative * self.known[:, None]
         return dropout(self.norm(mixed), self.config.dropout, self.training)
 
     def loss(self, rows: Tensor, epoch: float) -> Tensor:
@@ -151,29 +130,23 @@ class RecGoatTable(ItemTable):
         drawn = torch.randint(self.n_items, (round(config.drawn_items * len(rows)),), device=rows.device)
         rows = torch.cat([rows, drawn])
         rows = rows[self.known[rows]]  # a cold-start item has no interactions
-        if not len(rows):
+        if not config.contrast or not len(rows):
             return self.share.new_zeros(())
         text, collaborative = self._modalities()
-        return self.alignment(text[rows], collaborative[rows], rows)
-
-    def alignment(self, text: Tensor, collaborative: Tensor, rows: Tensor) -> Tensor:
-        """The loss between the two modalities [M, D] of items `rows` [M]; a scalar."""
-        if not self.config.contrast:
-            return text.new_zeros(())
-        return self.config.contrast * symmetric_contrast(text, collaborative, rows, self.config.temperature)
+        return config.contrast * symmetric_contrast(text[rows], collaborative[rows], rows, config.temperature)
 
     def from_text(self, text: Tensor) -> Tensor:
         if text.shape[1] != self.text.shape[1]:
             raise InputError(f"recgoat: text vectors of width {text.shape[1]}, fitted on width {self.text.shape[1]}")
         own = self._projected(text)
-        if self.item_attention is not None and len(text):
+        if len(text):
             ours, theirs = self.text.cpu().numpy(), text.cpu().numpy()
-            graph = self.graph("new_item", nearest(theirs, ours, self.config.item_neighbours))
+            graph = nearest(theirs, ours, self.config.item_neighbours)
             loops = eye_array(len(theirs), dtype=np.float32)
             edges = Edges(csr_array(hstack([graph, loops]))).to(text.device)
             read = torch.cat([self._projected(self.text), own])
             own = self.item_attention(edges, read, own)
-        mixed = self.share * self._moved(own) + (1 - self.share) * self._borrowed(text)
+        mixed = self.share * self.map(own) + (1 - self.share) * self._borrowed(text)
         return self.norm(mixed)
 
     def _borrowed(self, text: Tensor) -> Tensor:
@@ -193,8 +166,7 @@ class RecGoatTable(ItemTable):
         versions = [(id(parameter), parameter._version) for parameter in self.parameters()]
         if self._kept is None or self._kept[0] != versions:
             both = self._propagated()
-            if self.map is not None:
-                self.map.update(both.text[self.known], both.collaborative[self.known])
+            self.map.update(both.text[self.known], both.collaborative[self.known])
             for vectors in both:
                 vectors.register_hook(self._forget)
             self._kept = (versions, both)
@@ -204,35 +176,13 @@ class RecGoatTable(ItemTable):
         self._kept = None  # the pass behind it is freed with its gradient
 
     def _propagated(self) -> Modalities:
-        text = self._projected(self.text)
-        if self.item_attention is not None:
-            text = self.item_attention(self.item_edges, text)
-        collaborative = self.items.weight * self.known[:, None]
-        if self.users is not None and self.user_item_edges is not None:
-            edges, items, users = self.user_item_edges, collaborative, self.users()
-            for _ in range(self.config.layers):
-                items, users = propagate_back(edges, users), propagate(edges, items)
-                collaborative = collaborative + items
-            collaborative = collaborative / (self.config.layers + 1)
-        return Modalities(text, collaborative)
+        text = self.item_attention(self.item_edges, self._projected(self.text))
+        collaborative = items = self.items.weight * self.known[:, None]
+        edges, users = self.user_item_edges, self.users()
+        for _ in range(self.config.layers):
+            items, users = propagate_back(edges, users), propagate(edges, items)
+            collaborative = collaborative + items
+        return Modalities(text, collaborative / (self.config.layers + 1))
 
     def _projected(self, text: Tensor) -> Tensor:
         return self.text_in((text - self.text_mean) / self.text_scale)
-
-    def _moved(self, text: Tensor) -> Tensor:
-        return text if self.map is None else self.map(text)
-
-
-def _mean_and_scale(text: Floats) -> tuple[Floats, np.float32]:
-    """Mean [D_t], and the root mean square of what is left: unit rows have entries far too small for a layer. Of rows
-    that are all alike nothing is left, and 1 keeps other rows in bounds."""
-    mean: Floats = text.mean(axis=0)
-    return mean, np.sqrt(np.square(text - mean).mean()) or np.float32(1)
-
-
-def _components(vectors: Floats, width: int, scale: float) -> Floats:
-    """The `width` main components of the rows, with entries of root mean square `scale`; missing columns are 0."""
-    mean, axes = principal_axes(vectors, width)
-    components = (vectors - mean) @ axes
-    components *= scale / np.sqrt(np.square(components).mean()).clip(1e-12)
-    return np.pad(components.astype(np.float32), ((0, 0), (0, width - components.shape[1])))

@@ -25,7 +25,7 @@ def make_table(name: str, inputs: AlignerInputs, width: int, config: Any = None)
     """An untrained table; its weights come from torch's global generator.
 
     Args:
-        name: of `ALIGNERS` or `ABLATIONS`.
+        name: of `ALIGNERS`.
         width: D.
         config: of the aligner's own class; None: the defaults.
     """

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from genrec.semtok.aligners.base import AlignerInputs, ItemTable
 from genrec.semtok.aligners.config import ConcatenationConfig, TextTableConfig
+from genrec.semtok.aligners.principal_axes import mean_and_scale
 from genrec.semtok.dropout import Dropout
 from genrec.semtok.errors import InputError
 
@@ -85,10 +86,9 @@ class TextAdapter(nn.Module):
 
     def __init__(self, text: np.ndarray, width: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        mean = text.mean(axis=0)
-        scale = np.sqrt(np.square(text - mean).mean()) or 1.0  # 0 where all items have the same words
+        mean, scale = mean_and_scale(text)
         self.register_buffer("mean", torch.from_numpy(mean))
-        self.register_buffer("scale", torch.tensor(float(scale)))
+        self.register_buffer("scale", torch.tensor(scale))
         layers: list[nn.Module] = [nn.Linear(text.shape[1], hidden), nn.GELU(), Dropout(dropout)] if hidden else []
         last = nn.Linear(hidden or text.shape[1], width)
         self.layers = nn.Sequential(*layers, last)
@@ -109,10 +109,3 @@ def start_small(adapter: nn.Module, last: nn.Linear, inputs: Tensor) -> None:
     if size > 1e-12:  # otherwise items are alike and their size says nothing: what is next would start at 10^10
         last.weight *= _START / size
     adapter.train()
-
-
-def _check_adapter(flag: str, hidden: int, dropout: float) -> None:
-    if hidden < 0:
-        raise InputError(f"--aligner.{flag}.hidden {hidden}: must not be negative")
-    if not 0 <= dropout < 1:
-        raise InputError(f"--aligner.{flag}.dropout {dropout}: must lie in [0, 1)")

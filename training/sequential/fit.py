@@ -218,9 +218,9 @@ class _NextItems(RecommenderObjective):
             used = torch.unique(torch.cat([events, drawn.rows]))
             inputs, targets = places_in(used, inputs), places_in(used, targets)
             drawn = drawn._replace(rows=places_in(used, drawn.rows))
-        read, compared = self.model.vectors(used)
-        hidden = self.model(inputs, read)[targets >= 0]
-        loss = self.softmax(hidden, compared, targets[targets >= 0], drawn)
+        vectors = self.model.items() if used is None else self.model.items.at(used)
+        hidden = self.model(inputs, vectors)[targets >= 0]
+        loss = self.softmax(hidden, vectors, targets[targets >= 0], drawn)
         return self.with_table(loss, len(hidden), events, moment)
 
 
