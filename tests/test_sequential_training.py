@@ -14,7 +14,7 @@ from torch import Tensor
 from worlds.ring import N_ITEMS, ring_split
 
 from genrec.data.cases import Cases
-from genrec.data.sequences import Sequences
+from genrec.data.sequences import Sequences, user_item_matrix
 from genrec.data.splits import Split
 from genrec.semtok.aligners.base import AlignerInputs, IdTable
 from genrec.semtok.aligners.config import ConcatenationConfig, TextTableConfig
@@ -22,13 +22,11 @@ from genrec.semtok.aligners.simple import ConcatenationTable, TextTable
 from genrec.semtok.errors import InputError
 from genrec.sequential import BACKBONES
 from genrec.sequential.base import ColdItems, SequentialModel
-from genrec.sequential.config import Bert4RecConfig, LightGcnConfig, SasRecConfig
-from genrec.sequential.lightgcn import LightGcn, user_item_matrix
+from genrec.sequential.config import Bert4RecConfig, SasRecConfig
 from genrec.sequential.sasrec import SasRec
 from genrec.training.loop.epochs import FitContext
 from genrec.training.sequential.config import SequentialTrainingConfig
 from genrec.training.sequential.fit import fit_sequential, training_windows, validation_recall
-from genrec.training.sequential.lightgcn_fit import fit_lightgcn
 
 SPLIT = ring_split(train=40, asked=20)
 SHORT = SequentialTrainingConfig(epochs=4, patience=4, batch_positions=64, seed=3)
@@ -47,14 +45,7 @@ def fit_bert4rec(workdir: Path, log: Callable[[Mapping[str, Any]], None], **opti
     return fit_sequential(make, SPLIT, SHORT, FitContext(workdir, log), **options)
 
 
-def fit_graph(workdir: Path, log: Callable[[Mapping[str, Any]], None], **options: Any) -> torch.nn.Module:
-    def make() -> LightGcn:
-        return LightGcn(IdTable(N_ITEMS, 8), user_item_matrix(SPLIT.train, N_ITEMS), LightGcnConfig(width=8))
-
-    return fit_lightgcn(make, SPLIT, SHORT, FitContext(workdir, log), **options)
-
-
-@pytest.mark.parametrize("fit", [fit_sasrec, fit_bert4rec, fit_graph])
+@pytest.mark.parametrize("fit", [fit_sasrec, fit_bert4rec])
 @pytest.mark.parametrize("options", [{}, {"negatives": 5}])
 def test_resumed_is_undisturbed(fit: Callable[..., torch.nn.Module], options: Any, tmp_path: Path) -> None:
     undisturbed, broken = tmp_path / "a", tmp_path / "b"
@@ -133,17 +124,14 @@ def test_weights_that_diverged_are_refused_without_validation_too(stop_after: in
         )
 
 
-@pytest.mark.parametrize("fit", [fit_sasrec, fit_graph])
-def test_so_many_cases_are_ranked_after_an_epoch(
-    fit: Callable[..., torch.nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_so_many_cases_are_ranked_after_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ranked: list[Cases] = []
-    for module in ("genrec.training.sequential.fit", "genrec.training.sequential.lightgcn_fit"):
-        monkeypatch.setattr(
-            f"{module}.validation_recall", lambda score, cases, **options: float(ranked.append(cases) or 0)
-        )
+    monkeypatch.setattr(
+        "genrec.training.sequential.fit.validation_recall",
+        lambda score, cases, **options: float(ranked.append(cases) or 0),
+    )
     monkeypatch.setattr("test_sequential_training.SHORT", replace(SHORT, valid_cases=7))
-    fit(tmp_path, lambda row: None)
+    fit_sasrec(tmp_path, lambda row: None)
     assert [len(cases) for cases in ranked] == [7] * SHORT.epochs
     assert len({cases.case_ids for cases in ranked}) == 1
 
@@ -153,8 +141,7 @@ def test_histories_of_one_item_alone_are_refused() -> None:
         training_windows(Sequences.from_lists([[0], [1]]), 10)
 
 
-@pytest.mark.parametrize("backbone", ["sasrec", "lightgcn"])
-def test_what_the_table_adds_is_added(backbone: str, tmp_path: Path) -> None:
+def test_what_the_table_adds_is_added(tmp_path: Path) -> None:
     asked: list[tuple[list[int], float]] = []
 
     class Pulled(IdTable):
@@ -166,14 +153,9 @@ def test_what_the_table_adds_is_added(backbone: str, tmp_path: Path) -> None:
 
     table, context = Pulled(N_ITEMS, 8), FitContext(tmp_path)
     config = SequentialTrainingConfig(epochs=3, patience=3, batch_positions=64, learning_rate=5e-2)
-    model: SequentialModel | LightGcn
-    if backbone == "lightgcn":
-        graph = user_item_matrix(SPLIT.train, N_ITEMS)
-        model = fit_lightgcn(lambda: LightGcn(table, graph, LightGcnConfig(width=8)), SPLIT, config, context)
-    else:
-        model = fit_sequential(
-            lambda: SequentialModel(table, BACKBONES["sasrec"].build(SasRecConfig(width=8))), SPLIT, config, context
-        )
+    model = fit_sequential(
+        lambda: SequentialModel(table, BACKBONES["sasrec"].build(SasRecConfig(width=8))), SPLIT, config, context
+    )
     assert all(rows == sorted(set(rows)) and min(rows) >= 0 for rows, _ in asked)
     epochs = [epoch for _, epoch in asked]
     assert epochs == sorted(epochs)

@@ -23,16 +23,14 @@ from genrec.semtok.aligners import PLAIN, aligner_entry
 from genrec.semtok.aligners.base import AlignerInputs, IdTable, ItemTable
 from genrec.semtok.folders import write_atomic
 from genrec.semtok.vectors import ItemVectors
-from genrec.sequential import BACKBONES, LIGHTGCN
+from genrec.sequential import BACKBONES
 from genrec.sequential.aligner_inputs import aligner_inputs
 from genrec.sequential.base import ColdItems, SequentialModel
-from genrec.sequential.lightgcn import LightGcn, user_item_matrix
 from genrec.stages import Stage, progress_bar
 from genrec.training.loop.checkpoint import work_folder
 from genrec.training.loop.epochs import FitContext
 from genrec.training.sequential.config import SequentialTrainingConfig
 from genrec.training.sequential.fit import fit_sequential
-from genrec.training.sequential.lightgcn_fit import fit_lightgcn
 
 
 @dataclass(frozen=True)
@@ -79,9 +77,8 @@ class Cell:
         split, text = run.split(), run.text_vectors()
         unseen = np.flatnonzero(np.bincount(split.train.values, minlength=len(text)) == 0)
         cold = ColdItems(unseen, text.values[unseen])
-        fit: Callable[..., Any] = fit_lightgcn if self.name.backbone == LIGHTGCN else fit_sequential
         with work_folder(folder) as work, progress_bar(self.name.folder, "step") as progress:
-            model = fit(
+            model = fit_sequential(
                 self._model_maker(run),
                 split,
                 replace(self.training, seed=self.name.seed),
@@ -97,7 +94,7 @@ class Cell:
             ItemVectors(model.ranking_vectors(cold), source).save(folder / "item.safetensors")
             write_atomic(folder / "lists.safetensors", save({"rows": lists}))
 
-    def _model_maker(self, run: Run) -> Callable[[], SequentialModel] | Callable[[], LightGcn]:
+    def _model_maker(self, run: Run) -> Callable[[], SequentialModel]:
         """A function that builds the untrained model under the generator's seed of the moment."""
         n_items, shape = len(run.catalog()), self.shape
         inputs = None if self.aligner == PLAIN else self._inputs(run)
@@ -107,9 +104,6 @@ class Cell:
                 return IdTable(n_items, shape.width)
             return aligner_entry(self.aligner).table(inputs, shape.width, self.options)
 
-        if self.name.backbone == LIGHTGCN:
-            interactions = user_item_matrix(run.split().train, n_items)
-            return lambda: LightGcn(items(), interactions, shape)
         return lambda: SequentialModel(items(), BACKBONES[self.name.backbone].build(shape))
 
     def _inputs(self, run: Run) -> AlignerInputs:

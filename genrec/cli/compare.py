@@ -21,6 +21,8 @@ from genrec.stages import bring_up_to_date
 from genrec.training.cell import Cell
 from genrec.training.encoder.stage import text_stage, users_stage
 
+COLLABORATIVE = "sasrec"  # the backbone of the plain model whose vectors aligners look at, as in `genrec fit`
+
 
 def compare(config: CompareConfig) -> Run:
     """Train what is missing, write the table after each seed.
@@ -52,11 +54,11 @@ def compare(config: CompareConfig) -> Run:
 
 
 def cells_of(config: CompareConfig, seed: int) -> list[Cell]:
-    """The cells of a seed, the plain model that others look at first."""
+    """The cells of a seed, the plain model whose vectors aligners look at first."""
     backbones = list(config.backbones)
-    if config.lines != [PLAIN] and config.collaborative not in backbones:
-        backbones.insert(0, config.collaborative)
-    plain = sorted(backbones, key=lambda backbone: backbone != config.collaborative)
+    if config.lines != [PLAIN] and COLLABORATIVE not in backbones:
+        backbones.insert(0, COLLABORATIVE)
+    plain = sorted(backbones, key=lambda backbone: backbone != COLLABORATIVE)
     names = [CellName(PLAIN, backbone, seed) for backbone in plain]
     names += [CellName(line, backbone, seed) for backbone in config.backbones for line in config.lines if line != PLAIN]
     return [_cell(config, name) for name in names]
@@ -65,5 +67,5 @@ def cells_of(config: CompareConfig, seed: int) -> list[Cell]:
 def _cell(config: CompareConfig, name: CellName) -> Cell:
     aligner, options = config.aligner(name.name)
     shape, training = config.backbone(name.backbone), config.training_of(name.name)
-    collaborative = CellName(PLAIN, config.collaborative, name.seed)
+    collaborative = CellName(PLAIN, COLLABORATIVE, name.seed)
     return Cell(name, aligner, options, shape, training, config.negatives, collaborative)

@@ -20,7 +20,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -33,8 +33,7 @@ from genrec.semtok.aligners import PLAIN, aligner_config, aligner_entry
 from genrec.semtok.aligners.config import RecGoatConfig
 from genrec.semtok.errors import OptionError, did_you_mean
 from genrec.semtok.options import MOST_SEED
-from genrec.sequential import BACKBONES, LIGHTGCN
-from genrec.sequential.config import LightGcnConfig
+from genrec.sequential import BACKBONES
 from genrec.training.loop.options import typed_options
 from genrec.training.sequential.config import SequentialTrainingConfig
 
@@ -48,12 +47,10 @@ class CompareConfig:
         data: see `DataConfig`.
         text: see `TextConfig`.
         aligners: names and options, in the order of the table; `plain` comes first whether it is named or not.
-        backbones: sasrec, gru4rec, bert4rec, lrurec or lightgcn, each run with every aligner.
+        backbones: sasrec, gru4rec, bert4rec or lrurec, each run with every aligner.
         seeds: each draws every cell's initialisation, dropout and batches; the split is the same for all.
-        collaborative: the plain model whose vectors aligners may look at: sasrec, or lightgcn.
         training: of every cell whose line does not say otherwise; its own seed is not read.
         negatives: classes that the softmax samples for a batch; null: the whole catalogue.
-        lightgcn: shape of the model.
         split_seed: draws the cold items.
         reference: the line that every other is measured against, by paired intervals.
     """
@@ -64,10 +61,8 @@ class CompareConfig:
     aligners: dict[str, dict[str, Any]] = field(default_factory=lambda: {PLAIN: {}, "text": {}, "concatenation": {}})
     backbones: tuple[str, ...] = ("sasrec",)
     seeds: tuple[int, ...] = (0, 1, 2)
-    collaborative: Literal["sasrec", "lightgcn"] = "sasrec"
     training: SequentialTrainingConfig = field(default_factory=SequentialTrainingConfig)
     negatives: int | None = None
-    lightgcn: LightGcnConfig = field(default_factory=LightGcnConfig)
     split_seed: int = 0
     reference: str = PLAIN
 
@@ -79,11 +74,10 @@ class CompareConfig:
             _settled(self.training)
         except OptionError as error:
             raise error.within("training") from None
-        backbones = [*BACKBONES, LIGHTGCN]
         for name in self.backbones:
-            if name not in backbones:
-                near = did_you_mean(name, backbones)
-                raise OptionError("backbones", f"{name!r}: choose of {', '.join(backbones)}{near}")
+            if name not in BACKBONES:
+                near = did_you_mean(name, BACKBONES)
+                raise OptionError("backbones", f"{name!r}: choose of {', '.join(BACKBONES)}{near}")
         for option, values in (("backbones", self.backbones), ("seeds", self.seeds)):
             if not values or len(set(values)) < len(values):
                 raise OptionError(option, f"{list(values)}: at least one, and none twice")

@@ -9,26 +9,17 @@ Legend: B histories, N items, U training sequences.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from genrec.data.sequences import Sequences
+from genrec.data.sequences import Sequences, user_item_matrix
 
 Scores = NDArray[np.float32]
 
 _BLOCK = 1024  # items whose neighbours are found at once: the whole product need not fit into memory
-
-
-class Baseline(Protocol):
-    """What can be fitted on training sequences and score a catalogue."""
-
-    @classmethod
-    def fit(cls, train: Sequences, n_items: int) -> Self: ...
-
-    def score(self, histories: Sequences) -> Scores: ...
 
 
 @dataclass(frozen=True)
@@ -106,11 +97,7 @@ class ItemKnn:
     def fit(
         cls, train: Sequences, n_items: int, *, shrinkage: float = 50.0, neighbours: int = 200, decay: float = 0.7
     ) -> Self:
-        people = np.repeat(np.arange(len(train)), train.lengths)
-        ones = np.ones(len(people), dtype=np.float32)
-        has = sparse.csr_array((ones, (people, train.values)), shape=(len(train), n_items))
-        has.sum_duplicates()
-        has.data[:] = 1.0
+        has = user_item_matrix(train, n_items)
         norm = np.sqrt(np.asarray(has.sum(axis=0)))
         by_item, rows = has.T.tocsr(), []
         for start in range(0, n_items, _BLOCK):
@@ -124,11 +111,7 @@ class ItemKnn:
         return cls(similarity, Popularity.fit(train, n_items), decay)
 
     def score(self, histories: Sequences) -> Scores:
-        people = np.repeat(np.arange(len(histories)), histories.lengths)
-        age = histories.offsets[1:][people] - 1 - np.arange(len(people))
-        weight = (self.decay**age).astype(np.float32)
-        shape = (len(histories), self.similarity.shape[0])
-        asked = sparse.csr_array((weight, (people, histories.values)), shape=shape)
+        asked = _weighed(histories, self.similarity.shape[0], self.decay)
         scores: Scores = (asked @ self.similarity).toarray()
         return scores + np.float32(1e-6) * self.popularity.score(histories)
 
@@ -163,12 +146,15 @@ class ContentKnn:
     decay: float = 0.7
 
     def score(self, histories: Sequences) -> Scores:
-        people = np.repeat(np.arange(len(histories)), histories.lengths)
-        age = histories.offsets[1:][people] - 1 - np.arange(len(people))
-        shape = (len(histories), len(self.units))
-        weight = (self.decay**age).astype(np.float32)
-        asked = sparse.csr_array((weight, (people, histories.values)), shape=shape)
-        return (asked @ self.units) @ self.units.T
+        return (_weighed(histories, len(self.units), self.decay) @ self.units) @ self.units.T
+
+
+def _weighed(histories: Sequences, n_items: int, decay: float) -> sparse.csr_array:
+    """The items of histories, sparse float32 [B, N], each worth `decay` to its age, 0 for the last."""
+    people = np.repeat(np.arange(len(histories)), histories.lengths)
+    age = histories.offsets[1:][people] - 1 - np.arange(len(people))
+    weight = (decay**age).astype(np.float32)
+    return sparse.csr_array((weight, (people, histories.values)), shape=(len(histories), n_items))
 
 
 def _largest(

@@ -1,8 +1,8 @@
 """Sequential models: collaborative vectors for the tokenizer, the models that aligners train through, and baselines.
 
 A new backbone is one file here and one entry in `BACKBONES`: its shape is then a section of the configurations of
-`genrec fit` and `genrec compare`, and it is built, saved and loaded like the others. LightGCN stands beside them: it
-reads a graph, no order. Importing this module is light: an entry imports its backbone where it builds one.
+`genrec fit` and `genrec compare`, and it is built, saved and loaded like the others. Importing this module is light: an
+entry imports its backbone where it builds one.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from genrec.sequential.config import Bert4RecConfig, Gru4RecConfig, LruRecConfig
 
 if TYPE_CHECKING:
     from genrec.sequential.base import Backbone
-
-LIGHTGCN = "lightgcn"  # beside the names of `BACKBONES`
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The shapes of every sequential model; checked where they are built, and light to import.
 
-Shapes: D width of item vectors and hidden states, H width of a recurrent state, L layers of propagation.
+Shapes: D width of item vectors and hidden states, H width of a recurrent state.
 """
 
 from __future__ import annotations
@@ -106,22 +106,6 @@ class LruRecConfig:
 
     def __post_init__(self) -> None:
         check_shape(self)
-
-
-@dataclass(frozen=True)
-class LightGcnConfig:
-    """Shape of the model.
-
-    Attributes:
-        width: D, also the width of the item vectors.
-        layers: L; 3 in the paper.
-    """
-
-    width: int = 128
-    layers: int = 3
-
-    def __post_init__(self) -> None:
-        check.at_least_one(self, "width", "layers")
 
 
 def check_shape(config: Any) -> None:

@@ -74,8 +74,7 @@ class LlmEmbTable(ItemTable):
         return self.adapter(self.components)
 
     def at(self, rows: Tensor) -> Tensor:
-        vectors: Tensor = self.adapter(self.components[rows])
-        return vectors
+        return self.adapter(self.components[rows])
 
     def loss(self, rows: Tensor, epoch: float) -> Tensor:
         rows = rows[self.counts[rows] > 0]

@@ -39,8 +39,7 @@ class TextTable(ItemTable):
         return self.adapter(self.text)
 
     def at(self, rows: Tensor) -> Tensor:
-        vectors: Tensor = self.adapter(self.text[rows])
-        return vectors
+        return self.adapter(self.text[rows])
 
     def from_text(self, text: Tensor) -> Tensor:
         return self.adapter(text)
