@@ -267,10 +267,8 @@ class Run(RunFolder):
 
     @_once
     def language_model(self) -> LanguageModelFacts:
-        """How the language model was trained to be read: its score space, and how lists are made.
-
-        Raises:
-            InputError: besides the usual, the run was fitted by an earlier version of genrec.
+        """How the language model is read: its score space, and how lists are made; raises InputError also for a run of
+        an earlier version of genrec.
         """
         from genrec.ranking.facts import LanguageModelFacts
 

@@ -203,10 +203,8 @@ class RunFolder:
     # --- the border -------------------------------------------------------------------------------------------------
 
     def verified(self, name: str) -> Path:
-        """A stage's folder, once its files are those of its manifest and it was made of the folders that stand there.
-
-        Raises:
-            InputError: it is unfinished, damaged, made of other folders, or made anew since the run was opened.
+        """A stage's folder, once its files are those of its manifest and it was made of the folders that stand there;
+        raises InputError where it is unfinished, damaged, made of others, or made anew since the run was opened.
         """
         folder = self.path / name
         self._check_present(name)
@@ -285,10 +283,8 @@ class RunFolder:
         return read_settings(self.config, command)
 
     def write_settings(self, text: str, command: str = "fit") -> None:
-        """Write the resolved configuration, where it is another than before.
-
-        Raises:
-            InputError: a `config.yaml` of somebody's own, or of the other command, would be lost.
+        """Write the resolved configuration, where it is another than before; raises InputError where somebody's own, or
+        that of another command, would be lost.
         """
         if self.config.is_file():
             self.settings(command)
@@ -331,11 +327,7 @@ class RunFolder:
 
 
 def read_settings(path: Path, command: str = "fit") -> dict[str, Any]:
-    """The resolved configuration of a command.
-
-    Raises:
-        InputError: no such file, or another one.
-    """
+    """The resolved configuration of a command; raises InputError where there is none, or another's."""
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -60,11 +60,7 @@ class Opened:
 
 
 def open_parts(run: Run, engine: str, device: str | None, dtype: Dtype | None) -> Opened:
-    """Open a run for recommending; see `Recommender.from_pretrained` for the arguments.
-
-    Raises:
-        InputError: a part of the run is missing, truncated, foreign or of another run; there is no such device.
-    """
+    """Open a run for recommending; arguments and errors as of `Recommender.from_pretrained`."""
     device = _device(engine, device)
     run_id = hash_value(run.files(("catalog", "vectors/item", "semtok", "lm")))[:16]
     catalog, ids, vectors = run.catalog(), run.semantic_ids(), run.item_vectors()

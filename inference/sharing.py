@@ -37,10 +37,8 @@ def is_hub_id(run: Path | str) -> bool:
 
 
 def save_shared(run: Run, folder: Path, facts: CardFacts) -> None:
-    """Write the run without its log, or with it, into a new folder, with a model card.
-
-    Raises:
-        InputError: the folder holds something, or the run is unfinished or damaged.
+    """Write the run without its log, or with it, into a new folder, with a model card; raises InputError where the
+    folder holds something, or the run is unfinished or damaged.
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise InputError(f"{folder}: holds something already; name a new folder")
@@ -95,10 +93,8 @@ def push(run: Run, facts: CardFacts, *, private: bool, token: str | None) -> str
 
 
 def fetch(repo_id: str, *, revision: str | None, token: str | None) -> Path:
-    """A run's folder in the hub's cache, copied where it is not there yet; nothing but a run's own files is copied.
-
-    Raises:
-        InputError: there is neither a copy nor a way to the repository, or it is no run.
+    """A run's folder in the hub's cache, copied where it is not there yet, and of it nothing but a run's own files;
+    raises InputError where there is neither a copy nor a way to it, or it is no run.
     """
     from genrec.semtok.pretrained import copied_from_hub
 

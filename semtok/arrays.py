@@ -129,10 +129,8 @@ def sparse_spec(name: str) -> Spec:
 def sparse_matrix(
     path: Path, name: str, arrays: Mapping[str, NDArray[Any]], shape: tuple[int, int]
 ) -> sparse.csr_array:
-    """A sparse float32 matrix [R, C] of the arrays of `sparse_spec`.
-
-    Raises:
-        InputError: rows begin elsewhere than they should, or columns are out of range, out of order or twice in a row.
+    """A sparse float32 matrix [R, C] of the arrays of `sparse_spec`; raises InputError where rows begin elsewhere than
+    they should, or columns are out of range, out of order or twice in a row.
     """
     data, columns, starts = (arrays[f"{name}_{part}"] for part in ("data", "columns", "starts"))
     if len(starts) != shape[0] + 1:

@@ -182,10 +182,8 @@ class Catalog:
         return [column.name for column in columns if column.name not in left_out]
 
     def append(self, other: Catalog) -> Catalog:
-        """This catalogue with another's items behind its own; an attribute that one of them lacks is null there.
-
-        Raises:
-            InputError: an item is in both, or an attribute that both have is of another type in the other.
+        """This catalogue with another's items behind its own, null where one lacks an attribute; raises InputError
+        where an item is in both, or an attribute is of another type in the other.
         """
         known = self.find(pl.Series(other.item_ids, dtype=pl.String)) >= 0
         if known.any():

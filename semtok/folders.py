@@ -42,11 +42,7 @@ def to_json(value: Any) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Parse a JSON file.
-
-    Raises:
-        InputError: the file is missing or is not JSON.
-    """
+    """Parse a JSON file; raises InputError where it is missing or not JSON."""
     try:
         text = path.read_text(encoding="utf-8")
         value = json.loads(text)
@@ -182,11 +178,8 @@ def check_replaceable(target: Path, is_ours: Callable[[Mapping[str, Any]], bool]
 
 @contextlib.contextmanager
 def hold_lock(path: Path, refusal: str) -> Iterator[None]:
-    """Hold the lock file at `path`, which the system frees when its holder ends, however it ends.
-
-    Raises:
-        InputError: it is held already, also by another part of this process (the message is `refusal`), or there can
-            be no such file.
+    """Hold the lock file at `path`, which the system frees when its holder ends, however it ends; raises InputError,
+    with the message `refusal`, where it is held already, also by another part of this process.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -133,11 +133,7 @@ class ModelFolder:
         return model.eval()
 
     def sentence_transformer(self) -> Any:
-        """The model as sentence-transformers knows it.
-
-        Raises:
-            InputError: the library is not installed, or the model cannot be loaded.
-        """
+        """The model as sentence-transformers knows it; raises InputError where it or the library cannot be loaded."""
         if find_spec("sentence_transformers") is None:
             raise lacks_extra(f"the library of {self.name}", "sentence-transformers")
         from sentence_transformers import SentenceTransformer
@@ -221,11 +217,7 @@ def copied_from_hub(
 
 
 def unpack_gguf(file: Path, folder: Path, name: str) -> None:
-    """Write a GGUF file's model, dequantised to float32, and its tokenizer as an ordinary folder.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
+    """Write a GGUF file's model, dequantised to float32, and its tokenizer as an ordinary folder; raises InputError."""
     where: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False, "local_files_only": True}
     with _one_line(name, "the model cannot be unpacked"):
         AutoTokenizer.from_pretrained(file.parent, **where).save_pretrained(folder)

@@ -31,10 +31,8 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def read_as(path: Path, kind: type[Value]) -> Value:
-    """Parse a JSON file as a type: a dataclass, whose own checks run too, or a builtin such as `list[dict[str, Any]]`.
-
-    Raises:
-        InputError: the file is missing, or its contents are of another form.
+    """Parse a JSON file as a type: a dataclass, whose own checks run too, or a builtin such as `list[dict[str, Any]]`;
+    raises InputError where it is missing or of another form.
     """
     try:
         data = path.read_bytes()

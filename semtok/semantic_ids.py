@@ -87,11 +87,7 @@ class SemanticIds:
 
     @classmethod
     def load(cls, folder: Path) -> SemanticIds:
-        """Read what `save` wrote.
-
-        Raises:
-            InputError: a file is missing or foreign, rows are ragged, or the codes break the rules of this class.
-        """
+        """Read what `save` wrote; raises InputError where it is missing, foreign, or breaks the rules of this class."""
         path = folder / FILE
         sizes = read_part(folder, "sizes")
         if not isinstance(sizes, list) or not all(isinstance(size, int) and size > 0 for size in sizes):

@@ -25,11 +25,7 @@ COLLABORATIVE = "sasrec"  # the backbone of the plain model whose vectors aligne
 
 
 def compare(config: CompareConfig) -> Run:
-    """Train what is missing, write the table after each seed.
-
-    Raises:
-        InputError: bad input, another process works on the run, or its folder is of something else.
-    """
+    """Train what is missing, write the table after each seed; raises InputError for a folder of something else."""
     run, cells = Run(config.run), {seed: cells_of(config, seed) for seed in config.seeds}
     writers = {cell.options.writer for some in cells.values() for cell in some if cell.reads_users}
     if len(writers) > 1:

@@ -133,11 +133,7 @@ class CompareConfig:
         return kind, aligner_config(kind, **typed)
 
     def training_of(self, name: str) -> SequentialTrainingConfig:
-        """How a line's cells are trained.
-
-        Raises:
-            OptionError: no such setting, or a bad value.
-        """
+        """How a line's cells are trained; raises OptionError for an unknown setting or a bad value."""
         own = self._options(name).get("training", {})
         if not isinstance(own, dict):
             raise OptionError("training", f"{own}: settings by name, such as {{epochs: 48}}")
@@ -179,9 +175,5 @@ def compare_parser() -> ArgumentParser:
 
 
 def load_compare_config(path: Path, overrides: Sequence[str] = ()) -> CompareConfig:
-    """Read a YAML file and apply overrides such as `--seeds [0]`.
-
-    Raises:
-        InputError: one line that names the file or the flag.
-    """
+    """Read a YAML file and overrides such as `--seeds [0]`; raises InputError that names the file or the flag."""
     return read_config(compare_parser(), compare_class(), path, overrides)

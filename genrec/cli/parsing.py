@@ -39,20 +39,12 @@ def fit_parser() -> ArgumentParser:
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> FitConfig:
-    """Read a YAML file and apply overrides such as `--lm.epochs 10`.
-
-    Raises:
-        InputError: one line that names the file or the flag.
-    """
+    """Read a YAML file and overrides such as `--lm.epochs 10`; raises InputError that names the file or the flag."""
     return read_config(fit_parser(), fit_class(), path, overrides)
 
 
 def fit_config(settings: Mapping[str, Any]) -> FitConfig:
-    """The same from settings by section, as Python has them: `{"run": "runs/mine", "lm": {"epochs": 10}, ...}`.
-
-    Raises:
-        InputError: one line that names the setting.
-    """
+    """The same from settings as Python has them, `{"run": "runs/mine", "lm": {"epochs": 10}}`; InputError names one."""
     parser = fit_parser()
     _check_names(settings, parser.get_defaults(), flags_of(parser))
     try:
@@ -77,11 +69,7 @@ def _check_names(settings: Mapping[str, Any], known: Namespace, flags: Sequence[
 
 
 def read_config(parser: ArgumentParser, kind: type[Config], path: Path, overrides: Sequence[str]) -> Config:
-    """A configuration from a YAML file and overrides.
-
-    Raises:
-        InputError: one line that names the flag where a flag said it, else the file and the option in it.
-    """
+    """A configuration from a file and overrides; raises InputError that names the flag, or file and option."""
     if not path.is_file():
         raise InputError(f"{path}: no such configuration file{did_you_mean_file(path)}")
     _refuse_repeated_keys(path)
@@ -133,11 +121,7 @@ def _refuse_repeated_keys(path: Path) -> None:
 
 
 def build(kind: type[Config], values: Namespace) -> Config:
-    """A dataclass of parsed values, its sections first.
-
-    Raises:
-        OptionError: an option is wrong; its path begins at `kind`.
-    """
+    """A dataclass of parsed values, its sections first; raises OptionError whose path begins at `kind`."""
     hints, options = get_type_hints(kind), {}
     for field in fields(kind):  # type: ignore[arg-type]
         value = values[field.name]

@@ -85,10 +85,8 @@ def data_size(run: Run) -> DataSize:
 
 
 def _settled_as(selection_run: Run, config: FitConfig) -> FitConfig:
-    """The configuration of a refit, settled by the data of the run whose choices it takes.
-
-    Raises:
-        InputError: that run is not finished, or its settings are others.
+    """The configuration of a refit, settled by the data of the run whose choices it takes; raises InputError where that
+    run is not finished, or its settings are others.
     """
     if selection_run.users.is_file():
         config = settled(config, data_size(selection_run))

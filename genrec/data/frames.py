@@ -31,10 +31,8 @@ def is_frame(table: Table) -> bool:
 
 @contextmanager
 def as_file(table: Table, name: str) -> Iterator[Path]:
-    """The path of a table: a path as it is, a data frame as NAME.parquet in a folder that goes when the block ends.
-
-    Raises:
-        InputError: the table is neither a path nor a data frame.
+    """The path of a table: a path as it is, a data frame as NAME.parquet in a folder that goes when the block ends;
+    raises InputError where it is neither.
     """
     if not is_frame(table):
         yield Path(str(table))

@@ -131,11 +131,7 @@ class SampleShop:
 
 
 def make_sample_shop(seed: int = 0, *, users: int = 3000, items: int = 400) -> SampleShop:
-    """Make the shop of a seed: the same seed and sizes give the same shop.
-
-    Raises:
-        InputError: no users, a negative seed, or a number of items that the shop has no words for.
-    """
+    """The shop of a seed and sizes, always the same; raises InputError for sizes that there are no words for."""
     if seed < 0:
         raise InputError(f"seed: {seed}; it must not be negative")
     if users < 1:

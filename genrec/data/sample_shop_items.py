@@ -46,10 +46,8 @@ class Items:
 
 
 def make_items(rng: np.random.Generator, count: int) -> Items:
-    """Draw `count` different items, spread evenly over the shelves, in mixed order.
-
-    Raises:
-        InputError: fewer items than shelves, or more than there are words for.
+    """Draw different items, spread evenly over the shelves, in mixed order; raises InputError for fewer items than
+    shelves, or more than there are words for.
     """
     words = yaml.safe_load(Path(__file__).with_name("sample_shop.yaml").read_text(encoding="utf-8"))
     departments = list(words)

@@ -22,11 +22,7 @@ from genrec.stages import Stage
 
 
 def catalog_stage(data: DataConfig) -> Stage:
-    """The item table as read.
-
-    Raises:
-        InputError: one of the two tables lacks a column; both are looked at.
-    """
+    """The item table as read; raises InputError where it or the log lacks a column."""
     check_columns(data)
     return Stage("catalog", _named(data, {"items": hash_file(Path(data.items))}), (), partial(_catalog, data))
 

@@ -48,10 +48,8 @@ class Instants:
 
 
 def parse_timestamps(column: pl.Series, path: Path) -> Instants:
-    """Read numbers, ISO dates, or a Parquet file's dates and datetimes.
-
-    Raises:
-        InputError: a timestamp is missing, or is no number or date (the first such row and the count).
+    """Read numbers, ISO dates, or a Parquet file's dates and datetimes; raises InputError about those that are missing
+    or neither (the first such row and the count).
     """
     if column.dtype == pl.Null:
         column = column.cast(pl.String)

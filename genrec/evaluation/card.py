@@ -42,11 +42,7 @@ class CardFacts:
 
 
 def model_card(run: Run, facts: CardFacts) -> str:
-    """The card as Markdown, with the metadata that a hub reads.
-
-    Raises:
-        InputError: the run has no report yet, or was itself copied without its log.
-    """
+    """The card as Markdown, with the metadata that a hub reads; raises InputError where the run has no report."""
     if not run.report.is_dir():
         raise InputError(f"{run}: has no report to write the model card from; genrec evaluate {run} makes it")
     parts = {

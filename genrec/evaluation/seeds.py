@@ -27,11 +27,7 @@ _DIFFERENCES = (("Recall@10", "all", "recall"), ("NDCG@10", "all", "ndcg"), ("ta
 
 
 def check_runs(runs: Sequence[Run]) -> None:
-    """Refuse runs that no table could speak of together.
-
-    Raises:
-        InputError: a run that is named twice, or has other settings than the first, or other test cases.
-    """
+    """Raise InputError where a run is named twice, or has other settings than the first or other test cases."""
     first = runs[0].settings()
     seeds: dict[int, Run] = {}
     for run in runs:

@@ -41,9 +41,5 @@ def cold_items(inputs: AlignerInputs) -> ColdItems:
 
 @torch.inference_mode()
 def vectors_from_text(table: ItemTable, text: ItemVectors) -> Tensor:
-    """Vectors [M, D] of new items, from their text alone; not of unit length.
-
-    Raises:
-        InputError: the table reads no text, or the text vectors are of another width.
-    """
+    """Vectors [M, D] of new items, not of unit length, from text alone; raises InputError where none is read."""
     return table.from_text(torch.from_numpy(text.values))

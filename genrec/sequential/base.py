@@ -94,11 +94,7 @@ class Backbone(nn.Module):
 
 
 class SequentialModel(nn.Module):
-    """A table and a backbone of one width.
-
-    Raises:
-        InputError: the widths differ.
-    """
+    """A table and a backbone of one width; raises InputError where the widths differ."""
 
     def __init__(self, items: ItemTable, backbone: Backbone) -> None:
         super().__init__()
@@ -191,11 +187,7 @@ class SequentialModel(nn.Module):
         )
 
     def load_weights(self, folder: Path) -> None:
-        """Take over the weights that `save` wrote, into a model of the same parts, which is then in evaluation mode.
-
-        Raises:
-            InputError: no such file, or weights of other parts.
-        """
+        """Take the weights that `save` wrote of a model of the same parts; raises InputError for others."""
         name = self.backbone.name
         self.load_state_dict(read_tensors(folder / f"{name}.safetensors", state_spec(self), f"weights of this {name}"))
         self.eval()

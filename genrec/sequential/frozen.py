@@ -36,11 +36,7 @@ def extended(model: SequentialModel, n: int, vectors: Tensor) -> SequentialModel
 
 
 def load_frozen(folder: Path) -> SequentialModel | None:
-    """Read what `save` of a frozen model wrote; None where there is none.
-
-    Raises:
-        InputError: a file is missing, truncated or foreign.
-    """
+    """Read what `save` of a frozen model wrote, None where there is none; raises InputError where it is foreign."""
     name = next((name for name in BACKBONES if (folder / f"{name}.json").is_file()), None)
     if name is None:
         return None

@@ -156,11 +156,7 @@ def preference_texts(writer: str, catalog: Catalog, histories: Sequences, answer
 
 
 def _read_answers(path: Path) -> dict[str, str]:
-    """Texts by the facts that they were written from; the line that a kill cut is cut off.
-
-    Raises:
-        InputError: a line that is none of ours.
-    """
+    """Texts by the facts that they were written from, without a line that a kill cut; raises InputError."""
     if not path.is_file():
         return {}
     whole = path.read_bytes()

@@ -142,11 +142,7 @@ class Conversation:
         )
 
     def put_back(self, name: str) -> Reply:
-        """Keep a condition that was let go, and let go of others where it takes that.
-
-        Raises:
-            InputError: no condition on `name` was let go.
-        """
+        """Keep a condition that was let go, and let go of others for it; raises InputError for another name."""
         if name not in self.state.relaxed:
             raise InputError(f"no condition on {name!r} was let go")
         where = {**self.state.where, name: self.state.relaxed[name]}

@@ -59,11 +59,7 @@ _MOST_PICTURE_SITES = 20  # more would make a header that proxies refuse
 
 
 def serve_page(config: ChatConfig) -> None:
-    """Serve the page until told to stop.
-
-    Raises:
-        InputError: a run cannot be opened, or the two runs do not have the same items.
-    """
+    """Serve the page until told to stop; raises InputError where no run opens, or two have other items."""
     runs = _named([config.run] if config.compare is None else [config.run, config.compare])
     recommenders = {
         name: Recommender.from_pretrained(run, device=config.device, verify=config.verify) for name, run in runs.items()

@@ -78,11 +78,7 @@ class Turns:
         self._waiting = 0
 
     def stream(self, work: Callable[[Send], None]) -> AsyncGenerator[bytes, None]:
-        """Have `work` done when its turn comes; what it sends, as it is sent.
-
-        Raises:
-            Problem: too many turns are waiting.
-        """
+        """Have `work` done when its turn comes; what it sends, as it is sent. Raises Problem where too many wait."""
         if self._waiting >= MOST_WAITING:
             raise Problem(503, "overloaded", "too many turns are waiting", headers={"Retry-After": "5"})
         self._waiting += 1

@@ -74,11 +74,7 @@ def session_view(session: ChatSession, *, images: bool = False) -> dict[str, Any
 
 
 def details_view(session: ChatSession, run: str, item: str, level: int | None, *, images: bool) -> dict[str, Any]:
-    """All of a card, with its codes and the part of the trie around them.
-
-    Raises:
-        InputError: no such run, item or level.
-    """
+    """All of a card, with its codes and the trie around them; raises InputError for an unknown run, item or level."""
     found = session.details(run, item, level)
     drawn = _Cards(session.catalog, images=images)
     card = found.card

@@ -51,11 +51,7 @@ class Prose(Protocol):
     speaker: Speaker
 
     def stream(self, facts: Facts) -> Iterator[str]:
-        """Pieces of text, in order.
-
-        Raises:
-            ProseError: no writer answers just now.
-        """
+        """Pieces of text, in order; raises ProseError where no writer answers just now."""
         ...
 
 

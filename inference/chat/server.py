@@ -58,11 +58,7 @@ class ChatServer:
         self._model: str | None = None
 
     def json(self, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any]) -> str:
-        """What the model answers, constrained to a JSON schema; whether it is of the schema the caller checks.
-
-        Raises:
-            ServerError: no answer came in time, or none with text in it.
-        """
+        """What the model answers to a schema, which the caller checks; raises ServerError where none comes in time."""
         end = time.monotonic() + self._timeout
         try:
             if self._model is None:

@@ -123,10 +123,8 @@ def choice_of(condition: Any) -> str:
 
 
 def where_from_form(catalog: Catalog, form: Mapping[str, str], where: Mapping[str, Any]) -> dict[str, Any]:
-    """`where` with what the controls say; conditions that no control was changed for stay as they are.
-
-    Raises:
-        InputError: a limit is no number, or a value is none of the catalogue's.
+    """`where` with what the controls say; conditions that no control was changed for stay as they are. Raises
+    InputError where a limit is no number, or a value is none of the catalogue's.
     """
     new = dict(where)
     for field in filter_fields(catalog):

@@ -70,10 +70,8 @@ class TurnJson(BaseModel):
 
 
 def parse_turn(answer: str) -> TurnJson:
-    """The turn that a model's answer is; its strings may have tabs and ends of lines, as some grammars let them.
-
-    Raises:
-        TurnError: the answer is no JSON, or not of the schema.
+    """The turn that a model's answer is; raises TurnError where it is no JSON of the schema, but for tabs and ends of
+    lines in strings, as some grammars let them.
     """
     try:
         return TurnJson.model_validate(json.loads(answer, strict=False))
@@ -82,11 +80,7 @@ def parse_turn(answer: str) -> TurnJson:
 
 
 def reading_of(turn: TurnJson, text: str, state: ConversationState, words: CatalogWords, catalog: Catalog) -> Reading:
-    """What can be kept of what a model says.
-
-    Raises:
-        TurnError: nothing can.
-    """
+    """What can be kept of what a model says; raises TurnError where nothing can."""
     draft = Draft(state, words, catalog)
     asked = next((act for act in turn.acts if act in _ASKS), None)
     if asked is not None:

@@ -48,10 +48,8 @@ class Answers:
         self._for_anonymous: dict[int, LiveList] = {}  # by K: every user without a history gets the same list
 
     async def for_user(self, user_id: str, k: int) -> Answer:
-        """The stored list where it is fresh, else a live one, else the stale one.
-
-        Raises:
-            Problem: 404 where there is no list and nothing is answered live; 503 or 504 where live is too busy.
+        """The stored list where it is fresh, else a live one, else the stale one; raises Problem 404 where there is
+        none and nothing is answered live, 503 or 504 where live is too busy.
         """
         stored = await self._stored(user_id)
         if stored is not None and (not stored.stale or self._batcher is None):
@@ -68,11 +66,7 @@ class Answers:
             return self._from_store(user_id, stored, k)
 
     async def live(self, question: Question, *, user_id: str | None, unknown: Sequence[str]) -> Answer:
-        """A list from the model.
-
-        Raises:
-            Problem: 422 for a filter that makes no sense, 503 where the queue is full or live is off, 504 out of time.
-        """
+        """A list from the model; raises Problem 503 where live is off, and as `in_time`."""
         if self._batcher is None:
             raise Problem(503, "live-off", "live recommendations are off")
         anonymous = question == Question((), question.k, exclude_seen=question.exclude_seen)
@@ -95,11 +89,7 @@ class Answers:
         }
 
     async def in_time(self, answer: Awaitable[Result]) -> Result:
-        """What the model says.
-
-        Raises:
-            Problem: 422 for a filter that makes no sense, 503 where the queue is full, 504 out of time.
-        """
+        """What the model says; raises Problem 422 for a senseless filter, 503 for a full queue, 504 out of time."""
         try:
             return await asyncio.wait_for(answer, self._timeout)
         except Overloaded as error:

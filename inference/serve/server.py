@@ -40,10 +40,8 @@ _CONFIG = "GENREC_SERVE_CONFIG"  # how worker processes get theirs
 
 
 def serve(config: ServeConfig) -> None:
-    """Serve until told to stop (SIGTERM, SIGINT), then finish what is under way.
-
-    Raises:
-        InputError: the run or the store cannot be opened, or an empty store not be filled.
+    """Serve until told to stop (SIGTERM, SIGINT), then finish what is under way; raises InputError where the run or the
+    store cannot be opened, or an empty store not be filled.
     """
     _prepare(config)
     options: dict[str, Any] = {

@@ -61,10 +61,8 @@ class StoreConfig:
 
 
 def run(config: StoreConfig) -> ListsInfo | None:
-    """Do what is asked; returns the version that is served from now on, None where there is none.
-
-    Raises:
-        InputError: the batch or the store is broken, or the store does not answer.
+    """Do what is asked; the version that is served from now on, if any. Raises InputError where the batch or the store
+    is broken, or the store does not answer.
     """
     if config.verb != "load" and "://" not in config.store and not Path(config.store).is_dir():
         raise InputError(f"{config.store}: no such folder")

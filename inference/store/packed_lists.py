@@ -102,11 +102,7 @@ class ListDecoder:
         self._lists, self._histories = _Unpackers(row + "f"), _Unpackers(row)
 
     def lists(self, value: bytes) -> tuple[tuple[str, ...], tuple[float, ...]]:
-        """Item ids and scores of a packed list.
-
-        Raises:
-            ValueError: the bytes are not whole records, or point outside the item table.
-        """
+        """Item ids and scores of a packed list; raises ValueError for other bytes."""
         flat = self._lists[len(value)](value)
         return self._ids(flat[0::2]), flat[1::2]
 

@@ -210,11 +210,7 @@ class RedisStore:
         return self._lists
 
     def _version(self, pointer: bytes) -> _Lists:
-        """The version that a pointer names, whole.
-
-        Raises:
-            StoreUnavailable: it is gone or garbage.
-        """
+        """The version that a pointer names, whole; raises StoreUnavailable where it is gone or garbage."""
         with _parsing(self._key("current")):
             version = _text(orjson.loads(pointer)["current"])
         info = self._info(version)

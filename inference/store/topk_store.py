@@ -84,28 +84,20 @@ class TopKStore(Protocol):
         """Item ids, oldest first: the history loaded with the batch, then the events added after it."""
 
     def add_events(self, user_id: str, item_ids: Sequence[str], at: float | None = None) -> None:
-        """Append items to the user's history; the stored list is stale from now until a later batch is loaded.
-
-        Raises:
-            StoreFull: there is no room for more events before the next load.
+        """Append items to the user's history; the stored list is stale until a later batch is loaded. Raises StoreFull
+        where there is no room before that.
         """
 
     def info(self) -> ListsInfo | None:
         """The batch being served, or None where there is none."""
 
     def load(self, batch: Path, *, as_of: float | None = None, histories: pl.DataFrame | None = None) -> ListsInfo:
-        """Load a batch job's folder and switch to it; the version before it is kept. Arguments as `read_batch`.
-
-        Raises:
-            InputError: the batch is broken, or another load is running. The old version goes on serving.
+        """Load a batch job's folder (see `read_batch`) and switch to it, keeping the version before; raises InputError
+        where it is broken or another load is running, and the old version goes on serving.
         """
 
     def rollback(self) -> ListsInfo:
-        """Go back to the version before; a second rollback returns.
-
-        Raises:
-            InputError: there is none, or it is damaged.
-        """
+        """Go back to the version before; a second rollback returns. Raises InputError where there is none."""
 
     def close(self) -> None: ...
 

@@ -88,11 +88,7 @@ def aligner_entry(name: str) -> Aligner:
 
 
 def aligner_config(name: str, **options: Any) -> Any:
-    """The configuration of an aligner, with options set.
-
-    Raises:
-        InputError: the name or an option is unknown, or an option's value is bad.
-    """
+    """The configuration of an aligner with options set; raises InputError for a bad name, option or value."""
     entry = aligner_entry(name)
     known = [field.name for field in fields(entry.config)]
     for option in options:

@@ -87,11 +87,7 @@ class ItemTable(nn.Module):
         return torch.zeros((), device=rows.device)
 
     def from_text(self, text: Tensor) -> Tensor:
-        """Vectors [M, D] of cold-start items, from their text vectors [M, D_t] alone.
-
-        Raises:
-            InputError: the table reads no text.
-        """
+        """Vectors [M, D] of cold-start items from text vectors [M, D_t] alone; InputError where none are read."""
         raise InputError(f"{type(self).__name__} has no vectors for cold-start items")
 
 

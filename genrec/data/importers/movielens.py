@@ -97,10 +97,8 @@ def _movies(path: Path, separator: str, count: int) -> pl.DataFrame:
 
 
 def _fields(path: Path, separator: str, count: int) -> pl.DataFrame:
-    """The fields of a Latin-1 file without a header, as text in columns 0, 1, ….
-
-    Raises:
-        InputError: the file is missing or empty, or a row has another number of fields.
+    """The fields of a Latin-1 file without a header, as text in columns 0, 1, …; raises InputError where the file is
+    missing or empty, or a row has another number of fields.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
