@@ -23,7 +23,7 @@ import yaml
 from genrec.evaluation.card import CardFacts, model_card
 from genrec.run import Run
 from genrec.run_folder import OF_THE_LOG, STAGES
-from genrec.semtok.errors import InputError
+from genrec.semtok.errors import InputError, first_line
 from genrec.semtok.folders import link_folder, scratch_of, write_atomic
 
 CARD, CONFIG = "README.md", "config.yaml"
@@ -88,7 +88,7 @@ def push(run: Run, facts: CardFacts, *, private: bool, token: str | None) -> str
                 repo_id=facts.name, folder_path=folder, delete_patterns="*", commit_message=f"A run of {run.path.name}"
             )
         except Exception as error:  # whatever a hub client raises: no network, no rights, no such user
-            raise InputError(f"{facts.name}: the hub does not take it ({_first_line(error)})") from None
+            raise InputError(f"{facts.name}: the hub does not take it ({first_line(error)})") from None
     return str(url)
 
 
@@ -103,7 +103,7 @@ def fetch(repo_id: str, *, revision: str | None, token: str | None) -> Path:
         folder = copied_from_hub(repo_id, wanted, revision=revision, token=token)
     except Exception as error:
         told = "no such folder, and unavailable as a repository of the hub"
-        raise InputError(f"{repo_id}: {told} ({_first_line(error)})") from None
+        raise InputError(f"{repo_id}: {told} ({first_line(error)})") from None
     if not (folder / CONFIG).is_file():
         raise InputError(f"{repo_id}: is a repository of the hub, but no run of genrec (no {CONFIG})")
     return folder
@@ -117,7 +117,3 @@ def _settings(run: Run) -> Mapping[str, Any]:
         values |= {name: Path(values[name]).name for name in names if isinstance(values.get(name), str)}
     settings["data"]["exclude_seen"] = run.exclude_seen
     return settings
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
+_NAMED = 3  # of them in a message
 _COMPARED = 10_000  # names that a misspelled one is compared with: a tenth of a second
 
 
@@ -42,7 +43,12 @@ class OptionError(InputError):
         return InputError(f"--{self}")
 
 
-def near_names(wanted: str, names: Iterable[str], most: int = 3) -> list[str]:
+def first_line(error: BaseException) -> str:
+    """The first line of what a library says, its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def near_names(wanted: str, names: Iterable[str]) -> list[str]:
     """The names that somebody may have meant who wrote one that does not exist, likeliest first.
 
     Letter case is passed over; names that hold the wanted one, or begin it, count as near whatever their length.
@@ -51,11 +57,11 @@ def near_names(wanted: str, names: Iterable[str], most: int = 3) -> list[str]:
     by_fold = {name.casefold(): name for name in names}
     if told in by_fold:
         return [by_fold[told]]
-    holding = sorted((fold for fold in by_fold if told and told in fold), key=len)[:most]
-    like = difflib.get_close_matches(told, list(by_fold)[:_COMPARED], n=most, cutoff=0.6)
+    holding = sorted((fold for fold in by_fold if told and told in fold), key=len)[:_NAMED]
+    like = difflib.get_close_matches(told, list(by_fold)[:_COMPARED], n=_NAMED, cutoff=0.6)
     likeness = [difflib.SequenceMatcher(None, fold, told).ratio() for fold in like]
     like = [fold for fold, ratio in zip(like, likeness, strict=True) if ratio > likeness[0] - 0.1]  # not half as near
-    return [by_fold[fold] for fold in dict.fromkeys([*like, *holding])][:most]
+    return [by_fold[fold] for fold in dict.fromkeys([*like, *holding])][:_NAMED]
 
 
 def did_you_mean(wanted: str, names: Iterable[str]) -> str:

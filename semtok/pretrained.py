@@ -32,7 +32,7 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging
 
-from genrec.semtok.errors import InputError
+from genrec.semtok.errors import InputError, first_line
 from genrec.semtok.installed import lacks_extra
 
 Kind = Literal["causal", "encoder"]
@@ -185,7 +185,7 @@ def open_folder(model: str | Path, name: str) -> ModelFolder:
         raise
     except Exception as error:  # whatever a hub client raises: the id is wrong, or there is no way to it
         where = "the model cannot be loaded: no such folder, and unavailable as a hub id"
-        raise InputError(f"{name}: {where} ({_first_line(error)})") from None
+        raise InputError(f"{name}: {where} ({first_line(error)})") from None
     return ModelFolder(found, name)
 
 
@@ -248,7 +248,7 @@ def _read_json(path: Path, name: str) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{name}: {path} is not a JSON file ({_first_line(error)})") from None
+        raise InputError(f"{name}: {path} is not a JSON file ({first_line(error)})") from None
 
 
 def _read_object(path: Path, name: str) -> dict[str, Any]:
@@ -310,7 +310,7 @@ def _check_weights(folder: Path, name: str) -> int:
             with safe_open(path, framework="pt") as file:
                 total += len(list(file.keys()))
         except (OSError, SafetensorError) as error:
-            raise InputError(f"{name}: {path} is not a whole safetensors file ({_first_line(error)})") from None
+            raise InputError(f"{name}: {path} is not a whole safetensors file ({first_line(error)})") from None
     if total == 0:
         raise InputError(f"{name}: {files[0]} holds no tensors")
     return total
@@ -348,7 +348,7 @@ def _one_line(name: str, what: str) -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # also a panic of the tokenizers' Rust, which is no Exception
-        raise InputError(f"{name}: {what} ({_first_line(error)})") from None
+        raise InputError(f"{name}: {what} ({first_line(error)})") from None
     finally:
         logging.set_verbosity(verbosity)
         if bars:
@@ -357,7 +357,3 @@ def _one_line(name: str, what: str) -> Iterator[None]:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -4,14 +4,13 @@ same bytes.
 
 from __future__ import annotations
 
-import io
 import math
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from genrec.semtok.figures import figure, png
 from genrec.semtok.folders import write_atomic
 from genrec.semtok.quality import SidQuality
 from genrec.semtok.semantic_ids import SemanticIds
@@ -20,18 +19,16 @@ from genrec.semtok.semantic_ids import SemanticIds
 def plot_quality(quality: SidQuality, ids: SemanticIds, folder: Path) -> list[Path]:
     """Write `code_use.png` and `prefix_agreement.png` into an existing folder; returns their paths."""
     pictures = {"code_use.png": _code_use(quality, ids), "prefix_agreement.png": _prefix_agreement(quality)}
-    for name, figure in pictures.items():
-        data = io.BytesIO()
-        figure.savefig(data, format="png", metadata={"Software": None})
-        write_atomic(folder / name, data.getvalue())
+    for name, drawn in pictures.items():
+        write_atomic(folder / name, png(drawn))
     return [folder / name for name in pictures]
 
 
 def _code_use(quality: SidQuality, ids: SemanticIds) -> Figure:
     """Items by code on each level, codes in order of their use, against even use."""
-    figure = _figure(3.2 * len(ids.sizes))
+    drawn = figure(3.2 * len(ids.sizes), 3.2)
     for level, size in enumerate(ids.sizes):
-        axes = figure.add_subplot(1, len(ids.sizes), level + 1)
+        axes = drawn.add_subplot(1, len(ids.sizes), level + 1)
         counts = np.sort(np.bincount(ids.codes[:, level], minlength=size))[::-1]
         axes.fill_between(np.arange(size), counts, step="mid", color="tab:blue", alpha=0.7)
         axes.axhline(len(ids) / size, color="black", linewidth=0.8, linestyle="--", label="even use")
@@ -41,13 +38,13 @@ def _code_use(quality: SidQuality, ids: SemanticIds) -> Figure:
         if level == 0:
             axes.set_ylabel("items")
             axes.legend(fontsize=8)
-    return figure
+    return drawn
 
 
 def _prefix_agreement(quality: SidQuality) -> Figure:
     """Share of neighbours with the same prefix, by its length, on a logarithmic scale."""
-    figure = _figure(5.0)
-    axes = figure.add_subplot()
+    drawn = figure(5.0, 3.2)
+    axes = drawn.add_subplot()
     lines = {
         "10 nearest by text": quality.text_agreement,
         "10 nearest by collaborative vector": quality.collaborative_agreement,
@@ -63,10 +60,4 @@ def _prefix_agreement(quality: SidQuality) -> Figure:
     axes.set_xticks(depths, [f"first {depth}" if depth > 1 else "first code" for depth in depths])
     axes.set_ylabel("share with the same prefix")
     axes.legend(fontsize=8)
-    return figure
-
-
-def _figure(width: float) -> Figure:
-    figure = Figure(figsize=(width, 3.2), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return drawn

@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, NoReturn
 
 import polars as pl
 
-from genrec.semtok.errors import InputError
+from genrec.semtok.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from polars._typing import PolarsDataType
@@ -236,8 +236,8 @@ def _blame(path: Path, kind: str, error: BaseException) -> NoReturn:
         with open_plain(path) as lines:
             complaint = complaint or (_bare_quote(lines) if kind == "csv" else None)
     except (OSError, EOFError, zlib.error) as broken:
-        raise InputError(f"{path}: not a whole gzip file ({_first_line(broken)})") from None
-    raise InputError(f"{path}: {complaint or f'cannot be read ({_first_line(error)})'}") from None
+        raise InputError(f"{path}: not a whole gzip file ({first_line(broken)})") from None
+    raise InputError(f"{path}: {complaint or f'cannot be read ({first_line(error)})'}") from None
 
 
 def _broken_text(lines: IO[bytes]) -> str | None:
@@ -288,7 +288,3 @@ def _bare_quote(lines: IO[bytes]) -> str | None:
         if re.search(rb'(?:^|,)[^",\r\n]+"', line):
             return f'line {number} has a quote inside a field without quotes around it: 5" is written "5"""'
     return None
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]

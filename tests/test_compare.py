@@ -17,7 +17,7 @@ from genrec.data.cases import Cases
 from genrec.data.sample_shop import make_sample_shop
 from genrec.data.sequences import Sequences
 from genrec.data.splits import Split
-from genrec.evaluation.comparison import MINUS, Result, case_groups, table, write_comparison
+from genrec.evaluation.comparison import MINUS, CellName, Result, case_groups, table, write_comparison
 from genrec.evaluation.comparison_plots import _two_dimensions, alignment, categories, following_pairs, uniformity
 from genrec.run import Run
 from genrec.semtok.catalog import Catalog
@@ -192,10 +192,10 @@ def test_figures_spreads_and_differences_by_hand(tmp_path: Path) -> None:
     split, vectors = small_split(), ItemVectors(np.eye(5, 3, dtype=np.float32) + 0.1, "x")
     catalog = Catalog(tuple("abcde"), tuple("abcde"), pl.DataFrame({"x": [1] * 5}), np.zeros(5, dtype=np.bool_))
     results = [
-        Result("plain", "sasrec", 0, lists(0, 9, 9, 9), vectors),  # right: case 0
-        Result("plain", "sasrec", 1, lists(0, 1, 9, 9), vectors),  # right: cases 0, 1
-        Result("better", "sasrec", 0, lists(0, 1, 2, 9), vectors),  # right: 0, 1, 2
-        Result("better", "sasrec", 1, lists(9, 1, 2, 3), vectors),  # right: 1, 2, 3
+        Result(CellName("plain", "sasrec", 0), lists(0, 9, 9, 9), vectors),  # right: case 0
+        Result(CellName("plain", "sasrec", 1), lists(0, 1, 9, 9), vectors),  # right: cases 0, 1
+        Result(CellName("better", "sasrec", 0), lists(0, 1, 2, 9), vectors),  # right: 0, 1, 2
+        Result(CellName("better", "sasrec", 1), lists(9, 1, 2, 3), vectors),  # right: 1, 2, 3
     ]
     write_comparison(tmp_path, results, split, catalog, vectors, exclude_seen=True)
     rows = read_json(tmp_path / "metrics.json")

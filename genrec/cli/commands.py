@@ -32,9 +32,9 @@ def fit(arguments: Sequence[str]) -> None:
         parser = fit_parser()
         sys.stdout.write(parser.format_help() if "all" in arguments else fit_help(parser))
         return
-    if not arguments or arguments[0].startswith("-"):
-        raise InputError("CONFIG is missing: genrec fit my.yaml")
-    config = load_config(Path(arguments[0]), [argument for argument in arguments[1:] if argument != "--before_lm"])
+    config = load_config(
+        _config_file(arguments, "fit"), [argument for argument in arguments[1:] if argument != "--before_lm"]
+    )
     from genrec.cli.pipeline import fit as fit_run
 
     before_lm = "--before_lm" in arguments
@@ -55,9 +55,7 @@ def compare(arguments: Sequence[str]) -> None:
     if set(arguments) & {"-h", "--help"}:
         compare_parser().print_help()
         return
-    if not arguments or arguments[0].startswith("-"):
-        raise InputError("CONFIG is missing: genrec compare my.yaml")
-    config = load_compare_config(Path(arguments[0]), arguments[1:])
+    config = load_compare_config(_config_file(arguments, "compare"), arguments[1:])
     from genrec.cli.compare import compare as compare_run
 
     run = compare_run(config)
@@ -104,19 +102,31 @@ def show(arguments: Sequence[str]) -> None:
 
 def push(arguments: Sequence[str]) -> None:
     """`genrec push RUN USER/NAME …`."""
-    from genrec.cli.push import PushConfig
-    from genrec.cli.push import push as push_run
+    from genrec.cli.publish import PushConfig
 
-    sys.stdout.write(f"{push_run(_parsed(PushConfig, 'push', arguments, {'run': 'RUN', 'repo': 'REPO'}))}\n")
+    config = _parsed(PushConfig, "push", arguments, {"run": "RUN", "repo": "REPO"})
+    from genrec.evaluation.card import CardFacts
+    from genrec.inference import sharing
+    from genrec.run import Run
+
+    run, facts = Run(config.run), CardFacts(config.repo, config.with_log, config.license)
+    if config.out is None:
+        sys.stdout.write(f"{sharing.push(run, facts, private=config.private, token=None)}\n")
+    else:
+        sharing.save_shared(run, config.out, facts)
+        sys.stdout.write(f"{config.out}\n")
 
 
 def export(arguments: Sequence[str]) -> None:
     """`genrec export RUN FILE …`."""
-    from genrec.cli.export import ExportConfig
-    from genrec.cli.export import export as export_run
+    from genrec.cli.publish import ExportConfig
 
     config = _parsed(ExportConfig, "export", arguments, {"run": "RUN", "file": "FILE"})
-    export_run(config)
+    from genrec.inference.onnx_export import export as export_run
+    from genrec.run import Run
+
+    with Run.open(config.run, hashes=config.verify) as run:
+        export_run(run, config.file, k=config.k, filter_viewed=config.filter_viewed)
     sys.stdout.write(f"{config.file}\n")
 
 
@@ -184,6 +194,12 @@ def add_items(arguments: Sequence[str]) -> None:
     from genrec.add_items import add
 
     sys.stdout.write(f"{add(run, Path(arguments[1])):,} new items have semantic IDs and can be recommended\n")
+
+
+def _config_file(arguments: Sequence[str], command: str) -> Path:
+    if not arguments or arguments[0].startswith("-"):
+        raise InputError(f"CONFIG is missing: genrec {command} my.yaml")
+    return Path(arguments[0])
 
 
 def _run(arguments: Sequence[str], command: str) -> Run:

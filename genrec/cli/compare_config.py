@@ -18,14 +18,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser
 
-from genrec.cli.config import TextConfig, plain, with_sections
+from genrec.cli.config import TextConfig, as_yaml, with_sections
 from genrec.cli.parsing import config_parser, read_config
 from genrec.data.config import DataConfig
 from genrec.semtok import options as check
@@ -155,7 +154,7 @@ class CompareConfig:
 
     def to_yaml(self) -> str:
         """The whole configuration as YAML."""
-        return yaml.safe_dump(plain(asdict(self)), sort_keys=False, allow_unicode=True)
+        return as_yaml(self)
 
 
 def _settled(training: SequentialTrainingConfig) -> SequentialTrainingConfig:

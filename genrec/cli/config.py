@@ -7,6 +7,7 @@ registries. Nothing here is heavy to import, so that a mistyped path or flag is 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, make_dataclass
@@ -190,16 +191,14 @@ class FitConfig:
 
     def to_yaml(self) -> str:
         """The whole configuration as YAML."""
-        return yaml.safe_dump(plain(asdict(self)), sort_keys=False, allow_unicode=True)
+        return as_yaml(self)
 
 
-def plain(value: Any) -> Any:
-    """Tuples as lists, for YAML."""
-    if isinstance(value, dict):
-        return {key: plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
-    return value
+def as_yaml(config: Any) -> str:
+    """A configuration, a dataclass, as YAML."""
+    return yaml.safe_dump(
+        json.loads(json.dumps(asdict(config))), sort_keys=False, allow_unicode=True
+    )  # lists of tuples
 
 
 def aligner_section() -> type[AlignerConfig]:

@@ -66,16 +66,12 @@ class Result:
     """What a cell left.
 
     Attributes:
-        name: of the table's line.
-        backbone: its name.
-        seed: of the training.
+        cell: which it was.
         lists: int32 [B, 20], catalogue rows for the test cases, -1 pads.
         vectors: that items were ranked with, [N, D].
     """
 
-    name: str
-    backbone: str
-    seed: int
+    cell: CellName
     lists: NDArray[np.int32]
     vectors: ItemVectors
 
@@ -95,7 +91,7 @@ def _report(cells: Sequence[CellName], reference: str, run: Run, folder: Path) -
         shape = {"rows": ("int32", (len(split.test), RANKS))}
         lists = read_arrays(files / "lists.safetensors", shape, "lists of a cell")["rows"]
         vectors = ItemVectors.load(files / "item.safetensors")
-        results.append(Result(cell.name, cell.backbone, cell.seed, lists, vectors))
+        results.append(Result(cell, lists, vectors))
     write_comparison(
         folder, results, split, run.catalog(), run.text_vectors(), exclude_seen=run.exclude_seen, reference=reference
     )
@@ -137,11 +133,11 @@ def write_comparison(
     }
     for name, score in baselines.items():
         lists = rank(score, split.test.histories, exclude_seen=exclude_seen)
-        rows += _figures([Result(name, "", 0, lists, text)], split.test, groups)
+        rows += _figures([Result(CellName(name, "", 0), lists, text)], split.test, groups)
     write_atomic(folder / "metrics.json", to_json(rows))
     firsts = [line[0] for line in _lines(results)]
-    shown, _ = Counter(cell.backbone for cell in firsts).most_common(1)[0]
-    vectors = {f"{cell.name} {shown}": cell.vectors.values for cell in firsts if cell.backbone == shown}
+    shown, _ = Counter(first.cell.backbone for first in firsts).most_common(1)[0]
+    vectors = {f"{first.cell.name} {shown}": first.vectors.values for first in firsts if first.cell.backbone == shown}
     plot_comparison(folder, rows, tuple(FREQUENCY_GROUPS), vectors, split.train, catalog, text.values)
 
 
@@ -160,13 +156,13 @@ def _lines(results: Sequence[Result]) -> list[list[Result]]:
     """The results of each name and backbone, over seeds."""
     lines: dict[tuple[str, str], list[Result]] = {}
     for result in results:
-        lines.setdefault((result.backbone, result.name), []).append(result)
+        lines.setdefault((result.cell.backbone, result.cell.name), []).append(result)
     return list(lines.values())
 
 
 def _figures(line: Sequence[Result], cases: Cases, groups: Mapping[str, NDArray[np.bool_]]) -> list[dict[str, Any]]:
     """Recall and NDCG on every slice, mean and spread over seeds."""
-    ranks = [rank_of_target(cell.lists, cases.targets) for cell in line]
+    ranks = [rank_of_target(result.lists, cases.targets) for result in line]
     rows = []
     for name, members in groups.items():
         for metric in ("recall", "ndcg"):
@@ -179,29 +175,29 @@ def _figures(line: Sequence[Result], cases: Cases, groups: Mapping[str, NDArray[
 
 
 def _differences(
-    results: Sequence[Result], cases: Cases, groups: Mapping[str, NDArray[np.bool_]], reference: str, k: int = 10
+    results: Sequence[Result], cases: Cases, groups: Mapping[str, NDArray[np.bool_]], reference: str
 ) -> list[dict[str, Any]]:
-    """Recall@k minus the reference's, on every slice, with a paired interval."""
+    """Recall@10 minus the reference's, on every slice, with a paired interval."""
     recall = METRICS["recall"]
-    by_cell = {(r.name, r.backbone, r.seed): recall(rank_of_target(r.lists, cases.targets), k) for r in results}
+    by_cell = {result.cell: recall(rank_of_target(result.lists, cases.targets), 10) for result in results}
     rows = []
     for line in _lines(results):
-        seeds = [cell.seed for cell in line if (reference, cell.backbone, cell.seed) in by_cell]
-        if line[0].name == reference or not seeds:
+        name, backbone = line[0].cell.name, line[0].cell.backbone
+        seeds = [result.cell.seed for result in line if CellName(reference, backbone, result.cell.seed) in by_cell]
+        if name == reference or not seeds:
             continue
         ours, theirs = (
-            np.mean([by_cell[name, line[0].backbone, seed] for seed in seeds], axis=0)
-            for name in (line[0].name, reference)
+            np.mean([by_cell[CellName(one, backbone, seed)] for seed in seeds], axis=0) for one in (name, reference)
         )
-        for name, members in groups.items():
+        for group, members in groups.items():
             value, low, high, n = paired_interval(ours[members], theirs[members])
             figure = {"value": value, "low": low, "high": high, "seeds": len(seeds)}
-            rows.append(_row(line[0], name, f"{MINUS}{reference}", k, n, **figure))
+            rows.append(_row(line[0], group, f"{MINUS}{reference}", 10, n, **figure))
     return rows
 
 
 def _row(result: Result, slice_: str, metric: str, k: int, n: int, **figure: Any) -> dict[str, Any]:
-    model = f"{result.name} {result.backbone}".strip()
+    model = f"{result.cell.name} {result.cell.backbone}".strip()
     row = {"model": model, "split": "test", "slice": slice_, "metric": metric, "k": k, "n": n}
     return row | {"low": None, "high": None, "spread": None} | figure
 

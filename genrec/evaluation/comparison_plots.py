@@ -13,7 +13,6 @@ Shapes: N items, D width, P pairs.
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.manifold import TSNE
@@ -29,6 +27,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from genrec.data.sequences import Sequences
 from genrec.semtok.catalog import Catalog
+from genrec.semtok.figures import figure, png
 from genrec.semtok.folders import write_atomic
 from genrec.semtok.vectors import unit_rows
 
@@ -59,11 +58,9 @@ def plot_comparison(
         "alignment_uniformity.png": _alignment_uniformity(every, train),
         "map.png": _map(every, train, catalog),
     }
-    for name, figure in pictures.items():
-        if figure is not None:
-            data = io.BytesIO()
-            figure.savefig(data, format="png", metadata={"Software": None})
-            write_atomic(folder / name, data.getvalue())
+    for name, drawn in pictures.items():
+        if drawn is not None:
+            write_atomic(folder / name, png(drawn))
 
 
 def alignment(vectors: Vectors, pairs: NDArray[np.int32]) -> float:
@@ -107,8 +104,8 @@ def _recall_by_frequency(rows: Sequence[Mapping[str, Any]], groups: Sequence[str
     found = {(row["model"], row["slice"]): row for row in rows if row["metric"] == "recall" and row["k"] == 10}
     models = list(dict.fromkeys(model for model, _ in found))
     present = [name for name in ("cold", *groups) if any((model, name) in found for model in models)]
-    figure = _figure(9.0, 4.2)
-    axes = figure.add_subplot()
+    drawn = figure(9.0, 4.2)
+    axes = drawn.add_subplot()
     for index, model in enumerate(models):
         line = [found.get((model, name)) for name in present]
         places = [place for place, row in enumerate(line) if row is not None]
@@ -128,22 +125,22 @@ def _recall_by_frequency(rows: Sequence[Mapping[str, Any]], groups: Sequence[str
     axes.set_xticks(range(len(present)), [f"{name}\n{cases[name]:,} cases" for name in present])
     axes.set(xlabel="training events of the target", ylabel="Recall@10, mean and spread over seeds")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
-    return figure
+    return drawn
 
 
 def _alignment_uniformity(vectors: Mapping[str, Vectors], train: Sequences) -> Figure:
     pairs = following_pairs(train, _PAIRS)
     taken = np.unique(train.values)
     sample = np.sort(np.random.default_rng(0).permutation(taken)[:_ITEMS])
-    figure = _figure(6.5, 4.6)
-    axes = figure.add_subplot()
+    drawn = figure(6.5, 4.6)
+    axes = drawn.add_subplot()
     for index, (name, values) in enumerate(vectors.items()):
         place = alignment(values, pairs), uniformity(values[sample])
         axes.scatter(*place, marker="s" if index == 0 else "o", color=f"C{index % 10}")
         axes.annotate(name, place, xytext=(5, 3), textcoords="offset points", fontsize=7)
     axes.set(xlabel="alignment (less: what is taken together lies together)", ylabel="uniformity (less: more even)")
     axes.margins(0.15)
-    return figure
+    return drawn
 
 
 def _map(vectors: Mapping[str, Vectors], train: Sequences, catalog: Catalog) -> Figure | None:
@@ -156,9 +153,9 @@ def _map(vectors: Mapping[str, Vectors], train: Sequences, catalog: Catalog) -> 
     colours = np.array([largest.index(names[row]) if names[row] in largest else -1 for row in sample])
     columns = min(4, len(vectors))
     lines = -(-len(vectors) // columns)
-    figure = _figure(3.2 * columns, 3.3 * lines + 0.7)
+    drawn = figure(3.2 * columns, 3.3 * lines + 0.7)
     for index, (model, values) in enumerate(vectors.items()):
-        axes = figure.add_subplot(lines, columns, index + 1)
+        axes = drawn.add_subplot(lines, columns, index + 1)
         places = _two_dimensions(unit_rows(values[sample]))
         for colour in (-1, *range(len(largest))):
             members = places[colours == colour]
@@ -168,9 +165,9 @@ def _map(vectors: Mapping[str, Vectors], train: Sequences, catalog: Catalog) -> 
         axes.set_title(model, fontsize=8)
         axes.set_xticks([])
         axes.set_yticks([])
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=7, frameon=False, markerscale=3)
-    return figure
+    handles, labels = drawn.axes[0].get_legend_handles_labels()
+    drawn.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=7, frameon=False, markerscale=3)
+    return drawn
 
 
 def _two_dimensions(units: Vectors) -> Vectors:
@@ -185,9 +182,3 @@ def _two_dimensions(units: Vectors) -> Vectors:
     with threadpool_limits(1, user_api="openmp"):  # its threads wait for one another longer than they work
         places: Vectors = TSNE(perplexity=perplexity, init="pca", random_state=0, max_iter=500).fit_transform(units)
     return places
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
@@ -16,33 +15,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from genrec.evaluation.tables import HISTORY_GROUPS, MINUS, SEARCH, Row, summary
 from genrec.evaluation.verdict import verdict
+from genrec.semtok.figures import figure, png
 from genrec.semtok.folders import to_json, write_atomic
 from genrec.semtok.quality import GOOD
 
 _TEMPLATE = Path(__file__).with_name("report.html")
-_COLOURS = (
-    "#1f6f8b",
-    "#e07a3f",
-    "#5b8c5a",
-    "#8f5b8c",
-    "#b8982f",
-    "#6b7a8f",
-    "#b0413e",
-    "#3f8f86",
-    "#7d6a58",
-    "#444444",
-    "#d48fb0",
-    "#9cbf3f",
-    "#2f4b7c",
-    "#b79fe0",
-    "#7fb8d6",
-    "#9a3f8f",
-)  # as many as a run has models, and some
+_COLOURS = (  # as many as a run has models, and some
+    "#1f6f8b", "#e07a3f", "#5b8c5a", "#8f5b8c", "#b8982f", "#6b7a8f", "#b0413e", "#3f8f86",
+    "#7d6a58", "#444444", "#d48fb0", "#9cbf3f", "#2f4b7c", "#b79fe0", "#7fb8d6", "#9a3f8f",
+)  # fmt: skip
 
 
 class Sample(NamedTuple):
@@ -94,7 +79,7 @@ def write_report(
         "training.png": (_training_curves(training_log), "Training: loss, and quality on validation cases, by epoch."),
         "codes.png": (_code_use(quality), "Use of the semantic IDs' codes by level; even use would fill both bars."),
     }
-    drawn = {name: (_png(figure), caption) for name, (figure, caption) in pictures.items() if figure is not None}
+    drawn = {name: (png(picture), caption) for name, (picture, caption) in pictures.items() if picture is not None}
     sections = [_lead(rows), _summary_tables(rows), _notes(notes), _samples(samples)]
     sections += [_picture(name, data, caption) for name, (data, caption) in drawn.items()]
     sections += [_differences(rows), _search_table(rows), _quality_table(quality)]
@@ -118,7 +103,7 @@ def _recall_by_slice(rows: Sequence[Row], names: Sequence[str]) -> Figure | None
     models = list(dict.fromkeys(model for _, model in found))
     if not present:
         return None
-    figure, axes = _figure(1.6 + 0.45 * len(models) * len(present), 3.6)
+    drawn, axes = _figure(1.6 + 0.45 * len(models) * len(present), 3.6)
     width = 0.82 / len(models)
     for index, model in enumerate(models):
         bars = [found.get((name, model)) for name in present]
@@ -137,7 +122,7 @@ def _recall_by_slice(rows: Sequence[Row], names: Sequence[str]) -> Figure | None
     axes.tick_params(axis="x", length=0)
     axes.set_ylabel("Recall@10")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
-    return figure
+    return drawn
 
 
 def _training_curves(training_log: Sequence[Mapping[str, Any]]) -> Figure | None:
@@ -148,10 +133,9 @@ def _training_curves(training_log: Sequence[Mapping[str, Any]]) -> Figure | None
             stages.setdefault(str(line["stage"]), {})[line["epoch"]] = line
     if not stages:
         return None
-    figure = Figure(figsize=(4.6 * len(stages), 3.4), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    drawn = figure(4.6 * len(stages), 3.4)
     for place, (stage, epochs) in enumerate(stages.items()):
-        left = figure.add_subplot(1, len(stages), place + 1)
+        left = drawn.add_subplot(1, len(stages), place + 1)
         _tidy(left)
         left.set_title(stage, fontsize=10)
         left.set(xlabel="epoch", ylabel="loss")
@@ -170,7 +154,7 @@ def _training_curves(training_log: Sequence[Mapping[str, Any]]) -> Figure | None
         right.set_visible(bool(right.get_lines()))
         names = [str(line.get_label()) for line in lines]
         left.legend(lines, names, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, frameon=False, fontsize=8)
-    return figure
+    return drawn
 
 
 def _drawn(line: Mapping[str, Any], kind: str) -> list[str]:
@@ -186,7 +170,7 @@ def _code_use(quality: Mapping[str, Any] | None) -> Figure | None:
     if quality is None:
         return None
     sizes = np.asarray(quality["sizes"], dtype=float)
-    figure, axes = _figure(1.8 + 1.1 * len(sizes), 3.0)
+    drawn, axes = _figure(1.8 + 1.1 * len(sizes), 3.0)
     series = {
         "codes in use": np.asarray(quality["codes_used"]) / sizes,
         "perplexity / codes": 2 ** np.asarray(quality["entropy"]) / sizes,
@@ -199,15 +183,14 @@ def _code_use(quality: Mapping[str, Any] | None) -> Figure | None:
     axes.set_ylim(0, 1.08)
     axes.set_ylabel("share")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
-    return figure
+    return drawn
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(min(max(width, 5.0), 13.0), height), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    drawn = figure(min(max(width, 5.0), 13.0), height)
+    axes = drawn.add_subplot()
     _tidy(axes)
-    return figure, axes
+    return drawn, axes
 
 
 def _tidy(axes: Axes, *, right_axis: bool = False) -> None:
@@ -220,12 +203,6 @@ def _tidy(axes: Axes, *, right_axis: bool = False) -> None:
 
 def _colour(index: int) -> str:
     return _COLOURS[index % len(_COLOURS)]
-
-
-def _png(figure: Figure) -> bytes:
-    data = io.BytesIO()
-    figure.savefig(data, format="png", metadata={"Software": None})
-    return data.getvalue()
 
 
 def _lead(rows: Sequence[Row]) -> str:

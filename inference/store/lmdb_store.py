@@ -139,15 +139,7 @@ class LmdbStore:
     def load(self, batch: Path, *, as_of: float | None = None, histories: pl.DataFrame | None = None) -> ListsInfo:
         with self._alone(), self._writing():
             packed = read_batch(batch, as_of=as_of, histories=histories)
-            info = ListsInfo(
-                version=self._next_version(),
-                model_id=packed.run_id,
-                ranking=packed.ranking,
-                index_version=packed.index_version,
-                as_of=packed.as_of,
-                users=len(packed.lists),
-                items=len(packed.item_ids),
-            )
+            info = packed.info(self._next_version())
             with new_folder(self.folder / info.version, dataclasses.asdict(info)) as scratch:
                 _write(scratch, packed, info)
             self._switch(info)

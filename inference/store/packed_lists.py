@@ -22,6 +22,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from genrec.inference.store.topk_store import ListsInfo
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import check_folder
 from genrec.semtok.tables import read_table
@@ -77,6 +78,11 @@ class PackedBatch:
     ranking: str
     index_version: str
     as_of: float
+
+    def info(self, version: str) -> ListsInfo:
+        """What a store says of it under its own count."""
+        users, items = len(self.lists), len(self.item_ids)
+        return ListsInfo(version, self.run_id, self.ranking, self.index_version, self.as_of, users, items)
 
 
 def user_key(user_id: str) -> bytes:

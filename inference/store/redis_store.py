@@ -127,15 +127,7 @@ class RedisStore:
             except (StoreUnavailable, redis.ResponseError) as error:
                 log.error("%s; it is replaced by this load", error)
                 pointer = {}
-            info = ListsInfo(
-                version=f"v{self._redis.incr(self._key('count')):06d}",
-                model_id=packed.run_id,
-                ranking=packed.ranking,
-                index_version=packed.index_version,
-                as_of=packed.as_of,
-                users=len(packed.lists),
-                items=len(packed.item_ids),
-            )
+            info = packed.info(f"v{self._redis.incr(self._key('count')):06d}")
             for name, part in (("lists", packed.lists), ("histories", packed.histories)):
                 for chunk in _chunks(() if part is None else part.items()):
                     self._redis.hset(self._key(info.version, name), mapping=dict(chunk))

@@ -54,21 +54,13 @@ class TextTableConfig:
 
 
 @dataclass(frozen=True)
-class ConcatenationConfig:
+class ConcatenationConfig(TextTableConfig):
     """Words beside an ID vector.
 
     Attributes:
         hidden: H; 0: one linear map.
         dropout: on the adapter's hidden layer.
     """
-
-    hidden: int = 256
-    dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.hidden < 0:
-            raise OptionError("hidden", f"{self.hidden} must not be negative")
-        check.below_one(self, "dropout")
 
 
 @dataclass(frozen=True)

@@ -37,11 +37,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float, soft: SoftTargets | None
-    ) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, soft: SoftTargets | None) -> Tensor:
         rows = max(16, (_CHUNK_LOGITS if hidden.device.type == "cpu" else _CHUNK_LOGITS_GPU) // weight.shape[0])
-        mean = weight.float().mean(dim=0) if smoothing else None
         grad_hidden = torch.empty_like(hidden, dtype=torch.float32)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
@@ -56,11 +53,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 picked = picked + (probabilities * logits).sum(dim=1, keepdim=True)
             e = logits.sub_(highest).exp_()
             z = e.sum(dim=1, keepdim=True)
-            loss = z.log() + highest - (1 - smoothing) * picked
-            if mean is not None:
-                loss -= smoothing * (h.float() @ mean)[:, None]
-            losses[start : start + rows] = loss[:, 0]
-            e.scatter_add_(1, t, (smoothing - 1) * z)
+            losses[start : start + rows] = (z.log() + highest - picked)[:, 0]
+            e.scatter_add_(1, t, -z)
             if soft is not None:
                 e -= probabilities.mul_(z)
             e = e.to(hidden.dtype)
@@ -70,9 +64,6 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 grad_weight.addmm_(e.T, scaled)
             else:
                 grad_weight += (e.T @ scaled.to(e.dtype)).float()
-        if mean is not None:
-            grad_hidden -= smoothing * mean
-            grad_weight -= smoothing / len(weight) * hidden.float().sum(dim=0)
         grad_hidden = grad_hidden.to(hidden.dtype)
         ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype))
         return losses.sum()
@@ -80,29 +71,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grads[0], grad_weight * grads[0], None, None, None
+        return grad_hidden * grads[0], grad_weight * grads[0], None, None
 
 
-def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, smoothing: float = 0.0, soft: SoftTargets | None = None
-) -> Tensor:
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, soft: SoftTargets | None = None) -> Tensor:
     """Sum over M of -log softmax(hidden weight^T)[target].
 
     Args:
         hidden: [M, D].
         weight: [C, D].
         targets: int64 [M].
-        smoothing: share of the target mass that is spread over all classes.
         soft: a teacher's targets; it gets no gradient.
 
     Returns:
         A scalar in float32: the sum, so that the caller decides what to divide by.
-
-    Raises:
-        ValueError: both smoothing and soft targets.
     """
-    if smoothing and soft is not None:
-        raise ValueError("smoothing and soft targets are two ways to mix a target; take one")
     with torch.autocast(hidden.device.type, enabled=False):  # the chunks decide their own precision
-        loss: Tensor = _LinearCrossEntropy.apply(hidden, weight.to(hidden.dtype), targets, smoothing, soft)
+        loss: Tensor = _LinearCrossEntropy.apply(hidden, weight.to(hidden.dtype), targets, soft)
     return loss

@@ -1,4 +1,4 @@
-"""`genrec push`: a run, or what recommends of it, to the Hugging Face hub."""
+"""What `genrec export` and `genrec push` are asked to do: a run for other programs, and for other people."""
 
 from __future__ import annotations
 
@@ -6,6 +6,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genrec.semtok import options as check
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Write a run's aligned recommender, which ranks without a language model, as one ONNX file.
+
+    Attributes:
+        run: the run.
+        file: the ONNX file.
+        k: items of a list.
+        filter_viewed: leave the items of the history out; null: as in the run's evaluation.
+        verify: compare the run's files with their hashes; --no-verify compares sizes alone, and says so.
+    """
+
+    run: Path
+    file: Path
+    k: int = 20
+    filter_viewed: bool | None = None
+    verify: bool = True
+
+    def __post_init__(self) -> None:
+        check.path(self, "run", "file")
+        check.at_least_one(self, "k")
 
 
 @dataclass(frozen=True)
@@ -30,16 +53,3 @@ class PushConfig:
 
     def __post_init__(self) -> None:
         check.path(self, "run", "out")
-
-
-def push(config: PushConfig) -> str:
-    """Where the run is then; raises InputError where it cannot be shared or the hub does not take it."""
-    from genrec.evaluation.card import CardFacts
-    from genrec.inference import sharing
-    from genrec.run import Run
-
-    run, facts = Run(config.run), CardFacts(config.repo, config.with_log, config.license)
-    if config.out is None:
-        return sharing.push(run, facts, private=config.private, token=None)
-    sharing.save_shared(run, config.out, facts)
-    return str(config.out)
