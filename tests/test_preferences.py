@@ -19,7 +19,7 @@ from genrec.data.sequences import Sequences
 from genrec.run import Run
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.errors import InputError
-from genrec.tasks.preference_texts import LanguageModelWriter, PreferenceConfig, PreferenceTemplate, preference_texts
+from genrec.tasks.preference_texts import LanguageModelWriter, preference_texts, template_texts
 
 
 def catalog(**columns: Any) -> Catalog:
@@ -37,7 +37,7 @@ def catalog(**columns: Any) -> Catalog:
 
 def text(*history: int, items: Catalog | None = None, **config: int) -> str:
     histories = Sequences.from_lists([history])
-    return PreferenceTemplate(PreferenceConfig(**config))(items or catalog(), histories)[0]
+    return template_texts(items or catalog(), histories, **config)[0]
 
 
 def test_a_history_in_words() -> None:
@@ -80,14 +80,14 @@ def test_what_is_missing_is_passed_over() -> None:
 
 def test_the_same_texts_every_time() -> None:
     histories = Sequences.from_lists([[0, 1], [], [2, 3, 4]])
-    first, second = (PreferenceTemplate()(catalog(), histories) for _ in range(2))
+    first, second = (template_texts(catalog(), histories) for _ in range(2))
     assert first == second
     assert len(first) == 3
 
 
 def test_a_model_is_asked_once_about_the_same_and_goes_on_where_it_stopped(model: Path, tmp_path: Path) -> None:
     histories, answers = Sequences.from_lists([[2, 3], [0, 1], [], [2, 3], [4]]), tmp_path / "answers.jsonl"
-    facts = PreferenceTemplate()(catalog(), histories)
+    facts = template_texts(catalog(), histories)
     assert preference_texts("template", catalog(), histories, answers) == facts
     assert not answers.exists()
     whole = preference_texts(str(model), catalog(), histories, answers)
@@ -109,7 +109,7 @@ def test_recgoat_reads_what_the_model_wrote(model: Path, tmp_path: Path) -> None
     assert main(["fit", str(config), *told, f"--aligner.recgoat.writer={model}"]) == 0
     assert not np.allclose(Run(run.path).user_vectors().values, by_template)
     answers = [json.loads(line) for line in (run.path / "vectors/users/answers.jsonl").read_text().splitlines()]
-    template = PreferenceTemplate()(Run(run.path).catalog(), Run(run.path).split().train)
+    template = template_texts(Run(run.path).catalog(), Run(run.path).split().train)
     assert {row["facts"] for row in answers} == set(template) - {""}
 
 
@@ -134,7 +134,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_language_model_writes_by_greedy_search(model: Path) -> None:
     histories = Sequences.from_lists([[0, 1], [2, 3, 4], []])
     writer = LanguageModelWriter(model, max_new_tokens=6, batch=2)
-    everything = PreferenceTemplate()(catalog(), histories)
+    everything = template_texts(catalog(), histories)
     texts = writer(everything)
     assert len(texts) == 3
     assert LanguageModelWriter(model, max_new_tokens=6, batch=1)(everything) == texts  # alone or in a batch
@@ -164,9 +164,3 @@ def test_a_chat_model_is_asked_in_its_own_form(model: Path, tmp_path: Path) -> N
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"preference writer {tmp_path}: the model cannot be loaded"):
         LanguageModelWriter(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["most", "titles", "max_characters"])
-def test_bad_options_are_named(name: str) -> None:
-    with pytest.raises(InputError, match=f"{name} 0 must be at least 1"):
-        PreferenceConfig(**{name: 0})

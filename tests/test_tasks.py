@@ -19,7 +19,7 @@ from genrec.tasks.alignment import QueryToCodes
 from genrec.tasks.facets import CHEAP, DEAR, MIDDLE, Facets
 from genrec.tasks.mixture import Tasks
 from genrec.tasks.negatives import Negatives
-from genrec.tasks.preference_texts import PreferenceConfig, PreferenceTemplate
+from genrec.tasks.preference_texts import template_texts
 from genrec.tasks.templates import NO, YES
 from genrec.tasks.weights import TaskWeights
 from genrec.tasks.writer import PromptWriter, search_prompt
@@ -138,10 +138,10 @@ def test_items_without_facets_are_asked_for_by_words_of_their_title(
 def test_preference_rows_sum_up_the_history_shown(
     tasks: Any, catalog: Catalog, tokenizer: PreTrainedTokenizerBase, vocabulary: SidVocabulary
 ) -> None:
-    template = PreferenceTemplate(PreferenceConfig(most=3, titles=2, max_characters=240))
     for prompt, response in tasks(preference=1).rows(30, np.random.default_rng(0)):
         shown = Sequences.from_lists([items_in(prompt, vocabulary)])
-        assert tokenizer.decode(response) == f" {template(catalog, shown)[0]}<|end|>"
+        text = template_texts(catalog, shown, most=3, titles=2, max_characters=240)[0]
+        assert tokenizer.decode(response) == f" {text}<|end|>"
         assert "Likes " in tokenizer.decode(response)
 
 

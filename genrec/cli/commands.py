@@ -32,9 +32,8 @@ def fit(arguments: Sequence[str]) -> None:
         parser = fit_parser()
         sys.stdout.write(parser.format_help() if "all" in arguments else fit_help(parser))
         return
-    config = load_config(
-        _config_file(arguments, "fit"), [argument for argument in arguments[1:] if argument != "--before_lm"]
-    )
+    file = _config_file(arguments, "fit")
+    config = load_config(file, [argument for argument in arguments[1:] if argument != "--before_lm"])
     from genrec.cli.pipeline import fit as fit_run
 
     before_lm = "--before_lm" in arguments

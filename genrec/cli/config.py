@@ -195,10 +195,8 @@ class FitConfig:
 
 
 def as_yaml(config: Any) -> str:
-    """A configuration, a dataclass, as YAML."""
-    return yaml.safe_dump(
-        json.loads(json.dumps(asdict(config))), sort_keys=False, allow_unicode=True
-    )  # lists of tuples
+    """A configuration, a dataclass, as YAML, in which tuples are lists."""
+    return yaml.safe_dump(json.loads(json.dumps(asdict(config))), sort_keys=False, allow_unicode=True)
 
 
 def aligner_section() -> type[AlignerConfig]:

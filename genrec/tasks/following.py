@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 
 from genrec.data.sequences import Sequences
 from genrec.semtok.catalog import Catalog
-from genrec.tasks.preference_texts import PreferenceConfig, PreferenceTemplate
+from genrec.tasks.preference_texts import template_texts
 from genrec.tasks.templates import CODES_TO_TITLE, PREFERENCE, TITLES_TO_CODES
 from genrec.tasks.writer import PromptWriter, TaskRow, draw
 
 Rows = NDArray[np.int32]
 _TITLES, _TITLE_TOKENS = 8, 16  # of a history in words: its last titles, and the tokens of one
-_SUMMARY = PreferenceConfig(most=3, titles=2, max_characters=240)
 
 
 class Histories:
@@ -71,7 +70,8 @@ class PreferenceSummary:
 
     def __init__(self, writer: PromptWriter, histories: Histories, catalog: Catalog) -> None:
         self._writer, self._histories = writer, histories
-        self._texts = PreferenceTemplate(_SUMMARY)(catalog, histories.sequences.last(histories.max_items))
+        recent = histories.sequences.last(histories.max_items)
+        self._texts = template_texts(catalog, recent, most=3, titles=2, max_characters=240)
         self.subjects = np.array([s for s in histories.subjects if self._texts[s]], dtype=np.int64)
 
     def row(self, subject: int, rng: np.random.Generator) -> TaskRow:

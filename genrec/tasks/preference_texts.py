@@ -28,52 +28,27 @@ from genrec.semtok import smollm2
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.chat_template import chat_frame
 from genrec.semtok.device import default_device
-from genrec.semtok.errors import InputError, OptionError
+from genrec.semtok.errors import InputError
 from genrec.semtok.pretrained import open_folder
 from genrec.semtok.schema import parse_as
 
 TEMPLATE = "template"
 _COMMON = 0.5  # a category that more than this share of all items has says nothing about a user
+_LONGEST = 500  # characters of a text that a model wrote
 
 
-@dataclass(frozen=True)
-class PreferenceConfig:
-    """What the template reads and how much it says.
+def template_texts(
+    catalog: Catalog, histories: Sequences, *, most: int = 4, titles: int = 5, max_characters: int = 500
+) -> list[str]:
+    """The template's text for each history of catalogue rows; columns that the item table lacks are passed over.
 
-    Attributes:
-        categories: column of the item table with categories (text, or lists of text).
-        brand: column with brands.
-        price: column with prices.
+    Args:
         most: categories and brands that are named at most, each.
         titles: last titles that are named.
-        max_characters: the text is cut to this length, at a space.
+        max_characters: a text is cut to this length, at a space.
     """
-
-    categories: str = "categories"
-    brand: str = "brand"
-    price: str = "price"
-    most: int = 4
-    titles: int = 5
-    max_characters: int = 500
-
-    def __post_init__(self) -> None:
-        for name in ("most", "titles", "max_characters"):
-            if getattr(self, name) < 1:
-                raise OptionError(name, f"{getattr(self, name)} must be at least 1")
-
-
-_DEFAULTS = PreferenceConfig()
-
-
-@dataclass(frozen=True)
-class PreferenceTemplate:
-    """The template; columns that the item table lacks are passed over."""
-
-    config: PreferenceConfig = _DEFAULTS
-
-    def __call__(self, catalog: Catalog, histories: Sequences) -> list[str]:
-        words = _Words(catalog, self.config)
-        return [_cut(words.describe(history.tolist()), self.config.max_characters) for history in histories]
+    words = _Words(catalog, most, titles)
+    return [_cut(words.describe(history.tolist()), max_characters) for history in histories]
 
 
 class LanguageModelWriter:
@@ -82,7 +57,6 @@ class LanguageModelWriter:
 
     Args:
         model: smollm2, or a Hugging Face causal LM by folder or hub id; read on a GPU where one answers.
-        config: of the template, and the greatest length of a text.
         max_new_tokens: an answer is cut to.
         batch: histories written about at once.
 
@@ -90,14 +64,7 @@ class LanguageModelWriter:
         InputError: the model cannot be loaded.
     """
 
-    def __init__(
-        self,
-        model: str | Path,
-        config: PreferenceConfig = _DEFAULTS,
-        *,
-        max_new_tokens: int = 64,
-        batch: int = 16,
-    ) -> None:
+    def __init__(self, model: str | Path, *, max_new_tokens: int = 64, batch: int = 16) -> None:
         name = f"preference writer {model}"
         folder = open_folder(smollm2.smollm2_folder(name) if model == smollm2.NAME else model, name)
         self._tokenizer = folder.tokenizer(padding_side="left")
@@ -105,7 +72,7 @@ class LanguageModelWriter:
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self._frame = chat_frame(self._tokenizer, name)
-        self.config, self.max_new_tokens, self.batch = config, max_new_tokens, batch
+        self.max_new_tokens, self.batch = max_new_tokens, batch
 
     @torch.inference_mode()
     def __call__(self, facts: Sequence[str]) -> list[str]:
@@ -119,7 +86,7 @@ class LanguageModelWriter:
             tokens = self._model.generate(**given.to(self._model.device), **options, pad_token_id=ids)
             answers = self._tokenizer.batch_decode(tokens[:, given["input_ids"].shape[1] :], skip_special_tokens=True)
             texts += [" ".join(answer.split()) or fallback for answer, fallback in zip(answers, some, strict=True)]
-        return [_cut(text, self.config.max_characters) for text in texts]
+        return [_cut(text, _LONGEST) for text in texts]
 
     def _prompt(self, facts: str) -> str:
         question = f"A customer of a shop. {facts}\nIn two sentences, what does this customer like?"
@@ -137,7 +104,7 @@ def preference_texts(writer: str, catalog: Catalog, histories: Sequences, answer
         answers: JSON lines that a model's answers are added to as they come; those that stand there are not asked for
             again, so that an interrupted job goes on.
     """
-    facts = PreferenceTemplate()(catalog, histories)
+    facts = template_texts(catalog, histories)
     if writer == TEMPLATE:
         return facts
     written = _read_answers(answers)
@@ -173,22 +140,23 @@ class _Words:
     """The item table as the template reads it."""
 
     catalog: Catalog
-    config: PreferenceConfig
+    most: int
+    titles: int
 
     @cached_property
     def categories(self) -> list[tuple[str, ...]]:
         """Each item's categories without those that most items share."""
-        lists = self._column(self.config.categories, _names)
+        lists = self._column("categories", _names)
         shares = Counter(name for names in lists for name in set(names))
         return [tuple(name for name in names if shares[name] <= _COMMON * len(lists)) for names in lists]
 
     @cached_property
     def brands(self) -> list[tuple[str, ...]]:
-        return self._column(self.config.brand, _names)
+        return self._column("brand", _names)
 
     @cached_property
     def prices(self) -> list[tuple[float, ...]]:
-        return self._column(self.config.price, _number)
+        return self._column("price", _number)
 
     def describe(self, history: Sequence[int]) -> str:
         if not history:
@@ -203,13 +171,13 @@ class _Words:
             parts.append(f"Prices: {low:g} to {high:g}.")
         newest = (self.catalog.titles[row].strip().rstrip(".") for row in reversed(history))
         if different := [title for title in dict.fromkeys(newest) if title]:
-            parts.append(f"Lately: {'; '.join(different[: self.config.titles])}.")
+            parts.append(f"Lately: {'; '.join(different[: self.titles])}.")
         return " ".join(parts)
 
     def _most_frequent(self, values: Sequence[Sequence[str]], history: Sequence[int]) -> list[str]:
         """The values of most items of the history; ties go to the newest item's."""
         counts = Counter(value for row in reversed(history) for value in dict.fromkeys(values[row]))
-        return [value for value, _ in counts.most_common(self.config.most)]
+        return [value for value, _ in counts.most_common(self.most)]
 
     def _column(self, name: str, read: Callable[[Any], tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         if name not in self.catalog.attributes.columns:
