@@ -1,8 +1,7 @@
-"""The published losses that pull two views of the same items together, one function each, and two measures of a space.
+"""The published losses that pull two views of the same items together, one function each.
 
-Every function works in the precision of its inputs and is differentiable in them.
-
-Shapes: M rows (items of a batch), D width.
+Every function returns a scalar, in the precision of its inputs and differentiable in them. Both views are [M, D]: M
+items of a batch, row by row the same, and D the width.
 """
 
 from __future__ import annotations
@@ -20,13 +19,8 @@ def item_contrast(anchors: Tensor, others: Tensor, items: Tensor, temperature: f
         L = -1/M sum_i log( exp(cos(a_i, o_i) / tau) / sum_{j = i or item_j != item_i} exp(cos(a_i, o_j) / tau) )
 
     Args:
-        anchors: [M, D].
-        others: [M, D], the same items in the other view.
         items: int64 [M], which item a row is: another row of the same item is no negative.
         temperature: tau.
-
-    Returns:
-        A scalar.
     """
     cosines = functional.normalize(anchors, dim=-1) @ functional.normalize(others, dim=-1).T
     return _contrast(cosines / temperature, items)
@@ -36,16 +30,7 @@ def symmetric_contrast(first: Tensor, second: Tensor, items: Tensor, temperature
     """InfoNCE in both directions: the mean of `item_contrast(x, y)` and `item_contrast(y, x)`.
 
     The loss of CLIP (arXiv 2103.00020) and of RecGOAT's cross-modal contrast (arXiv 2602.00682), to be minimised as it
-    stands: its released code minimises 1 - InfoNCE, which drives the views apart.
-
-    Args:
-        first: [M, D].
-        second: [M, D], the same items in the other view.
-        items: int64 [M], as in `item_contrast`.
-        temperature: tau.
-
-    Returns:
-        A scalar.
+    stands: its released code minimises 1 - InfoNCE, which drives the views apart. Parameters as in `item_contrast`.
     """
     cosines = functional.normalize(first, dim=-1) @ functional.normalize(second, dim=-1).T
     logits = cosines / temperature
@@ -66,15 +51,12 @@ def soft_target_contrast(
         S = X Y^T / tau,   P = softmax_rows( (X X^T + Y Y^T) / 2 * s ),
         L = 1/(2M) sum_i [ CE(P_i, softmax(S_i)) + CE((P^T)_i, softmax((S^T)_i)) ]
 
+    Lengths count, as published: the views are not normalised here.
+
     Args:
-        first: X [M, D]. Not normalised here: as published, lengths count.
-        second: Y [M, D], the same items in the other view.
         temperature: tau, a number or a learnable scalar.
         target_scale: s; None is tau itself, as published, so that a higher temperature flattens the prediction and
             sharpens the target. For unit vectors 1 / tau treats both alike.
-
-    Returns:
-        A scalar.
     """
     scale = temperature if target_scale is None else target_scale
     logits = first @ second.T / temperature
@@ -90,15 +72,8 @@ def feature_correlation(first: Tensor, second: Tensor, off_diagonal: float = 0.0
 
         c = Z_x^T Z_y / M,   L = sum_k (1 - c_kk)^2 + w sum_{k != l} c_kl^2
 
-    with Z the columns standardised over the rows (standard deviation + 1e-5).
-
-    Args:
-        first: [M, D].
-        second: [M, D], the same items in the other view.
-        off_diagonal: w.
-
-    Returns:
-        A scalar, a sum over dimensions; 0 for fewer than two rows, which have no correlation.
+    with w the `off_diagonal` and Z the columns standardised over the rows (standard deviation + 1e-5). Fewer than two
+    rows have no correlation and cost 0.
     """
     if len(first) < 2:
         return first.new_zeros(())
@@ -116,13 +91,7 @@ def feature_correlation_by_popularity(
     Taken apart, the many events of popular items cannot drown the correlations of rare ones.
 
     Args:
-        first: [M, D].
-        second: [M, D].
         counts: [M], interactions of each item; rows above the median are the popular half.
-        off_diagonal: weight of the off-diagonal terms.
-
-    Returns:
-        A scalar.
     """
     popular = counts > counts.median()
     return feature_correlation(first[popular], second[popular], off_diagonal) + feature_correlation(
@@ -163,26 +132,3 @@ def code_diversity(codebook: Tensor, codes: Tensor, mates: Tensor) -> Tensor:
     logits = codebook[codes] @ codebook.T
     own = functional.one_hot(codes, len(codebook)).bool()
     return functional.cross_entropy(logits.masked_fill(own, -torch.inf), mates)
-
-
-def alignment(first: Tensor, second: Tensor) -> Tensor:
-    """Mean squared distance of the two views of an item on the unit sphere: E ||x - y||^2, 0 to 4, lower is nearer
-    (Wang and Isola 2020, arXiv 2005.10242, eq. 2 with alpha = 2).
-
-    Args:
-        first: [M, D].
-        second: [M, D], the same items in the other view.
-    """
-    distance = functional.normalize(first, dim=-1) - functional.normalize(second, dim=-1)
-    return distance.square().sum(dim=-1).mean()
-
-
-def uniformity(vectors: Tensor) -> Tensor:
-    """How evenly items lie on the unit sphere: log E_{i<j} exp(-2 ||x_i - x_j||^2), lower is more even, 0 for one point
-    (Wang and Isola 2020, arXiv 2005.10242, eq. 3 with t = 2).
-
-    Args:
-        vectors: [M, D], M at least 2; memory grows with M^2.
-    """
-    distances = torch.pdist(functional.normalize(vectors, dim=-1)).square()
-    return torch.logsumexp(-2 * distances, dim=0) - torch.log(distances.new_tensor(len(distances)))
