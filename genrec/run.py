@@ -59,15 +59,10 @@ _ROW |= {"value": int | float, "low": int | float | None, "high": int | float | 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What the split's stage found out about the log.
+    """What the split's stage found out about the log."""
 
-    Attributes:
-        exclude_seen: lists leave out what is in the history.
-        time_unit: of the log's timestamps.
-    """
-
-    exclude_seen: bool
-    time_unit: TimeUnit
+    exclude_seen: bool  # lists leave out what is in the history
+    time_unit: TimeUnit  # of the log's timestamps
 
 
 def _once(read: Callable[[Run], Read]) -> Callable[[Run], Read]:

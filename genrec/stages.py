@@ -37,19 +37,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Stage:
-    """One folder of a run.
+    """One folder of a run."""
 
-    Attributes:
-        folder: its place in the run.
-        config: JSON-able settings that decide its bytes.
-        needs: folders it reads.
-        make: fills the scratch folder, reading the run.
-    """
-
-    folder: str
-    config: Mapping[str, Any]
-    needs: tuple[str, ...]
-    make: Callable[[Run, Path], None]
+    folder: str  # its place in the run
+    config: Mapping[str, Any]  # JSON-able settings that decide its bytes
+    needs: tuple[str, ...]  # folders it reads
+    make: Callable[[Run, Path], None]  # fills the scratch folder, reading the run
 
     def inputs(self, run: Run) -> dict[str, Any]:
         """What decides the stage's bytes; raises InputError where a folder that it reads is unfinished."""

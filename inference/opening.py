@@ -34,29 +34,17 @@ Dtype: TypeAlias = Literal["float32", "bfloat16"]
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """What a `Recommender` is made of.
+    """What a `Recommender` is made of."""
 
-    Attributes:
-        catalog: N items.
-        semantic_ids: their codes.
-        unit_vectors: float32 [N, W] of unit length, for `similar`.
-        ranker: ranks histories of catalogue rows.
-        engine: reads a text's prompt in `search`, by codes alone.
-        tokenizer: of the LM, for `search`.
-        filters: parses conditions on attributes.
-        run_id: hash of what decides the lists.
-        filter_viewed: whether lists leave out what is in the history where nobody says.
-    """
-
-    catalog: Catalog
-    semantic_ids: SemanticIds
-    unit_vectors: NDArray[np.float32]
-    ranker: Ranker
-    engine: NextCodeScorer
-    tokenizer: PreTrainedTokenizerBase
-    filters: WhereFilters
-    run_id: str
-    filter_viewed: bool
+    catalog: Catalog  # N items
+    semantic_ids: SemanticIds  # their codes
+    unit_vectors: NDArray[np.float32]  # [N, W] of unit length, for `similar`
+    ranker: Ranker  # ranks histories of catalogue rows
+    engine: NextCodeScorer  # reads a text's prompt in `search`, by codes alone
+    tokenizer: PreTrainedTokenizerBase  # of the LM, for `search`
+    filters: WhereFilters  # parses conditions on attributes
+    run_id: str  # hash of what decides the lists
+    filter_viewed: bool  # whether lists leave out what is in the history where nobody says
 
 
 def open_parts(run: Run, engine: str, device: str | None, dtype: Dtype | None) -> Opened:

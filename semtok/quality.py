@@ -27,35 +27,24 @@ _SAMPLE = 2000
 
 @dataclass(frozen=True)
 class SidQuality:
-    """The quality report.
+    """The quality report."""
 
-    Attributes:
-        n_items: N.
-        sizes: codes on each level.
-        collision_rate_before: share of items that the quantiser gave the codes of another item.
-        collision_rate_after: the same once collisions are resolved.
-        moved_share: share of items whose codes are not the quantiser's.
-        codes_used: codes that some item has, by level.
-        entropy: entropy of code use in bits, by level; log2 of the level's size at most.
-        gini: Gini coefficient of code use, by level; 0: every code equally often, towards 1: few codes have all items.
-        reconstruction_error: squared error of what the published codes stand for, relative to the vectors' variance.
-        text_agreement: share of an item's 10 nearest items by text that share its first code, first two, and so on.
-        collaborative_agreement: the same for the nearest by collaborative vector, or None without these.
-        random_agreement: the same for two random items.
-    """
-
-    n_items: int
-    sizes: tuple[int, ...]
-    collision_rate_before: float
-    collision_rate_after: float
-    moved_share: float
-    codes_used: tuple[int, ...]
-    entropy: tuple[float, ...]
+    n_items: int  # N
+    sizes: tuple[int, ...]  # codes on each level
+    collision_rate_before: float  # share of items that the quantiser gave the codes of another item
+    collision_rate_after: float  # the same once collisions are resolved
+    moved_share: float  # share of items whose codes are not the quantiser's
+    codes_used: tuple[int, ...]  # codes that some item has, by level
+    entropy: tuple[float, ...]  # entropy of code use in bits, by level; log2 of the level's size at most
+    # Gini coefficient of code use, by level; 0: every code equally often, towards 1: few codes have all items
     gini: tuple[float, ...]
+    # squared error of what the published codes stand for, relative to the vectors' variance
     reconstruction_error: float
+    # share of an item's 10 nearest items by text that share its first code, first two, and so on
     text_agreement: tuple[float, ...]
+    # the same for the nearest by collaborative vector, or None without these
     collaborative_agreement: tuple[float, ...] | None
-    random_agreement: tuple[float, ...]
+    random_agreement: tuple[float, ...]  # the same for two random items
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON-able value; null for what cannot be measured, since JSON has no NaN."""

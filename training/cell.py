@@ -35,25 +35,15 @@ from genrec.training.sequential.fit import fit_sequential
 
 @dataclass(frozen=True)
 class Cell:
-    """One training.
+    """One training."""
 
-    Attributes:
-        name: its line, backbone and seed.
-        aligner: a name of `ALIGNERS`, or `plain`.
-        options: the aligner's configuration; of `plain` None.
-        shape: the backbone's configuration.
-        training: how it is trained; the seed is the cell's.
-        negatives: classes that the softmax samples for a batch; None: the whole catalogue.
-        collaborative: the plain cell whose vectors an aligner may look at.
-    """
-
-    name: CellName
-    aligner: str
-    options: Any
-    shape: Any
-    training: SequentialTrainingConfig
-    negatives: int | None
-    collaborative: CellName
+    name: CellName  # its line, backbone and seed
+    aligner: str  # a name of `ALIGNERS`, or `plain`
+    options: Any  # the aligner's configuration; of `plain` None
+    shape: Any  # the backbone's configuration
+    training: SequentialTrainingConfig  # how it is trained; the seed is the cell's
+    negatives: int | None  # classes that the softmax samples for a batch; None: the whole catalogue
+    collaborative: CellName  # the plain cell whose vectors an aligner may look at
 
     @property
     def reads_users(self) -> bool:

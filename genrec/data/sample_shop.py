@@ -51,25 +51,15 @@ OWNED = 0.05  # what is left of the demand for a lasting thing when the person h
 
 @dataclass(frozen=True)
 class SampleShop:
-    """Items, laws and people.
+    """Items, laws and people."""
 
-    Attributes:
-        items: the items, by catalogue row.
-        arrival: bool [N], not for sale before `ARRIVAL_TIME`.
-        companion: int64 [N], the item that accompanies each.
-        liking: float64 [N, Z].
-        taste_share: float64 [Z], how common each taste is.
-        histories: U sequences of catalogue rows, oldest first, no item twice in one.
-        times: int64 [E], seconds since 1970, aligned with `histories.values`.
-    """
-
-    items: Items
-    arrival: NDArray[np.bool_]
-    companion: Ints
-    liking: Floats
-    taste_share: Floats
-    histories: Sequences
-    times: Ints
+    items: Items  # the items, by catalogue row
+    arrival: NDArray[np.bool_]  # [N], not for sale before `ARRIVAL_TIME`
+    companion: Ints  # int64 [N], the item that accompanies each
+    liking: Floats  # float64 [N, Z]
+    taste_share: Floats  # float64 [Z], how common each taste is
+    histories: Sequences  # U sequences of catalogue rows, oldest first, no item twice in one
+    times: Ints  # int64 [E], seconds since 1970, aligned with `histories.values`
 
     def write(self, folder: Path) -> None:
         """Write `items.jsonl`, and `interactions.csv` in the order of time: user_id, item_id, timestamp in seconds."""

@@ -21,25 +21,16 @@ TIERS = {"budget": 0.7, "mid": 1.0, "premium": 1.7}  # price tier: factor on the
 
 @dataclass(frozen=True)
 class Items:
-    """The items as a person sees them, and as the laws of the shop see them; arrays are by catalogue row.
+    """The items as a person sees them, and as the laws of the shop see them; arrays are by catalogue row."""
 
-    Attributes:
-        records: the lines of `items.jsonl`: item_id, title, brand, categories (department, shelf), description, price.
-        shelf: int64 [N], which shelf an item stands on.
-        department: int64 [N].
-        brand: int64 [N].
-        tier: int64 [N], price tier in the order of `TIERS`.
-        lasting: bool [N], one of its shelf is enough for years.
-        follows: bool [S, S], whether people turn from one shelf to another.
-    """
-
+    # the lines of `items.jsonl`: item_id, title, brand, categories (department, shelf), description, price
     records: tuple[dict[str, Any], ...]
-    shelf: NDArray[np.int64]
-    department: NDArray[np.int64]
-    brand: NDArray[np.int64]
-    tier: NDArray[np.int64]
-    lasting: NDArray[np.bool_]
-    follows: NDArray[np.bool_]
+    shelf: NDArray[np.int64]  # [N], which shelf an item stands on
+    department: NDArray[np.int64]  # [N]
+    brand: NDArray[np.int64]  # [N]
+    tier: NDArray[np.int64]  # [N], price tier in the order of `TIERS`
+    lasting: NDArray[np.bool_]  # [N], one of its shelf is enough for years
+    follows: NDArray[np.bool_]  # [S, S], whether people turn from one shelf to another
 
     def __len__(self) -> int:
         return len(self.records)

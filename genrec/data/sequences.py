@@ -15,15 +15,10 @@ from scipy.sparse import csr_array
 
 @dataclass(frozen=True)
 class Sequences:
-    """Ragged int32 rows, oldest event first.
+    """Ragged int32 rows, oldest event first."""
 
-    Attributes:
-        values: int32 [E], catalogue rows (or any small integers).
-        offsets: int64 [S+1]; sequence s is `values[offsets[s]:offsets[s + 1]]`.
-    """
-
-    values: NDArray[np.int32]
-    offsets: NDArray[np.int64]
+    values: NDArray[np.int32]  # [E], catalogue rows (or any small integers)
+    offsets: NDArray[np.int64]  # [S+1]; sequence s is `values[offsets[s]:offsets[s + 1]]`
 
     def __post_init__(self) -> None:
         if self.offsets.ndim != 1 or len(self.offsets) == 0 or self.offsets[0] != 0:

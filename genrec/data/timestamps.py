@@ -34,17 +34,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Instants:
-    """Parsed timestamps, fine enough to sort by.
+    """Parsed timestamps, fine enough to sort by."""
 
-    Attributes:
-        values: int64 [E].
-        per_unit: how many of `values` make one of the file's numbers (1, or a million where it has fractions or dates).
-        from_dates: the file had dates, so the unit is seconds.
-    """
-
-    values: NDArray[np.int64]
+    values: NDArray[np.int64]  # [E]
+    # how many of `values` make one of the file's numbers (1, or a million where it has fractions or dates)
     per_unit: int
-    from_dates: bool
+    from_dates: bool  # the file had dates, so the unit is seconds
 
 
 def parse_timestamps(column: pl.Series, path: Path) -> Instants:

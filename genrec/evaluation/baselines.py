@@ -24,13 +24,9 @@ _BLOCK = 1024  # items whose neighbours are found at once: the whole product nee
 
 @dataclass(frozen=True)
 class Popularity:
-    """Ranks by the number of training events, whoever asks.
+    """Ranks by the number of training events, whoever asks."""
 
-    Attributes:
-        share: float32 [N], events of an item divided by those of the most popular one plus one, so in [0, 1).
-    """
-
-    share: Scores
+    share: Scores  # float32 [N], events of an item divided by those of the most popular one plus one, so in [0, 1)
 
     @classmethod
     def fit(cls, train: Sequences, n_items: int) -> Self:
@@ -43,15 +39,10 @@ class Popularity:
 
 @dataclass(frozen=True)
 class Markov:
-    """First-order Markov table: how often an item came right after the last one; ties and the rest by popularity.
+    """First-order Markov table: how often an item came right after the last one; ties and the rest by popularity."""
 
-    Attributes:
-        transitions: sparse float32 [N, N], training counts from (row) to (column).
-        popularity: the back-off.
-    """
-
-    transitions: Any
-    popularity: Popularity
+    transitions: Any  # sparse float32 [N, N], training counts from (row) to (column)
+    popularity: Popularity  # the back-off
 
     @classmethod
     def fit(cls, train: Sequences, n_items: int) -> Self:
@@ -82,16 +73,11 @@ class ItemKnn:
 
     Popularity decides where nothing is similar. The defaults were chosen on validation cases of two Amazon sets and the
     sample shop.
-
-    Attributes:
-        similarity: sparse float32 [N, N], the `neighbours` largest of each row, diagonal empty.
-        popularity: the back-off.
-        decay: in (0, 1].
     """
 
-    similarity: Any
-    popularity: Popularity
-    decay: float
+    similarity: Any  # sparse float32 [N, N], the `neighbours` largest of each row, diagonal empty
+    popularity: Popularity  # the back-off
+    decay: float  # in (0, 1]
 
     @classmethod
     def fit(
@@ -118,15 +104,10 @@ class ItemKnn:
 
 @dataclass(frozen=True)
 class Random:
-    """Ranks by chance: the floor, also for cold-start items.
+    """Ranks by chance: the floor, also for cold-start items."""
 
-    Attributes:
-        n_items: N.
-        seed: of the draw, one a batch of histories.
-    """
-
-    n_items: int
-    seed: int = 0
+    n_items: int  # N
+    seed: int = 0  # of the draw, one a batch of histories
 
     def score(self, histories: Sequences) -> Scores:
         rng = np.random.default_rng((self.seed, len(histories), int(histories.values.sum(dtype=np.int64))))
@@ -135,15 +116,10 @@ class Random:
 
 @dataclass(frozen=True)
 class ContentKnn:
-    """Ranks by the cosine of an item's text with the recent history's, so that cold-start items can be retrieved.
+    """Ranks by the cosine of an item's text with the recent history's, so that cold-start items can be retrieved."""
 
-    Attributes:
-        units: float32 [N, D], text vectors of unit length.
-        decay: weight of an event relative to the one after it.
-    """
-
-    units: Scores
-    decay: float = 0.7
+    units: Scores  # float32 [N, D], text vectors of unit length
+    decay: float = 0.7  # weight of an event relative to the one after it
 
     def score(self, histories: Sequences) -> Scores:
         return (_weighed(histories, len(self.units), self.decay) @ self.units) @ self.units.T

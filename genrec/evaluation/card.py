@@ -28,17 +28,11 @@ _HELD_BACK = {
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a run does not know of itself.
+    """What a run does not know of itself."""
 
-    Attributes:
-        name: of the model; on a hub USER/NAME.
-        with_log: the log's users and their histories are published too.
-        license: as a hub calls it (`apache-2.0`); None: to be said by a person.
-    """
-
-    name: str
-    with_log: bool = False
-    license: str | None = None
+    name: str  # of the model; on a hub USER/NAME
+    with_log: bool = False  # the log's users and their histories are published too
+    license: str | None = None  # as a hub calls it (`apache-2.0`); None: to be said by a person
 
 
 def model_card(run: Run, facts: CardFacts) -> str:

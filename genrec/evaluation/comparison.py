@@ -43,17 +43,11 @@ MINUS = "recall_minus_"  # before the reference's name in the rows of difference
 
 @dataclass(frozen=True)
 class CellName:
-    """One training of a comparison.
+    """One training of a comparison."""
 
-    Attributes:
-        name: of the table's line.
-        backbone: its name.
-        seed: of the training.
-    """
-
-    name: str
-    backbone: str
-    seed: int
+    name: str  # of the table's line
+    backbone: str  # its name
+    seed: int  # of the training
 
     @property
     def folder(self) -> str:
@@ -63,17 +57,11 @@ class CellName:
 
 @dataclass(frozen=True)
 class Result:
-    """What a cell left.
+    """What a cell left."""
 
-    Attributes:
-        cell: which it was.
-        lists: int32 [B, 20], catalogue rows for the test cases, -1 pads.
-        vectors: that items were ranked with, [N, D].
-    """
-
-    cell: CellName
-    lists: NDArray[np.int32]
-    vectors: ItemVectors
+    cell: CellName  # which it was
+    lists: NDArray[np.int32]  # [B, 20], catalogue rows for the test cases, -1 pads
+    vectors: ItemVectors  # that items were ranked with, [N, D]
 
 
 def comparison_stage(cells: Sequence[CellName], reference: str) -> Stage:

@@ -31,17 +31,11 @@ _COLOURS = (  # as many as a run has models, and some
 
 
 class Sample(NamedTuple):
-    """A test case with the list that the run makes for it, by titles; the page may be sent, so it names no user.
+    """A test case with the list that the run makes for it, by titles; the page may be sent, so it names no user."""
 
-    Attributes:
-        history: the last items.
-        target: the one that came next.
-        ranked: the first of the list, best first.
-    """
-
-    history: list[str]
-    target: str
-    ranked: list[str]
+    history: list[str]  # the last items
+    target: str  # the one that came next
+    ranked: list[str]  # the first of the list, best first
 
 
 def write_report(

@@ -25,15 +25,10 @@ _TRY = {
 
 
 class Verdict(NamedTuple):
-    """What the figures say.
+    """What the figures say."""
 
-    Attributes:
-        sentence: for people.
-        loses: a baseline has the higher Recall@10.
-    """
-
-    sentence: str
-    loses: bool
+    sentence: str  # for people
+    loses: bool  # a baseline has the higher Recall@10
 
 
 def verdict(rows: Iterable[Row]) -> Verdict:

@@ -43,15 +43,10 @@ Scorer = Callable[[Sequences], Scores]
 
 @dataclass(frozen=True)
 class ColdItems:
-    """Cold-start items: without training interactions, with their text vectors.
+    """Cold-start items: without training interactions, with their text vectors."""
 
-    Attributes:
-        rows: int64 [M], distinct catalogue rows.
-        text: float32 [M, D_t].
-    """
-
-    rows: NDArray[np.int64]
-    text: NDArray[np.float32]
+    rows: NDArray[np.int64]  # [M], distinct catalogue rows
+    text: NDArray[np.float32]  # [M, D_t]
 
 
 class Backbone(nn.Module):

@@ -21,16 +21,11 @@ _FEW = 6  # items of a kind from which its prices can be told apart
 
 @dataclass(frozen=True)
 class Facets:
-    """What is known of each item; empty where a catalogue does not say.
+    """What is known of each item; empty where a catalogue does not say."""
 
-    Attributes:
-        kinds: N tuples of categories, broad before narrow.
-        brands: N names.
-        prices: N words: cheap, mid-priced or premium, by thirds among the items of the same narrowest kind.
-    """
-
-    kinds: tuple[tuple[str, ...], ...]
-    brands: tuple[str, ...]
+    kinds: tuple[tuple[str, ...], ...]  # N tuples of categories, broad before narrow
+    brands: tuple[str, ...]  # N names
+    # N words: cheap, mid-priced or premium, by thirds among the items of the same narrowest kind
     prices: tuple[str, ...]
 
     @classmethod

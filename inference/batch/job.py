@@ -61,21 +61,14 @@ it is given the same histories."""
 
 @dataclass(frozen=True)
 class BatchJob:
-    """What, beside the users, decides a job's lists.
+    """What, beside the users, decides a job's lists."""
 
-    Attributes:
-        run_id, ranking, index_version: what stores and servers quote; written into every file.
-        k: items a user.
-        shard_size: users a file.
-        about: anything else that decides the lists or that the manifest should state: the model, the catalogue,
-            beams, filters, number type.
-    """
-
-    run_id: str
+    run_id: str  # this and the next two are what stores and servers quote; written into every file
     ranking: str
     index_version: str
-    k: int
-    shard_size: int = 4096
+    k: int  # items a user
+    shard_size: int = 4096  # users a file
+    # what else decides the lists or should be in the manifest: the model, the catalogue, beams, filters, number type
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

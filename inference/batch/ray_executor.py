@@ -34,17 +34,12 @@ workers can import."""
 
 @dataclass(frozen=True)
 class Slots:
-    """Where actors run.
+    """Where actors run."""
 
-    Attributes:
-        workers: how many actors.
-        cpus, gpus: of each; an actor sees only its own GPUs.
-        address: of the cluster ("auto", "ray://..."); None starts one on this machine, unless RAY_ADDRESS names one.
-    """
-
-    workers: int = 1
-    cpus: float = 1
-    gpus: float = 0
+    workers: int = 1  # how many actors
+    cpus: float = 1  # of each
+    gpus: float = 0  # of each; it sees only its own
+    # of the cluster ("auto", "ray://..."); None starts one on this machine, unless RAY_ADDRESS names one
     address: str | None = None
 
     def __post_init__(self) -> None:

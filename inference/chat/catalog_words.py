@@ -51,17 +51,11 @@ def words_of(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a phrase names.
+    """What a phrase names."""
 
-    Attributes:
-        attribute: a column of the catalogue.
-        values: the values of it, in the catalogue's spelling.
-        bare: whether the phrase means this without "by" or "from" before it and without a capital letter.
-    """
-
-    attribute: str
-    values: tuple[str, ...]
-    bare: bool = True
+    attribute: str  # a column of the catalogue
+    values: tuple[str, ...]  # the values of it, in the catalogue's spelling
+    bare: bool = True  # whether the phrase means this without "by" or "from" before it and without a capital letter
 
 
 @dataclass(frozen=True)
@@ -75,17 +69,11 @@ class Match:
 
 @dataclass(frozen=True)
 class TitleMatch:
-    """A title that shares words with a text.
+    """A title that shares words with a text."""
 
-    Attributes:
-        row: of the catalogue.
-        of_text: share of the text's weight that the title holds.
-        of_title: share of the title's weight that the text holds.
-    """
-
-    row: int
-    of_text: float
-    of_title: float
+    row: int  # of the catalogue
+    of_text: float  # share of the text's weight that the title holds
+    of_title: float  # share of the title's weight that the text holds
 
 
 class CatalogWords:

@@ -74,21 +74,13 @@ _RANGES = (
 
 @dataclass(frozen=True)
 class Prices:
-    """What a clause says about prices.
+    """What a clause says about prices."""
 
-    Attributes:
-        low: least price, or None.
-        high: most, or None.
-        instead: whether this takes the place of any limit before.
-        relation: "cheaper" or "dearer" without an amount: than what, the caller has to know.
-        rest: the clause without these words.
-    """
-
-    low: float | None
-    high: float | None
-    relation: Relation | None
-    rest: str
-    instead: bool = False
+    low: float | None  # least price, or None
+    high: float | None  # most, or None
+    relation: Relation | None  # "cheaper" or "dearer" without an amount: than what, the caller has to know
+    rest: str  # the clause without these words
+    instead: bool = False  # whether this takes the place of any limit before
 
 
 _ONES = {

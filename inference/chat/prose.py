@@ -26,23 +26,14 @@ _SENTENCE = re.compile(r"[^.!?\n]*(?:\.(?=\d)[^.!?\n]*)*(?:[.!?\n]|$)")
 
 @dataclass(frozen=True)
 class Facts:
-    """What a writer of prose may speak about.
+    """What a writer of prose may speak about."""
 
-    Attributes:
-        asked: what the person typed.
-        note: what was understood of it.
-        cards: the items on the table.
-        state: the state after the turn.
-        history_titles: titles of the items in the history, oldest first.
-        price: the attribute that holds prices, or None.
-    """
-
-    asked: str
-    note: str
-    cards: tuple[Card, ...]
-    state: ConversationState
-    history_titles: tuple[str, ...]
-    price: str | None
+    asked: str  # what the person typed
+    note: str  # what was understood of it
+    cards: tuple[Card, ...]  # the items on the table
+    state: ConversationState  # the state after the turn
+    history_titles: tuple[str, ...]  # titles of the items in the history, oldest first
+    price: str | None  # the attribute that holds prices, or None
 
 
 class Prose(Protocol):

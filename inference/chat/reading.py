@@ -31,62 +31,40 @@ ACT_OF: Mapping[Kind, Act] = {
 
 @dataclass(frozen=True)
 class Question:
-    """What a turn asks.
+    """What a turn asks."""
 
-    Attributes:
-        kind: what sort of question: small talk (`greet`, `thanks`, `acknowledge`, `help`), what no catalogue tells
-            (`off_topic`), a value of cards (`fact`), whether a card is something (`is_it`), all of a card (`tell`),
-            how cards differ (`compare`), the cheapest or dearest of them (`extreme`).
-        rows: the cards that it is about, as catalogue rows.
-        attribute: of a fact, the column; None where the catalogue has no such column.
-        asked: the words that matter: a purpose, a property, the topic.
-        low: of `is_it`, the least price that was asked about; of `extreme`, not None asks for the dearest.
-        high: of `is_it`, the most.
-    """
-
+    # what sort of question: small talk (`greet`, `thanks`, `acknowledge`, `help`), what no catalogue tells
+    # (`off_topic`), a value of cards (`fact`), whether a card is something (`is_it`), all of a card (`tell`), how cards
+    # differ (`compare`), the cheapest or dearest of them (`extreme`)
     kind: Kind
-    rows: tuple[int, ...] = ()
-    attribute: str | None = None
-    asked: str = ""
+    rows: tuple[int, ...] = ()  # the cards that it is about, as catalogue rows
+    attribute: str | None = None  # of a fact, the column; None where the catalogue has no such column
+    asked: str = ""  # the words that matter: a purpose, a property, the topic
+    # of `is_it`, the least price that was asked about; of `extreme`, not None asks for the dearest
     low: float | None = None
-    high: float | None = None
+    high: float | None = None  # of `is_it`, the most
 
 
 @dataclass
 class Reading:
-    """What one turn asks for.
+    """What one turn asks for."""
 
-    Attributes:
-        command: go past the cards on the table, tell why, begin again, or a turn of which nothing was understood.
-        question: what is asked; it changes nothing.
-        order: a column and whether its largest come first; None: as before.
-        wish: new words to look for; None: as before.
-        joins: whether the wish adds to the one before.
-        where: conditions to set, by attribute.
-        lifted: attributes whose condition falls.
-        liked: item ids to add to the history.
-        refused: item ids never to show again.
-        unwanted: attribute to values never to show again.
-        allowed: attribute to values that may be shown again.
-        why: the item to explain.
-        vain: acts that were understood and can't be done: a price limit where there are no prices.
-        notes: what was understood, and what was not.
-    """
-
+    # go past the cards on the table, tell why, begin again, or a turn of which nothing was understood
     command: Command | None = None
-    question: Question | None = None
-    order: tuple[str, bool] | None = None
-    wish: str | None = None
-    joins: bool = False
-    where: dict[str, Any] = field(default_factory=dict)
-    lifted: list[str] = field(default_factory=list)
-    liked: list[str] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
-    unwanted: dict[str, list[str]] = field(default_factory=dict)
-    allowed: dict[str, list[str]] = field(default_factory=dict)
-    why: str | None = None
+    question: Question | None = None  # what is asked; it changes nothing
+    order: tuple[str, bool] | None = None  # a column and whether its largest come first; None: as before
+    wish: str | None = None  # new words to look for; None: as before
+    joins: bool = False  # whether the wish adds to the one before
+    where: dict[str, Any] = field(default_factory=dict)  # conditions to set, by attribute
+    lifted: list[str] = field(default_factory=list)  # attributes whose condition falls
+    liked: list[str] = field(default_factory=list)  # item ids to add to the history
+    refused: list[str] = field(default_factory=list)  # item ids never to show again
+    unwanted: dict[str, list[str]] = field(default_factory=dict)  # attribute to values never to show again
+    allowed: dict[str, list[str]] = field(default_factory=dict)  # attribute to values that may be shown again
+    why: str | None = None  # the item to explain
+    # acts that were understood and can't be done: a price limit where there are no prices
     vain: list[Act] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what was understood, and what was not
 
     @property
     def asks(self) -> bool:

@@ -43,17 +43,11 @@ _THIS = at_word(r"(?:this|that|it)(?: one| item| card)?(?=\s*(?:$|[?!.]))")
 
 @dataclass(frozen=True)
 class Places:
-    """Which cards a clause speaks of.
+    """Which cards a clause speaks of."""
 
-    Attributes:
-        places: from 0, in the order of mention; one may lie beyond the table.
-        this: "this" or "it" without a number.
-        rest: the clause without these words.
-    """
-
-    places: tuple[int, ...]
-    this: bool
-    rest: str
+    places: tuple[int, ...]  # from 0, in the order of mention; one may lie beyond the table
+    this: bool  # "this" or "it" without a number
+    rest: str  # the clause without these words
 
 
 def find_places(clause: str, shown: int) -> Places:

@@ -30,20 +30,14 @@ _MOST_FIELDS = 4
 
 @dataclass(frozen=True)
 class Turn:
-    """A line of the conversation.
+    """A line of the conversation."""
 
-    Attributes:
-        who: the person's words, something the person did with a button, an answer, or what went wrong.
-        spoken_by: who wrote an answer.
-        note: what was understood.
-        table: of a comparison, rows of cells, the heading first.
-    """
-
+    # the person's words, something the person did with a button, an answer, or what went wrong
     who: Literal["you", "did", "answer", "problem"]
     text: str
-    spoken_by: Speaker | None = None
-    note: str = ""
-    table: tuple[tuple[str, ...], ...] = ()
+    spoken_by: Speaker | None = None  # who wrote an answer
+    note: str = ""  # what was understood
+    table: tuple[tuple[str, ...], ...] = ()  # of a comparison, rows of cells, the heading first
 
 
 @dataclass(frozen=True)
@@ -57,20 +51,14 @@ class Branch:
 
 @dataclass(frozen=True)
 class Details:
-    """All of a card.
-
-    Attributes:
-        why: every reason why it is here.
-        branches: at each level the codes that may follow the item's own ones, from the trie.
-        level: how many codes the neighbours share with it.
-        neighbours: other items under these codes.
-    """
+    """All of a card."""
 
     card: Card
-    why: str
+    why: str  # every reason why it is here
+    # at each level the codes that may follow the item's own ones, from the trie
     branches: tuple[tuple[Branch, ...], ...]
-    level: int
-    neighbours: tuple[Card, ...]
+    level: int  # how many codes the neighbours share with it
+    neighbours: tuple[Card, ...]  # other items under these codes
 
 
 @dataclass(frozen=True)

@@ -14,30 +14,21 @@ Speaker = Literal["template", "model", "server"]
 
 @dataclass(frozen=True)
 class ConversationState:
-    """All that a conversation knows. A turn makes a new one and never changes the old one.
+    """All that a conversation knows. A turn makes a new one and never changes the old one."""
 
-    Attributes:
-        history: item ids, oldest first: what the person has or likes.
-        wish: words of what is looked for now; empty: whatever the history suggests.
-        refused: item ids that are never shown again.
-        where: conditions that items must meet, as `genrec.decoding.filters.WhereFilters` takes them.
-        unwanted: attribute to the values that were refused; under `title`, words that no title may hold.
-        shown: the cards on the table, in order.
-        passed: items that "something else" went past; they may return when the wish changes.
-        order: a column and whether its largest come first, to sort what was found by; None: by how well it fits.
-        focus: the item that was spoken of last, which "it" means.
-        relaxed: conditions that were let go because nothing met them all, as `where` has them.
-    """
-
-    history: tuple[str, ...] = ()
-    wish: str = ""
-    refused: tuple[str, ...] = ()
+    history: tuple[str, ...] = ()  # item ids, oldest first: what the person has or likes
+    wish: str = ""  # words of what is looked for now; empty: whatever the history suggests
+    refused: tuple[str, ...] = ()  # item ids that are never shown again
+    # conditions that items must meet, as `genrec.decoding.filters.WhereFilters` takes them
     where: Mapping[str, Any] = field(default_factory=dict)
+    # attribute to the values that were refused; under `title`, words that no title may hold
     unwanted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    shown: tuple[str, ...] = ()
-    passed: tuple[str, ...] = ()
+    shown: tuple[str, ...] = ()  # the cards on the table, in order
+    passed: tuple[str, ...] = ()  # items that "something else" went past; they may return when the wish changes
+    # a column and whether its largest come first, to sort what was found by; None: by how well it fits
     order: tuple[str, bool] | None = None
-    focus: str = ""
+    focus: str = ""  # the item that was spoken of last, which "it" means
+    # conditions that were let go because nothing met them all, as `where` has them
     relaxed: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -47,43 +38,29 @@ class ConversationState:
 
 @dataclass(frozen=True)
 class Card:
-    """An item as it is shown. Every word but `reason` is the catalogue's own.
-
-    Attributes:
-        attributes: those that the item has, formatted.
-        reason: why it is here, in one line.
-        semantic_id: its codes as the model spells them, such as `<a_12><b_3><c_7>`.
-        score: what the order went by: a log-probability, or the sum of reciprocal ranks where wish and history were
-            joined; nan outside of a ranked list.
-    """
+    """An item as it is shown. Every word but `reason` is the catalogue's own."""
 
     item_id: str
     title: str
-    attributes: dict[str, str]
-    reason: str
-    semantic_id: str
+    attributes: dict[str, str]  # those that the item has, formatted
+    reason: str  # why it is here, in one line
+    semantic_id: str  # its codes as the model spells them, such as `<a_12><b_3><c_7>`
+    # what the order went by: a log-probability, or the sum of reciprocal ranks where wish and history were joined; nan
+    # outside of a ranked list
     score: float
 
 
 @dataclass(frozen=True)
 class Reply:
-    """The answer to one turn.
+    """The answer to one turn."""
 
-    Attributes:
-        text: what is said beside the cards.
-        spoken_by: who wrote it: a template over true attributes, the run's own language model, or a server with it.
-        cards: the items, best first.
-        state: the state after the turn.
-        note: what was understood, in one line.
-        table: of a comparison, rows of cells, the heading first.
-    """
-
-    text: str
+    text: str  # what is said beside the cards
+    # who wrote it: a template over true attributes, the run's own language model, or a server with it
     spoken_by: Speaker
-    cards: tuple[Card, ...]
-    state: ConversationState
-    note: str
-    table: tuple[tuple[str, ...], ...] = ()
+    cards: tuple[Card, ...]  # the items, best first
+    state: ConversationState  # the state after the turn
+    note: str  # what was understood, in one line
+    table: tuple[tuple[str, ...], ...] = ()  # of a comparison, rows of cells, the heading first
 
 
 def say_conditions(where: Mapping[str, Any]) -> str:

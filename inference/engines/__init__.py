@@ -20,35 +20,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EngineModel:
-    """The language model that an engine is to run.
+    """The language model that an engine is to run."""
 
-    Attributes:
-        lm: its folder, for engines that open it themselves.
-        folder: the same, opened and checked.
-        score_space: what the softmax over a code ran over in training.
-        item_input: adds items' vectors to their last codes; None where the model does not read them.
-    """
-
-    lm: Path
-    folder: ModelFolder
+    lm: Path  # its folder, for engines that open it themselves
+    folder: ModelFolder  # the same, opened and checked
     vocabulary: SidVocabulary
-    score_space: ScoreSpace
+    score_space: ScoreSpace  # what the softmax over a code ran over in training
     dtype: Literal["float32", "bfloat16"]
     device: str
-    item_input: ItemInput | None
+    item_input: ItemInput | None  # adds items' vectors to their last codes; None where the model does not read them
 
 
 @dataclass(frozen=True)
 class Engine:
-    """An entry of the registry.
+    """An entry of the registry."""
 
-    Attributes:
-        build: makes the scorer of next codes.
-        takes_device: it runs where it is told; otherwise it takes the GPU where there is one.
-    """
-
-    build: Callable[[EngineModel], NextCodeScorer]
-    takes_device: bool = True
+    build: Callable[[EngineModel], NextCodeScorer]  # makes the scorer of next codes
+    takes_device: bool = True  # it runs where it is told; otherwise it takes the GPU where there is one
 
 
 def _torch(model: EngineModel) -> NextCodeScorer:

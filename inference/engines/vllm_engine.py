@@ -101,41 +101,26 @@ def prepare_environment(*, cache_gib: int | None = None) -> None:
 
 @dataclass(frozen=True)
 class VllmLimits:
-    """What the engine may take at a time.
+    """What the engine may take at a time."""
 
-    Attributes:
-        max_length: longest prompt with the codes of one item, in tokens; None: what the model allows, 2048 at most.
-        max_requests: requests in one forward.
-        token_budget: tokens in one forward, and prompt tokens that callers should put into one batch.
-        cache_gib: memory for keys and values on the CPU; see `prepare_environment`.
-        gpu_share: share of a GPU's memory that vLLM may take.
-    """
-
+    # longest prompt with the codes of one item, in tokens; None: what the model allows, 2048 at most
     max_length: int | None = None
-    max_requests: int = 1024
-    token_budget: int = 8192
-    cache_gib: int | None = None
-    gpu_share: float = 0.8
+    max_requests: int = 1024  # requests in one forward
+    token_budget: int = 8192  # tokens in one forward, and prompt tokens that callers should put into one batch
+    cache_gib: int | None = None  # memory for keys and values on the CPU; see `prepare_environment`
+    gpu_share: float = 0.8  # share of a GPU's memory that vLLM may take
 
 
 @dataclass
 class VllmState:
-    """Where a search of B users stands (see `genrec.decoding.scorer.State`).
+    """Where a search of B users stands (see `genrec.decoding.scorer.State`)."""
 
-    Attributes:
-        log_probs: float32 [B, V_0], log-probabilities of the first code.
-        hidden: float32 [B, H], the last hidden state of each prompt.
-        prompts: token ids of each user's prompt, as vLLM reads them.
-        fed: int64 [B, K, level], token ids of the codes fed so far ([B, 1, 0] before the first).
-        tails: cache blocks that the next requests continue.
-        beam_hidden: float32 [B, K, H], the last hidden state of each beam of the last step; None before the first.
-    """
-
-    log_probs: Tensor
-    hidden: Tensor
-    prompts: list[list[int]]
-    fed: NDArray[np.int64]
-    tails: Tails | None
+    log_probs: Tensor  # float32 [B, V_0], log-probabilities of the first code
+    hidden: Tensor  # float32 [B, H], the last hidden state of each prompt
+    prompts: list[list[int]]  # token ids of each user's prompt, as vLLM reads them
+    fed: NDArray[np.int64]  # [B, K, level], token ids of the codes fed so far ([B, 1, 0] before the first)
+    tails: Tails | None  # cache blocks that the next requests continue
+    # float32 [B, K, H], the last hidden state of each beam of the last step; None before the first
     beam_hidden: Tensor | None = None
 
 

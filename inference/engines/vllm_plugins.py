@@ -51,28 +51,17 @@ class Tails:
 
 @dataclass
 class Exchange:
-    """What one submission of requests and the two plug-ins tell each other.
+    """What one submission of requests and the two plug-ins tell each other."""
 
-    Attributes:
-        token_ids: int64 [V_l], the tokens whose log-probabilities are read.
-        whole_vocabulary: normalise over the LM's whole vocabulary instead of over `token_ids`.
-        rows: float32 [R, V_l], filled by `RowReader`.
-        hidden: float32 [R, H], filled by it too.
-        into_head: [n, H], what the LM head read last: the hidden states of the rows of logits.
-        parents: tails that these requests may continue.
-        kept: where the tails of these requests go, or None if nobody will continue them.
-        n_continued: requests so far that began at the end of their parent's tail.
-    """
-
-    token_ids: Tensor
-    whole_vocabulary: bool
-    rows: Tensor | None = None
-    hidden: Tensor | None = None
-    into_head: Tensor | None = None
-    parents: Tails | None = None
-    kept: Tails | None = None
+    token_ids: Tensor  # int64 [V_l], the tokens whose log-probabilities are read
+    whole_vocabulary: bool  # normalise over the LM's whole vocabulary instead of over `token_ids`
+    rows: Tensor | None = None  # float32 [R, V_l], filled by `RowReader`
+    hidden: Tensor | None = None  # float32 [R, H], filled by it too
+    into_head: Tensor | None = None  # [n, H], what the LM head read last: the hidden states of the rows of logits
+    parents: Tails | None = None  # tails that these requests may continue
+    kept: Tails | None = None  # where the tails of these requests go, or None if nobody will continue them
     pool: Any = None
-    n_continued: int = 0
+    n_continued: int = 0  # requests so far that began at the end of their parent's tail
 
     def tail(self, request: Any) -> tuple[Any, int] | None:
         """The tail that a request may continue."""

@@ -56,23 +56,14 @@ class LiveRecommender(Protocol):
 
 @dataclass(frozen=True)
 class Question:
-    """One request for a live list.
+    """One request for a live list."""
 
-    Attributes:
-        history: item ids of the catalogue, oldest first; empty for an anonymous user.
-        k: number of items.
-        exclude_seen: leave out the history's items.
-        where: attribute conditions as `Recommender.recommend` takes them, in any order.
-        deny: item ids that must not come back.
-        ranking: how to rank; the run's default where None.
-    """
-
-    history: tuple[str, ...]
-    k: int
-    exclude_seen: bool = True
-    where: tuple[tuple[str, Any], ...] = ()
-    deny: tuple[str, ...] = ()
-    ranking: Ranking | None = None
+    history: tuple[str, ...]  # item ids of the catalogue, oldest first; empty for an anonymous user
+    k: int  # number of items
+    exclude_seen: bool = True  # leave out the history's items
+    where: tuple[tuple[str, Any], ...] = ()  # attribute conditions as `Recommender.recommend` takes them, in any order
+    deny: tuple[str, ...] = ()  # item ids that must not come back
+    ranking: Ranking | None = None  # how to rank; the run's default where None
 
     @property
     def group(self) -> str:

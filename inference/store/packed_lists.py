@@ -34,17 +34,11 @@ _METADATA = ("run_id", "ranking", "index_version")
 
 @dataclass(frozen=True)
 class PackedLists:
-    """Lists ready to be written in one pass.
+    """Lists ready to be written in one pass: user u has `records[starts[u]:stops[u]]`."""
 
-    Attributes:
-        keys: [U] binary, ascending: `user_key` of each user.
-        records: structured [E] (row, score), in the order in which the files gave them.
-        starts, stops: int64 [U], aligned with `keys`: user u has `records[starts[u]:stops[u]]`.
-    """
-
-    keys: pl.Series
-    records: NDArray[np.void]
-    starts: NDArray[np.int64]
+    keys: pl.Series  # [U] binary, ascending: `user_key` of each user
+    records: NDArray[np.void]  # structured [E] (row, score), in the order in which the files gave them
+    starts: NDArray[np.int64]  # [U], aligned with `keys`, as `stops` are
     stops: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -61,23 +55,15 @@ class PackedLists:
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """A batch job's folder, packed.
+    """A batch job's folder, packed."""
 
-    Attributes:
-        item_ids: [N], ascending; the table that the records' rows point into.
-        lists: a record is (row, score).
-        histories: a record is (row,), oldest first; None where the batch was loaded without them.
-        run_id, ranking, index_version: as the batch job wrote them.
-        as_of: seconds since the epoch; events up to then are in the lists.
-    """
-
-    item_ids: tuple[str, ...]
-    lists: PackedLists
-    histories: PackedLists | None
-    run_id: str
+    item_ids: tuple[str, ...]  # [N], ascending; the table that the records' rows point into
+    lists: PackedLists  # a record is (row, score)
+    histories: PackedLists | None  # a record is (row,), oldest first; None where the batch was loaded without them
+    run_id: str  # this and the next two as the batch job wrote them
     ranking: str
     index_version: str
-    as_of: float
+    as_of: float  # seconds since the epoch; events up to then are in the lists
 
     def info(self, version: str) -> ListsInfo:
         """What a store says of it under its own count."""

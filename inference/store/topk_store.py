@@ -20,25 +20,15 @@ LONGEST_HISTORY = 200  # items of a user that a store keeps, the latest
 
 @dataclass(frozen=True)
 class ListsInfo:
-    """One loaded batch.
+    """One loaded batch."""
 
-    Attributes:
-        version: the store's own count, "v000001" and up.
-        model_id: the run that made the lists.
-        ranking: how the run ranked ("beam", "fused", ...).
-        index_version: of the semantic IDs that the lists came out of.
-        as_of: seconds since the epoch; events up to then are in the lists.
-        users: lists in this version.
-        items: items in its table.
-    """
-
-    version: str
-    model_id: str
-    ranking: str
-    index_version: str
-    as_of: float
-    users: int
-    items: int
+    version: str  # the store's own count, "v000001" and up
+    model_id: str  # the run that made the lists
+    ranking: str  # how the run ranked ("beam", "fused", ...)
+    index_version: str  # of the semantic IDs that the lists came out of
+    as_of: float  # seconds since the epoch; events up to then are in the lists
+    users: int  # lists in this version
+    items: int  # items in its table
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.as_of) and min(self.users, self.items) >= 0):
@@ -51,19 +41,12 @@ class ListsInfo:
 
 
 class StoredList(NamedTuple):
-    """One user's list, best first. A named tuple: one is built on every look-up, and a frozen dataclass takes longer.
+    """One user's list, best first. A named tuple: one is built on every look-up, and a frozen dataclass is slower."""
 
-    Attributes:
-        item_ids: at most K of them.
-        scores: aligned with `item_ids`.
-        info: the batch that it comes from; its version, age and model.
-        stale: events later than the batch are known for this user.
-    """
-
-    item_ids: tuple[str, ...]
-    scores: tuple[float, ...]
-    info: ListsInfo
-    stale: bool
+    item_ids: tuple[str, ...]  # at most K of them
+    scores: tuple[float, ...]  # aligned with `item_ids`
+    info: ListsInfo  # the batch that it comes from; its version, age and model
+    stale: bool  # events later than the batch are known for this user
 
 
 class TopKStore(Protocol):

@@ -28,17 +28,12 @@ PLAIN = "plain"  # beside the names of `ALIGNERS`: no aligner, one free vector a
 
 @dataclass(frozen=True)
 class Aligner:
-    """An entry of the registry.
+    """An entry of the registry."""
 
-    Attributes:
-        config: frozen dataclass of its options; `config()` are the defaults.
-        table: builds the table: (inputs, width, config). A saved one is built anew and given its weights.
-        reads_users: it reads the vectors of the users' preference texts.
-    """
-
-    config: type[Any]
+    config: type[Any]  # frozen dataclass of its options; `config()` are the defaults
+    # builds the table: (inputs, width, config). A saved one is built anew and given its weights
     table: Callable[[AlignerInputs, int, Any], ItemTable]
-    reads_users: bool = False
+    reads_users: bool = False  # it reads the vectors of the users' preference texts
 
 
 def _text(inputs: AlignerInputs, width: int, config: TextTableConfig) -> ItemTable:

@@ -22,20 +22,13 @@ from genrec.semtok.errors import InputError
 
 @dataclass(frozen=True)
 class AlignerInputs:
-    """Everything an aligner may look at; all of it from training histories and item texts.
+    """Everything an aligner may look at; all of it from training histories and item texts."""
 
-    Attributes:
-        text: float32 [N, D_t].
-        collaborative: float32 [N, D_c]; rows of items without training interactions mean nothing.
-        counts: int64 [N], training interactions of each item; 0 marks a cold-start item.
-        user_item: [U, N], 1 where a user interacted with an item in training.
-        user_text: float32 [U, D_t], vectors of the users' preference texts; None where no aligner asks for them.
-    """
-
-    text: NDArray[np.float32]
-    collaborative: NDArray[np.float32]
-    counts: NDArray[np.int64]
-    user_item: csr_array
+    text: NDArray[np.float32]  # [N, D_t]
+    collaborative: NDArray[np.float32]  # [N, D_c]; rows of items without training interactions mean nothing
+    counts: NDArray[np.int64]  # [N], training interactions of each item; 0 marks a cold-start item
+    user_item: csr_array  # [U, N], 1 where a user interacted with an item in training
+    # [U, D_t], vectors of the users' preference texts; None where no aligner asks for them
     user_text: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:

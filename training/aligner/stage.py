@@ -28,25 +28,15 @@ NEEDS = ("split", "vectors/text", "vectors/collaborative")
 
 @dataclass(frozen=True)
 class TrainedAligner:
-    """An aligner that is trained together with a recommender.
+    """An aligner that is trained together with a recommender."""
 
-    Attributes:
-        name: of `ALIGNERS`.
-        options: its configuration.
-        backbone: name of the recommender's.
-        shape: the backbone's configuration.
-        training: how the two are trained.
-        seed: of the run.
-        stop_after: epochs of a refit; None: the epoch is chosen on validation.
-    """
-
-    name: str
-    options: Any
-    backbone: str
-    shape: Any
-    training: SequentialTrainingConfig
-    seed: int
-    stop_after: int | None = None
+    name: str  # of `ALIGNERS`
+    options: Any  # its configuration
+    backbone: str  # name of the recommender's
+    shape: Any  # the backbone's configuration
+    training: SequentialTrainingConfig  # how the two are trained
+    seed: int  # of the run
+    stop_after: int | None = None  # epochs of a refit; None: the epoch is chosen on validation
 
     def stage(self) -> Stage:
         """The vectors, the aligner, and the recommender that it was trained with."""

@@ -33,20 +33,15 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class FitContext:
-    """Where a fit keeps its work, and whom it tells.
+    """Where a fit keeps its work, and whom it tells."""
 
-    Attributes:
-        workdir: holds the checkpoint of an interrupted fit, from which it goes on to the same weights; gets
-            `training.json`, the log without times.
-        log: gets one row an epoch.
-        progress: told (steps done, steps at most).
-        stop_after: train exactly so many epochs of the schedule, validate none and keep the last: a refit, which has
-            nothing left to validate on.
-    """
-
+    # holds the checkpoint of an interrupted fit, from which it goes on to the same weights; gets `training.json`, the
+    # log without times
     workdir: Path
-    log: Log = lambda row: None
-    progress: Progress = lambda done, total: None
+    log: Log = lambda row: None  # gets one row an epoch
+    progress: Progress = lambda done, total: None  # told (steps done, steps at most)
+    # train exactly so many epochs of the schedule, validate none and keep the last: a refit, which has nothing left to
+    # validate on
     stop_after: int | None = None
 
 
@@ -92,27 +87,16 @@ class Steps:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a fit runs.
+    """How a fit runs."""
 
-    Attributes:
-        stage: what the rows of the log are about.
-        length: epochs or steps at most.
-        seed: of every epoch's batches and dropout.
-        diverged: the error where weights are no longer numbers: what to lower.
-        selection: the figure of the validation that chooses the epoch; None: the last one is kept.
-        patience: epochs without a better one before stopping.
-        from_start: the untrained model is validated too, and may be the best.
-        warmup: of the learning rate.
-    """
-
-    stage: str
-    length: Passes | Steps
-    seed: int
-    diverged: str
-    selection: str | None = None
-    patience: int = 1
-    from_start: bool = False
-    warmup: Warmup = field(default_factory=Warmup)
+    stage: str  # what the rows of the log are about
+    length: Passes | Steps  # epochs or steps at most
+    seed: int  # of every epoch's batches and dropout
+    diverged: str  # the error where weights are no longer numbers: what to lower
+    selection: str | None = None  # the figure of the validation that chooses the epoch; None: the last one is kept
+    patience: int = 1  # epochs without a better one before stopping
+    from_start: bool = False  # the untrained model is validated too, and may be the best
+    warmup: Warmup = field(default_factory=Warmup)  # of the learning rate
 
 
 class Objective(ABC):

@@ -16,17 +16,11 @@ _CHUNK_LOGITS, _CHUNK_LOGITS_GPU = 2 << 20, 128 << 20
 
 
 class SoftTargets(NamedTuple):
-    """Targets that a teacher makes: (1 - share) the row's target + share softmax(states vectors^T).
+    """Targets that a teacher makes: (1 - share) the row's target + share softmax(states vectors^T)."""
 
-    Attributes:
-        states: [M, D'].
-        vectors: [C, D'].
-        shares: [M], in [0, 1].
-    """
-
-    states: Tensor
-    vectors: Tensor
-    shares: Tensor
+    states: Tensor  # [M, D']
+    vectors: Tensor  # [C, D']
+    shares: Tensor  # [M], in [0, 1]
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

@@ -24,21 +24,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of the raw rows.
-
-    Attributes:
-        users, items, events: what was written.
-        repeated: events dropped because the same user, item and time stood there before.
-        outside_core: events dropped by the k-core filter.
-        without_metadata: items of the log that the metadata lack; they are written with an empty title.
-    """
+    """What was written, and what became of the other raw rows."""
 
     users: int
     items: int
     events: int
-    repeated: int
-    outside_core: int
-    without_metadata: int
+    repeated: int  # events dropped because the same user, item and time stood there before
+    outside_core: int  # events dropped by the k-core filter
+    without_metadata: int  # items of the log that the metadata lack; they are written with an empty title
 
 
 def k_core(users: NDArray[np.int64], items: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
