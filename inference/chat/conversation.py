@@ -159,6 +159,19 @@ class Conversation:
         history = tuple(dict.fromkeys(item_ids))[-LONGEST_HISTORY:]
         return self._act(replace(self.state, history=history), f"a history of {len(history)}", keep)
 
+    def restate(self, **changes: Any) -> Reply:
+        """The answer to the state with some parts changed."""
+        self.state = replace(self.state, **changes)
+        return self.set_history(self.state.history)
+
+    def allow(self, item_id: str) -> Reply:
+        """Let an item that was refused be shown again."""
+        return self.restate(refused=tuple(item for item in self.state.refused if item != item_id))
+
+    def allow_value(self, name: str, value: str) -> Reply:
+        """Let items with a value that was refused be shown again."""
+        return self.restate(unwanted=merge_unwanted(self.state.unwanted, {}, {name: [value]}))
+
     def reset(self) -> Reply:
         """Begin again with an empty state and an empty table."""
         self.state, self._scores = ConversationState(), {}

@@ -212,13 +212,12 @@ class ChatSession:
             case "forget":
                 self._did(f"Leave out {self.title(item)}", self.lead.forget(item))
             case "allow":
-                refused = tuple(other for other in self.state.refused if other != item)
-                self._did(f"Show {self.title(item)} again", self._restated(refused=refused))
+                self._did(f"Show {self.title(item)} again", self.lead.allow(item))
             case "want":
                 name, value = request.get("name", ""), request.get("value", "")
-                self._did(f"{value} again", self._restated(unwanted=_without(self.state.unwanted, name, value)))
+                self._did(f"{value} again", self.lead.allow_value(name, value))
             case "unwish":
-                self._did("Look for nothing in particular", self._restated(wish=""))
+                self._did("Look for nothing in particular", self.lead.restate(wish=""))
             case "filter":
                 self._filter(where_from_form(self.catalog, request, self.state.where))
             case "lift":
@@ -231,7 +230,7 @@ class ChatSession:
             case "reset":
                 self._begin()
             case "again":
-                self._did("From the beginning of the list", self._restated(passed=()))
+                self._did("From the beginning of the list", self.lead.restate(passed=()))
             case "view":
                 self._look_at(request.get("run", self.view[0]))
             case _:
@@ -268,11 +267,6 @@ class ChatSession:
     def _filter(self, where: dict[str, Any]) -> None:
         if where != dict(self.state.where):
             self._did(f"Filters: {say_conditions(where) or 'none'}", self.lead.set_where(where))
-
-    def _restated(self, **changes: Any) -> Reply:
-        """The leader's answer to its state with some parts changed."""
-        self.lead.state = replace(self.state, **changes)
-        return self.lead.set_history(self.state.history)
 
     def _answer(self, reply: Reply, *, note: bool = True) -> None:
         self.turns.append(Turn("answer", reply.text, reply.spoken_by, reply.note if note else "", reply.table))
@@ -352,9 +346,3 @@ def _followed(state: ConversationState, own: ConversationState) -> ConversationS
         return state
     gone = own.passed if set(state.passed) <= set(own.passed) else (*own.passed, *own.shown)
     return replace(state, passed=tuple(dict.fromkeys([*state.passed, *gone])))
-
-
-def _without(unwanted: Mapping[str, tuple[str, ...]], name: str, value: str) -> dict[str, tuple[str, ...]]:
-    """The refused values less one of them."""
-    kept = {key: tuple(other for other in values if (key, other) != (name, value)) for key, values in unwanted.items()}
-    return {key: values for key, values in kept.items() if values}

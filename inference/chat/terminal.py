@@ -61,7 +61,7 @@ class Terminal:
             "refused": self._refused,
             "wish": self._wish,
             "keep": lambda rest: self._show(self.conversation.put_back(rest)),
-            "again": lambda rest: self._show(self._restated("from the beginning of the list", passed=())),
+            "again": lambda rest: self._show(self.conversation.restate(passed=()), "from the beginning of the list"),
         }
 
     def run(self, lines: Iterable[str]) -> None:
@@ -128,7 +128,7 @@ class Terminal:
 
     def _wish(self, rest: str) -> None:
         if rest == "none":
-            self._show(self._restated("looking for nothing in particular", wish=""))
+            self._show(self.conversation.restate(wish=""), "looking for nothing in particular")
         elif rest:
             raise InputError("/wish, /wish none; what you look for you can just say")
         else:
@@ -144,20 +144,9 @@ class Terminal:
             self.view.say("\n".join(f"{place}  {text}" for place, text in enumerate(told, start=1)) or "Nothing.")
             return
         place = _number(rest, len(told), "refusal", "here") - len(state.refused)
-        if place < 0:
-            items = tuple(item for item in state.refused if item != state.refused[place])
-            self._show(self._restated("shown again", refused=items))
-            return
-        kept = {
-            name: tuple(value for value in refused if (name, value) != values[place])
-            for name, refused in state.unwanted.items()
-        }
-        self._show(self._restated("shown again", unwanted={name: refused for name, refused in kept.items() if refused}))
-
-    def _restated(self, done: str, **changes: Any) -> Reply:
-        """The answer to the state with some parts changed; `done` says which, in the note."""
-        self.conversation.state = replace(self.conversation.state, **changes)
-        return replace(self.conversation.set_history(self.conversation.state.history), note=done)
+        talk = self.conversation
+        reply = talk.allow(state.refused[place]) if place < 0 else talk.allow_value(*values[place])
+        self._show(reply, "shown again")
 
     def _codes(self, rest: str) -> None:
         number, _, level = rest.partition(" ")
@@ -170,9 +159,10 @@ class Terminal:
     def _card(self, number: str) -> str:
         return _place(number, self.conversation.state.shown, "card", "on the table")
 
-    def _show(self, reply: Reply) -> None:
+    def _show(self, reply: Reply, done: str = "") -> None:
+        """A reply; `done` says in place of its note what was changed."""
         self.view.say(reply.text)
-        self._below(reply)
+        self._below(replace(reply, note=done) if done else reply)
 
     def _below(self, reply: Reply) -> None:
         """What stands below the text of a reply: who wrote it and what was understood, a comparison or the cards."""

@@ -49,44 +49,29 @@ class Problem(Exception):
         return Response(body, self.status, headers=dict(self.headers or {}), media_type=MEDIA_TYPE)
 
 
-async def _on_problem(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Problem)
-    return error.response(request.url.path)
+def problem_of(error: Exception) -> Problem:
+    """What an error is answered with."""
+    match error:
+        case Problem():
+            return error
+        case HTTPException():
+            kind = {404: "unknown-path", 405: "wrong-method", 400: "bad-request"}.get(error.status_code, "http")
+            return Problem(error.status_code, kind, str(error.detail), headers=error.headers)
+        case RequestValidationError():
+            errors = [{"at": ".".join(map(str, fault["loc"])), "message": fault["msg"]} for fault in error.errors()]
+            detail = "; ".join(f"{fault['at']}: {fault['message']}" for fault in errors[:3])
+            return Problem(422, "invalid", detail, errors=errors[:20])
+        case StoreFull():
+            return Problem(503, "events-full", "no room for more events before the next batch")
+        case StoreUnavailable():
+            return Problem(503, "store-down", "the store does not answer", headers={"Retry-After": "1"})
+        case _:
+            return Problem(422, "invalid", str(error))
 
 
-async def _on_http(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    kinds = {404: "unknown-path", 405: "wrong-method", 400: "bad-request"}
-    kind = kinds.get(error.status_code, "http")
-    return Problem(error.status_code, kind, str(error.detail), headers=error.headers).response(request.url.path)
+async def _respond(request: Request, error: Exception) -> Response:
+    return problem_of(error).response(request.url.path)
 
 
-async def _on_invalid(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    errors = [{"at": ".".join(map(str, fault["loc"])), "message": fault["msg"]} for fault in error.errors()]
-    detail = "; ".join(f"{fault['at']}: {fault['message']}" for fault in errors[:3])
-    return Problem(422, "invalid", detail, errors=errors[:20]).response(request.url.path)
-
-
-async def _on_input(request: Request, error: Exception) -> Response:
-    return Problem(422, "invalid", str(error)).response(request.url.path)
-
-
-async def _on_full(request: Request, error: Exception) -> Response:
-    return Problem(503, "events-full", "no room for more events before the next batch").response(request.url.path)
-
-
-async def _on_unavailable(request: Request, error: Exception) -> Response:
-    return Problem(503, "store-down", "the store does not answer", headers={"Retry-After": "1"}).response(
-        request.url.path
-    )
-
-
-HANDLERS: dict[type[Exception], Any] = {
-    Problem: _on_problem,
-    HTTPException: _on_http,
-    RequestValidationError: _on_invalid,
-    InputError: _on_input,
-    StoreFull: _on_full,
-    StoreUnavailable: _on_unavailable,
-}
+HANDLED = (Problem, HTTPException, RequestValidationError, InputError, StoreFull, StoreUnavailable)
+HANDLERS: dict[type[Exception], Any] = dict.fromkeys(HANDLED, _respond)
