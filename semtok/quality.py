@@ -99,18 +99,14 @@ def measure_quality(
     text: Floats,
     collaborative: Floats | None = None,
     interacted: NDArray[np.bool_] | None = None,
-    seed: int = 0,
 ) -> SidQuality:
-    """Measure semantic IDs.
+    """Measure the semantic IDs of N items, text and collaborative agreement on a sample of 2,000.
 
     Args:
-        ids: of N items.
-        quantizer: made them.
         vectors: what was quantised, [N, D].
         text: text vectors [N, D_t], by whose cosine text neighbours are found.
         collaborative: collaborative vectors [N, D_c].
         interacted: bool [N], items that somebody interacted with; None: all.
-        seed: draws the items whose neighbours are looked at, 2,000 at most.
     """
     levels = len(quantizer.sizes)
     encoded = quantizer.encode(vectors)
@@ -127,10 +123,10 @@ def measure_quality(
         entropy=tuple(_entropy(counts) for counts in use),
         gini=tuple(_gini(counts) for counts in use),
         reconstruction_error=_relative_error(vectors, quantizer.decode(published)),
-        text_agreement=_agreement(ids, text, everyone, seed),
+        text_agreement=_agreement(ids, text, everyone),
         collaborative_agreement=None
         if collaborative is None
-        else _agreement(ids, collaborative, everyone if interacted is None else np.flatnonzero(interacted), seed),
+        else _agreement(ids, collaborative, everyone if interacted is None else np.flatnonzero(interacted)),
         random_agreement=tuple(_pair_chance(ids.codes[:, :depth], ids.sizes) for depth in _depths(ids)),
     )
 
@@ -147,13 +143,13 @@ def nearest_items(vectors: Floats, rows: NDArray[np.int64], k: int) -> NDArray[n
     return found
 
 
-def _agreement(ids: SemanticIds, vectors: Floats, candidates: NDArray[np.int64], seed: int) -> tuple[float, ...]:
+def _agreement(ids: SemanticIds, vectors: Floats, candidates: NDArray[np.int64]) -> tuple[float, ...]:
     """Share of the neighbours among `candidates` that share a prefix, by its length."""
     k = min(NEIGHBOURS, len(candidates) - 1)
     if k < 1:
         return (math.nan,) * len(_depths(ids))
     size = min(_SAMPLE, len(candidates))
-    sample = np.sort(np.random.default_rng(seed).choice(len(candidates), size=size, replace=False))
+    sample = np.sort(np.random.default_rng(0).choice(len(candidates), size=size, replace=False))
     neighbours = nearest_items(vectors[candidates], sample, k)
     shares = []
     for depth in _depths(ids):

@@ -149,10 +149,10 @@ def interval(values: Values, *, seed: int = 0, resamples: int = RESAMPLES) -> In
     return Interval(float(np.mean(values)), float(low), float(high), len(values))
 
 
-def paired_interval(ours: Values, theirs: Values, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
+def paired_interval(ours: Values, theirs: Values) -> Interval:
     """Mean of ours - theirs over the same cases [B], with its bootstrap interval: cases are resampled as pairs."""
     if ours.shape != theirs.shape:
         raise ValueError(
             f"{len(ours)} and {len(theirs)} cases: a paired interval needs the same cases in the same order"
         )
-    return interval(ours - theirs, seed=seed, resamples=resamples)
+    return interval(ours - theirs)

@@ -27,25 +27,18 @@ from genrec.ranking.ranker import Ranker
 K = 10
 CASES = 1000  # that are searched
 TOKENS = 1_000_000  # that may be fed in all to score every item; a case takes one for every node of the trie
+AT_ONCE = 16  # cases that every item is scored for together
 LEAST = 50  # cases below which a catalogue is too large to be looked at whole
 SIZES = {"1-9": (1, 9), "10-49": (10, 49), "50-199": (50, 199), "200+": (200, None)}
 BEAM = "genrec beam"
 EXACT = f"{BEAM}, every item scored"
 
 
-def search_diagnosis(
-    ranker: Ranker,
-    cases: Cases,
-    filters: Sequence[ItemFilter],
-    *,
-    n_cases: int = CASES,
-    tokens: int = TOKENS,
-) -> list[Row]:
+def search_diagnosis(ranker: Ranker, cases: Cases, filters: Sequence[ItemFilter], *, tokens: int = TOKENS) -> list[Row]:
     """Figures of the beam on cases drawn at random.
 
     Args:
         filters: one a case.
-        n_cases: cases at most.
         tokens: fed at most to score every item.
 
     Returns:
@@ -53,7 +46,7 @@ def search_diagnosis(
         on, the shares of cases whose first code, first two … are kept; and on as many cases as `tokens` allow,
         Recall@10 where every item is scored, and the difference.
     """
-    drawn = np.sort(np.random.default_rng(0).permutation(len(cases))[:n_cases])
+    drawn = np.sort(np.random.default_rng(0).permutation(len(cases))[:CASES])
     cases, filters = cases.take(drawn), [filters[i] for i in drawn]
     trie, beams = ranker.trie, ranker.config.beams
     prompts = [ranker.vocabulary.prompt(ranker.codes[h]) for h in cases.histories.last(ranker.config.max_items)]
@@ -87,16 +80,14 @@ def search_diagnosis(
     return rows
 
 
-def _every_item(
-    ranker: Ranker, prompts: Sequence[Sequence[int]], filters: Sequence[ItemFilter], at_once: int = 16
-) -> NDArray[np.int32]:
+def _every_item(ranker: Ranker, prompts: Sequence[Sequence[int]], filters: Sequence[ItemFilter]) -> NDArray[np.int32]:
     """The best items by the codes' exact scores, [B, K]; -1 pads."""
     lists = np.full((len(prompts), K), -1, dtype=np.int32)
-    for start in range(0, len(prompts), at_once):
-        scores = score_all(ranker.scorer, ranker.trie, prompts[start : start + at_once])
-        for row, one in zip(scores, filters[start : start + at_once], strict=False):
+    for start in range(0, len(prompts), AT_ONCE):
+        scores = score_all(ranker.scorer, ranker.trie, prompts[start : start + AT_ONCE])
+        for row, one in zip(scores, filters[start : start + AT_ONCE], strict=False):
             one.apply_to_scores(row)
-        lists[start : start + at_once] = top_k(scores, K)[0]
+        lists[start : start + AT_ONCE] = top_k(scores, K)[0]
     return lists
 
 

@@ -151,8 +151,8 @@ def evaluate(lists: Lists, cases: Cases, train: Sequences, n_items: int, *, spli
     return rows
 
 
-def compare(lists: Lists, cases: Cases, *, reference: str, split: str = "test", k: int = 10) -> list[Row]:
-    """Recall@k and NDCG@k of every other model minus the reference's, over all cases, with paired intervals.
+def compare(lists: Lists, cases: Cases, *, reference: str) -> list[Row]:
+    """Recall@10 and NDCG@10 of every other model minus the reference's, over all cases, with paired intervals.
 
     The row's metric is called `recall_minus_Markov` where Markov is the reference.
     """
@@ -161,8 +161,8 @@ def compare(lists: Lists, cases: Cases, *, reference: str, split: str = "test", 
     for model in ranks:
         for metric in ("recall", "ndcg") if model != reference else ():
             per_case = METRICS[metric]
-            figure = paired_interval(per_case(ranks[model], k), per_case(ranks[reference], k))
-            rows.append(_row(model, split, "all", f"{metric}{MINUS}{reference}", k, figure))
+            figure = paired_interval(per_case(ranks[model], 10), per_case(ranks[reference], 10))
+            rows.append(_row(model, "test", "all", f"{metric}{MINUS}{reference}", 10, figure))
     return rows
 
 
@@ -223,9 +223,9 @@ def _text(row: Row, *, with_interval: bool) -> str:
     return f"{row['value']:.4f}"
 
 
-def format_table(rows: Iterable[Row], split: str = "test") -> str:
+def format_table(rows: Iterable[Row]) -> str:
     """The summary as plain text for a terminal, models as lines."""
-    headings, lines = summary(rows, split)
+    headings, lines = summary(rows)
     table = Table(box=SIMPLE, show_edge=False)
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "model" else "right", no_wrap=True)

@@ -21,6 +21,7 @@ from genrec.semtok.catalog import Catalog
 from genrec.tasks.templates import SEARCH_PROMPT
 
 _SLOT = re.compile(r"\{(\w+)\}")
+_TEXT_TOKENS = 48  # that an item's words are cut to
 
 
 class TaskRow(NamedTuple):
@@ -36,7 +37,6 @@ class PromptWriter:
     Args:
         catalog: supplies titles and attributes.
         codes: int32 [N, L].
-        max_text_tokens: an item's words are cut to this many tokens.
     """
 
     def __init__(
@@ -45,12 +45,11 @@ class PromptWriter:
         codes: NDArray[np.int32],
         vocabulary: SidVocabulary,
         tokenizer: PreTrainedTokenizerBase,
-        max_text_tokens: int = 48,
     ) -> None:
         self._tokenizer, self._vocabulary, self._codes = tokenizer, vocabulary, codes
         self._code_tokens = vocabulary.encode(codes)
-        self._texts = [self.words(text)[:max_text_tokens] for text in catalog.texts()]
-        self._titles = [self.words(title)[:max_text_tokens] for title in catalog.titles]
+        self._texts = [self.words(text)[:_TEXT_TOKENS] for text in catalog.texts()]
+        self._titles = [self.words(title)[:_TEXT_TOKENS] for title in catalog.titles]
         self._pieces = cache(self._split)
         end = tokenizer.eos_token_id
         self.end: list[int] = [] if end is None else [end]

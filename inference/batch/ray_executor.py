@@ -100,7 +100,7 @@ class _Team:
             ray.kill(actor)
 
 
-def on_ray(factory: Factory, spec: Any, *, slots: Slots, attempts: int = ATTEMPTS) -> Executor:
+def on_ray(factory: Factory, spec: Any, *, slots: Slots) -> Executor:
     """An executor for `write_shards`. Answers come in the order in which they are ready.
 
     Args:
@@ -122,7 +122,7 @@ def on_ray(factory: Factory, spec: Any, *, slots: Slots, attempts: int = ATTEMPT
             _require(slots)
             team = _Team(factory, spec, slots)
             try:
-                yield from _answers(team, iter(shards), attempts)
+                yield from _answers(team, iter(shards))
             finally:
                 team.dismiss()
         finally:
@@ -132,7 +132,7 @@ def on_ray(factory: Factory, spec: Any, *, slots: Slots, attempts: int = ATTEMPT
     return execute
 
 
-def _answers(team: _Team, shards: Iterator[Shard], attempts: int) -> Iterator[tuple[Shard, RankedRows]]:
+def _answers(team: _Team, shards: Iterator[Shard]) -> Iterator[tuple[Shard, RankedRows]]:
     working: dict[Any, tuple[Shard, int, int, Any]] = {}
 
     def submit(shard: Shard, attempt: int) -> None:
@@ -150,7 +150,7 @@ def _answers(team: _Team, shards: Iterator[Shard], attempts: int) -> Iterator[tu
         try:
             result = ray.get(future)
         except RayError as error:  # of the engine, of its actor, or an answer lost with the machine that held it
-            note_failure(shard, attempt, attempts, error.cause if isinstance(error, RayTaskError) else error)
+            note_failure(shard, attempt, ATTEMPTS, error.cause if isinstance(error, RayTaskError) else error)
             if isinstance(error, RayActorError):
                 team.replace(place, actor)
             submit(shard, attempt + 1)

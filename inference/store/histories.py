@@ -14,13 +14,13 @@ from genrec.semtok.catalog import Catalog
 from genrec.semtok.folders import hash_file, read_json
 
 
-def histories_of(users: Users, catalog: Catalog, *, longest: int = LONGEST_HISTORY) -> pl.DataFrame:
+def histories_of(users: Users, catalog: Catalog) -> pl.DataFrame:
     """The users' latest items: `user_id`, `item_ids`."""
     names = pl.Series(catalog.item_ids, dtype=pl.String)
     user_ids, rows = [], []
     for user_id, history in users:
         user_ids.append(user_id)
-        rows.append(history[-longest:])
+        rows.append(history[-LONGEST_HISTORY:])
     lists = pl.Series(rows, dtype=pl.List(pl.Int32)).cast(pl.List(pl.Int32))  # of equal lengths polars makes an array
     return pl.DataFrame({"user_id": pl.Series(user_ids, dtype=pl.String), "row": lists}).select(
         "user_id", pl.col("row").list.eval(pl.lit(names).gather(pl.element())).alias("item_ids")
