@@ -26,7 +26,7 @@ import numpy as np
 import polars as pl
 
 from genrec.data.sequences import Sequences
-from genrec.inference.batch.job import BatchJob, cut, run_batch
+from genrec.inference.batch.job import BatchJob, cut, in_process, write_shards
 from genrec.inference.batch.users import FileUsers
 from genrec.recommendations import RankedRows
 from genrec.semtok.catalog import Catalog
@@ -68,7 +68,7 @@ def measure(n_users: int) -> dict[str, float]:
         checked = time.process_time()
         job = BatchJob(run_id="bench", ranking="random", index_version="none", k=K, shard_size=SHARD)
         log = folder / "log.jsonl"
-        run_batch(random_lists, users, folder / "topk", job=job, item_ids=catalog.item_ids, log=log)
+        write_shards(in_process(random_lists), users, folder / "topk", job=job, item_ids=catalog.item_ids, log=log)
         done = time.process_time()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
         written = sum(path.stat().st_size for path in folder.glob("topk/*.parquet"))

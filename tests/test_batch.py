@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from genrec.data.sequences import Sequences
 from genrec.inference.batch import job as batch
-from genrec.inference.batch.job import BatchJob, ShardError, cut, run_batch
+from genrec.inference.batch.job import BatchJob, ShardError, cut, in_process, write_shards
 from genrec.inference.batch.users import User
 from genrec.recommendations import RankedRows
 from genrec.semtok import folders
@@ -53,7 +53,8 @@ def recommend(histories: Sequences) -> RankedRows:
 
 
 def run(out: Path, users: Counted = Counted(10), job: BatchJob = JOB, **options: object) -> dict[str, int]:
-    return run_batch(recommend, users, out, job=job, item_ids=ITEM_IDS, log=out.parent / "log.jsonl", **options)  # type: ignore[arg-type]
+    log = out.parent / "log.jsonl"
+    return write_shards(in_process(recommend), users, out, job=job, item_ids=ITEM_IDS, log=log, **options)  # type: ignore[arg-type]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -150,7 +151,9 @@ def test_finished_shards_and_jobs_are_not_worked_on_again(tmp_path: Path, undist
         for name in removed:
             (out / name).unlink()
         seen.clear()
-        counts = run_batch(watched, Counted(10), out, job=JOB, item_ids=ITEM_IDS, log=tmp_path / "log.jsonl")
+        counts = write_shards(
+            in_process(watched), Counted(10), out, job=JOB, item_ids=ITEM_IDS, log=tmp_path / "log.jsonl"
+        )
         assert seen == expected
         assert counts["users"] == 10
         assert contents(out) == undisturbed
@@ -203,7 +206,7 @@ def test_a_second_job_on_the_folder_is_refused(tmp_path: Path, undisturbed: dict
             refused.append(error)
         return recommend(histories)
 
-    run_batch(interrupted, Counted(10), out, job=JOB, item_ids=ITEM_IDS, log=tmp_path / "log.jsonl")
+    write_shards(in_process(interrupted), Counted(10), out, job=JOB, item_ids=ITEM_IDS, log=tmp_path / "log.jsonl")
     assert len(refused) == 2 * 3
     assert contents(out) == undisturbed
     run(out, Counted(10, "others"), restart=True)  # the lock went with the job
@@ -248,9 +251,9 @@ def test_a_finished_part_that_is_damaged_is_made_anew(
 
     options = {"job": JOB, "item_ids": ITEM_IDS, "log": tmp_path / "log.jsonl"}
     with pytest.raises(ShardError, match="out of memory"):
-        run_batch(failing, Counted(10), out, attempts=1, **options)  # type: ignore[arg-type]
+        write_shards(in_process(failing, attempts=1), Counted(10), out, **options)  # type: ignore[arg-type]
     with pytest.raises(ShardError, match=r"part-0000\d\.parquet: changed since it was written"):
-        run_batch(spoiling, Counted(10), out, **options)  # type: ignore[arg-type]
+        write_shards(in_process(spoiling), Counted(10), out, **options)  # type: ignore[arg-type]
     assert not (out / "manifest.json").exists()
     run(out)
     assert contents(out) == undisturbed
@@ -293,7 +296,7 @@ def test_the_log_may_lie_in_the_folder(tmp_path: Path, undisturbed: dict[str, by
     out = tmp_path / "topk"
     for restart in (False, False, True):
         options = {"job": JOB, "item_ids": ITEM_IDS, "log": out / "log.jsonl"}
-        run_batch(recommend, Counted(10), out, restart=restart, **options)  # type: ignore[arg-type]
+        write_shards(in_process(recommend), Counted(10), out, restart=restart, **options)  # type: ignore[arg-type]
         assert len((out / "log.jsonl").read_text().splitlines()) == 4
         assert {name: data for name, data in contents(out).items() if name != "log.jsonl"} == undisturbed
 
@@ -322,13 +325,13 @@ def test_a_failing_shard_is_tried_again(
     out = tmp_path / "topk"
     log = tmp_path / "log.jsonl"
     if failures < batch.ATTEMPTS:
-        run_batch(flaky, Counted(10), out, job=JOB, item_ids=ITEM_IDS, log=log)
+        write_shards(in_process(flaky), Counted(10), out, job=JOB, item_ids=ITEM_IDS, log=log)
         assert contents(out) == undisturbed
         assert len(caplog.records) == failures
         return
     message = r"shard 0 \(users 'user 0' to 'user 3'\) failed, attempt 3 of 3: RuntimeError: out of memory$"
     with pytest.raises(ShardError, match=message):
-        run_batch(flaky, Counted(10), out, job=JOB, item_ids=ITEM_IDS, log=log)
+        write_shards(in_process(flaky), Counted(10), out, job=JOB, item_ids=ITEM_IDS, log=log)
     run(out)
     assert contents(out) == undisturbed
 
@@ -342,7 +345,9 @@ def test_a_persons_mistake_is_not_tried_again(tmp_path: Path) -> None:
         raise InputError("no such attribute")
 
     with pytest.raises(InputError, match="no such attribute"):
-        run_batch(mistaken, Counted(3), tmp_path / "o", job=JOB, item_ids=ITEM_IDS, log=tmp_path / "log.jsonl")
+        write_shards(
+            in_process(mistaken), Counted(3), tmp_path / "o", job=JOB, item_ids=ITEM_IDS, log=tmp_path / "log.jsonl"
+        )
     assert calls == 1
 
 
@@ -352,8 +357,14 @@ def test_bad_results_never_reach_a_file(tmp_path: Path) -> None:
         (ITEM_IDS, replace(JOB, k=2), "lists of up to 5 items"),
     ):
         with pytest.raises(ValueError, match=message):
-            run_batch(
-                recommend, Counted(3), tmp_path / "o", job=job, item_ids=item_ids, log=tmp_path / "l", restart=True
+            write_shards(
+                in_process(recommend),
+                Counted(3),
+                tmp_path / "o",
+                job=job,
+                item_ids=item_ids,
+                log=tmp_path / "l",
+                restart=True,
             )
     assert not list((tmp_path / "o").glob("*.parquet"))
 

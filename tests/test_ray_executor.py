@@ -19,7 +19,7 @@ from genrec.decoding.beam import beam_search
 from genrec.decoding.torch_scorer import TorchScorer
 from genrec.decoding.trie import CodeTrie
 from genrec.decoding.vocabulary import SidVocabulary
-from genrec.inference.batch.job import BatchJob, Recommend, Shard, ShardError, run_batch, write_shards
+from genrec.inference.batch.job import BatchJob, Recommend, Shard, ShardError, in_process, write_shards
 from genrec.inference.batch.users import User
 from genrec.recommendations import RankedRows
 from genrec.semtok.errors import InputError
@@ -122,7 +122,7 @@ def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     """What the job writes in one process."""
     out = tmp_path_factory.mktemp("batch") / "topk"
     recommend = engine(Spec(str(folder)))
-    run_batch(recommend, Shoppers(70), out, job=JOB, item_ids=ITEM_IDS, log=out.parent / "log.jsonl")
+    write_shards(in_process(recommend), Shoppers(70), out, job=JOB, item_ids=ITEM_IDS, log=out.parent / "log.jsonl")
     return contents(out)
 
 
@@ -179,7 +179,9 @@ def test_a_shard_that_always_fails_ends_the_job(folder: Path, undisturbed: dict[
         run(Spec(str(folder), fail=len(list(Shoppers(33))[32][1])), tmp_path / "topk")
     assert not (tmp_path / "topk" / "manifest.json").exists()
     log = tmp_path / "l.jsonl"
-    run_batch(engine(Spec(str(folder))), Shoppers(70), tmp_path / "topk", job=JOB, item_ids=ITEM_IDS, log=log)
+    write_shards(
+        in_process(engine(Spec(str(folder)))), Shoppers(70), tmp_path / "topk", job=JOB, item_ids=ITEM_IDS, log=log
+    )
     assert contents(tmp_path / "topk") == undisturbed
 
 

@@ -18,7 +18,7 @@ from worlds.topk_batches import write_batch
 
 from genrec.cli.main import main as genrec_main
 from genrec.data.interactions import Interactions
-from genrec.inference.batch.job import BatchJob, run_batch
+from genrec.inference.batch.job import BatchJob, in_process, write_shards
 from genrec.inference.batch.users import FileUsers, LogUsers
 from genrec.inference.store.histories import histories_behind
 from genrec.inference.store.lmdb_store import LmdbStore
@@ -327,14 +327,18 @@ def test_what_the_batch_job_writes_is_loaded_with_the_histories_behind_it(tmp_pa
         return ring.recommend([[f"i{row}" for row in rows] for rows in histories], k=3)
 
     job = BatchJob(run_id="ring", ranking="beam", index_version="ix", k=3, shard_size=1)
-    run_batch(recommend, users, run / "topk", job=job, item_ids=ring.catalog.item_ids, log=tmp_path / "log.jsonl")
+    write_shards(
+        in_process(recommend), users, run / "topk", job=job, item_ids=ring.catalog.item_ids, log=tmp_path / "log.jsonl"
+    )
     file = tmp_path / "users.jsonl"
     file.write_text('{"user_id": "ann", "history": ["i3", "i5"]}\n{"user_id": "new", "history": []}\n')
     (run / "split").mkdir()
     own = pl.DataFrame({"user_id": ["ann", "bob", "new"], "history": [["i3", "i5"], ["i11"], []]})
     own.write_parquet(run / "split" / "users.parquet")
     users = FileUsers(run / "split" / "users.parquet", ring.catalog)
-    run_batch(recommend, users, run / "own", job=job, item_ids=ring.catalog.item_ids, log=tmp_path / "log.jsonl")
+    write_shards(
+        in_process(recommend), users, run / "own", job=job, item_ids=ring.catalog.item_ids, log=tmp_path / "log.jsonl"
+    )
     assert histories_behind(run / "topk", run) is None  # the lists of a log, not of these users
     loads = [("topk", "--interactions", str(log)), ("topk", "--users", str(file)), ("own",)]
     for batch, *source in loads:

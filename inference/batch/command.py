@@ -15,7 +15,7 @@ from typing import Any
 
 from genrec.data.sequences import Sequences
 from genrec.inference.batch.config import RecommendConfig
-from genrec.inference.batch.job import JOB, BatchJob, run_batch, write_shards
+from genrec.inference.batch.job import JOB, BatchJob, in_process, write_shards
 from genrec.inference.batch.users import FileUsers, standard_input
 from genrec.inference.recommender import Recommender
 from genrec.recommendations import RankedRows
@@ -48,8 +48,10 @@ def recommend_all(config: RecommendConfig) -> dict[str, int]:
 
             cpus, gpus = 1.0 if config.cpus is None else config.cpus, config.gpus or 0.0
             slots = Slots(workers=config.workers, cpus=cpus, gpus=gpus, address=config.address)
-            return write_shards(on_ray(_recommend_from, config, slots=slots), users, out, **job_options)
-        return run_batch(_callable(recommender, config), users, out, **job_options)
+            execute = on_ray(_recommend_from, config, slots=slots)
+        else:
+            execute = in_process(_callable(recommender, config))
+        return write_shards(execute, users, out, **job_options)
 
 
 def write_lists(run: Run, *, k: int, shard_size: int) -> None:
@@ -60,8 +62,8 @@ def write_lists(run: Run, *, k: int, shard_size: int) -> None:
     identity = {**dataclasses.asdict(job), "users": users.count, "users_digest": users.digest}
     left = run.topk / JOB
     restart = left.is_file() and read_json(left) != json.loads(json.dumps(identity))
-    recommend, item_ids = _callable(recommender, config), recommender.catalog.item_ids
-    run_batch(recommend, users, run.topk, job=job, item_ids=item_ids, log=run.log, restart=restart)
+    execute, item_ids = in_process(_callable(recommender, config)), recommender.catalog.item_ids
+    write_shards(execute, users, run.topk, job=job, item_ids=item_ids, log=run.log, restart=restart)
 
 
 def _batch_job(recommender: Recommender, config: RecommendConfig) -> BatchJob:

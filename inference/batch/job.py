@@ -11,7 +11,8 @@ file: one that is damaged, or that nobody noted, is made anew. Where shards are 
 `Executor`: in this process, or on many machines (`genrec.inference.batch.ray_executor`).
 
     job = BatchJob(run_id=..., ranking="beam", index_version=trie.index_version, k=10)
-    run_batch(recommend, LogUsers(log), RUN / "topk", job=job, item_ids=catalog.item_ids, log=RUN / "topk/log.jsonl")
+    options = {"job": job, "item_ids": catalog.item_ids, "log": RUN / "topk/log.jsonl"}
+    write_shards(in_process(recommend), FileUsers(RUN / "split/users.parquet", catalog), RUN / "topk", **options)
 """
 
 from __future__ import annotations
@@ -126,22 +127,6 @@ def note_failure(shard: Shard, attempt: int, attempts: int, error: BaseException
     if attempt == attempts:
         raise ShardError(message) from error
     _log.warning("%s", message)
-
-
-def run_batch(
-    recommend: Recommend,
-    users: Users,
-    out: Path,
-    *,
-    job: BatchJob,
-    item_ids: Sequence[str],
-    log: Path,
-    restart: bool = False,
-    attempts: int = ATTEMPTS,
-) -> dict[str, int]:
-    """Write every user's list, in this process; see `write_shards`."""
-    execute = in_process(recommend, attempts=attempts)
-    return write_shards(execute, users, out, job=job, item_ids=item_ids, log=log, restart=restart)
 
 
 def write_shards(

@@ -24,20 +24,9 @@ from genrec.semtok.tables import id_column, read_table, refuse_rows, require_col
 Version = Literal["100k", "1m", "latest"]
 # The order of the flags in u.item, as in the archive's u.genre.
 _GENRES_100K = (
-    *(
-        "unknown",
-        "Action",
-        "Adventure",
-        "Animation",
-        "Children's",
-        "Comedy",
-        "Crime",
-        "Documentary",
-        "Drama",
-        "Fantasy",
-    ),
-    *("Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"),
-)
+    "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
+    "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
+)  # fmt: skip
 _YEAR = re.compile(r"\((\d{4})\)\s*$")
 _NO_GENRE = ("unknown", "(no genres listed)")
 
