@@ -37,12 +37,13 @@ from genrec.semtok.folders import (
 )
 from genrec.semtok.schema import read_as
 
+TEXT = "vectors/text"  # and in a comparison "vectors/text-…" of other encoders
 STAGES = (
-    "catalog", "split", "vectors/text", "vectors/collaborative", "vectors/users", "vectors/item", "semtok", "lm",
+    "catalog", "split", TEXT, "vectors/collaborative", "vectors/users", "vectors/item", "semtok", "lm",
     "report",
 )  # fmt: skip
 OF_THE_LOG = ("split", "vectors/collaborative", "vectors/users", "report")  # what a run is shared without
-EXTENDED = ("vectors/text", "vectors/item", "semtok", "catalog")  # what items are added to, in this order
+EXTENDED = (TEXT, "vectors/item", "semtok", "catalog")  # what items are added to, in this order
 ADDED, BEFORE = "items_added", "files_before"  # in the inputs of such a folder's manifest
 READER_WAITS, WRITER_WAITS = 60.0, 600.0  # seconds, for folders to be in place, and for readers to have opened the run
 _SETTINGS = {  # by which the resolved configuration of a command is known

@@ -249,9 +249,14 @@ def link_folder(source: Path, target: Path) -> None:
     """
     scratch = scratch_of(target)
     shutil.rmtree(scratch, ignore_errors=True)
-    shutil.copytree(source, scratch, copy_function=_link, ignore=shutil.ignore_patterns(MANIFEST))
+    link_files(source, scratch)
     write_atomic(scratch / MANIFEST, (source / MANIFEST).read_bytes())  # last: it says that the folder is whole
     finish_rename(target)
+
+
+def link_files(source: Path, target: Path) -> None:
+    """Put the files of a sealed folder, but for its manifest, in a new place (see `link_folder`)."""
+    shutil.copytree(source, target, copy_function=_link, ignore=shutil.ignore_patterns(MANIFEST))
 
 
 def _link(source: str | Path, target: str | Path) -> None:

@@ -24,6 +24,7 @@ from genrec.semtok.catalog import Catalog
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import read_json
 from genrec.semtok.vectors import ItemVectors
+from genrec.training.encoder.config import read_config
 
 
 def write_config(folder: Path, aligners: str = "{plain: {}, text: {hidden: 8}}", rest: str = "") -> Path:
@@ -197,7 +198,7 @@ def test_figures_spreads_and_differences_by_hand(tmp_path: Path) -> None:
         Result(CellName("better", "sasrec", 0), lists(0, 1, 2, 9), vectors),  # right: 0, 1, 2
         Result(CellName("better", "sasrec", 1), lists(9, 1, 2, 3), vectors),  # right: 1, 2, 3
     ]
-    write_comparison(tmp_path, results, split, catalog, vectors, exclude_seen=True)
+    write_comparison(tmp_path, results, split, catalog, [vectors], exclude_seen=True)
     rows = read_json(tmp_path / "metrics.json")
     assert figure(rows, "plain sasrec", "all")["value"] == pytest.approx(3 / 8)
     assert figure(rows, "plain sasrec", "all")["spread"] == pytest.approx(np.std([1 / 4, 2 / 4], ddof=1))
@@ -213,7 +214,7 @@ def test_figures_spreads_and_differences_by_hand(tmp_path: Path) -> None:
     assert "0.7500 ±0.0000" in better
     assert "+0.7500 [+0.5000, +1.0000]" in better
     assert better.endswith("| 34 |")
-    write_comparison(tmp_path, results, split, catalog, vectors, exclude_seen=True, reference="better")
+    write_comparison(tmp_path, results, split, catalog, [vectors], exclude_seen=True, reference="better")
     rows = read_json(tmp_path / "metrics.json")
     assert figure(rows, "plain sasrec", "all", f"{MINUS}better")["value"] == pytest.approx(3 / 8 - 3 / 4)
     assert "minus better, warm tail" in table(rows, {}).splitlines()[0]
@@ -268,6 +269,10 @@ def test_the_first_level_that_tells_items_apart() -> None:
         (["{config}", "--negatives", "0"], "--negatives 0"),
         (["{config}", "--aligners", "{nobody: {}}"], "nobody"),
         (["{config}", "--aligners", "{text: {colour: 3}}"], "colour"),
+        (["{config}", "--aligners", "{text: {encoder: tfid}}"], "aligners.text.encoder 'tfid': choose one of tfidf"),
+        (["{config}", "--aligners", "{plain: {encoder: tfidf}}"], "aligners.plain.encoder is none: plain has no"),
+        (["{config}", "--aligners", "{recgoat: {encoder: 'hf:a'}}"], "aligners.recgoat.encoder recgoat also reads"),
+        (["{config}", "--aligners", "{text: {encoder: 'scft:gone'}}"], "gone: no such folder"),
         (["{config}", "--aligners", "{faerec: {colour: 3}}"], "colour"),
         (["{config}", "--aligners", "{plain: {colour: 3}}"], "aligners.plain.colour is none: plain has no options"),
         (["{config}", "--aligners", "{text: {training: {colour: 3}}}"], "training.colour"),
@@ -340,3 +345,12 @@ def test_a_line_may_be_trained_in_its_own_way(tmp_path: Path) -> None:
     rows = read_json(tmp_path / "shop/run/report/metrics.json")
     gap = figure(rows, "longer sasrec", "all")["value"] - figure(rows, "plain sasrec", "all")["value"]
     assert figure(rows, "longer sasrec", "all", f"{MINUS}plain")["value"] == pytest.approx(gap)
+
+
+def test_the_comparison_of_llmemb_reads_the_encoder_that_its_first_stage_writes(run: Path) -> None:
+    configs, shop = Path(__file__).parents[1] / "configs", run.parent
+    data = [f"--data.items={shop}/items.jsonl", f"--data.interactions={shop}/interactions.csv"]
+    first = read_config(configs / "scft_scientific.yaml")
+    second = load_compare_config(configs / "compare_llmemb.yaml", data)
+    assert second.encoders[second.text_folder("llmemb_scft")] == f"scft:{first.output}"
+    assert second.encoders[second.text_folder("llmemb")] == first.encoder == "minilm"

@@ -33,7 +33,9 @@ from transformers import (
 from worlds.small_shop import SMALL, write_shop
 
 from genrec.cli.main import main as genrec
+from genrec.data.config import DataConfig
 from genrec.data.sample_shop import make_sample_shop
+from genrec.data.stages import catalog_stage
 from genrec.inference.text_search import TextSearch
 from genrec.run import Run
 from genrec.semtok.catalog import Catalog
@@ -41,8 +43,10 @@ from genrec.semtok.encoders import item_texts, make_encoder, query_text
 from genrec.semtok.encoders.attribute_prompt import attribute_prompt, attribute_prompts, disjoint_views, random_view
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import check_folder
+from genrec.stages import bring_up_to_date
 from genrec.training.encoder.config import ScftConfig, read_config
 from genrec.training.encoder.fit import _batch_rows, fit_scft
+from genrec.training.encoder.stage import text_stage
 from genrec.training.encoder.view_encoder import ViewEncoder
 from genrec.training.lm.base import scratch_tokenizer
 from genrec.training.scft import main
@@ -230,6 +234,7 @@ def test_a_run_tells_the_tuned_encoder_of_items_and_queries_in_its_own_words(
     assert genrec(["fit", str(shop), *SMALL, f"--text.encoder=scft:{config.output}", f"--run={run.path}"]) == 0
     found = Run(run.path).text_vectors().values
     np.testing.assert_allclose(found, encoder.encode(attribute_prompts(Run(run.path).catalog())), atol=1e-5)
+    shutil.rmtree(config.output)  # the run has its own copy
     new.write_text('{"item_id": "new", "title": "Harbour lamp"}\n')
     assert genrec(["add-items", str(run.path), str(new)]) == 0
     grown = Run(run.path)
@@ -239,6 +244,49 @@ def test_a_run_tells_the_tuned_encoder_of_items_and_queries_in_its_own_words(
     np.testing.assert_allclose(grown.text_vectors().values[-1:], added, atol=1e-5)
     cosines = TextSearch.of(grown).cosines("Harbour lamp")
     np.testing.assert_allclose(cosines[-1], 1, atol=1e-4)
+
+
+def test_an_encoder_tuned_anew_in_its_place_makes_other_vectors(config: ScftConfig, tmp_path: Path) -> None:
+    fit_scft(replace(config, steps=2))
+    make_sample_shop(0, users=40, items=60).write(tmp_path)
+    run, name = Run(tmp_path / "run"), f"scft:{config.output}"
+    bring_up_to_date(run, catalog_stage(DataConfig(str(tmp_path / "items.jsonl"), str(tmp_path / "interactions.csv"))))
+    bring_up_to_date(run, text_stage(name))
+    before = run.text_vectors().values
+    assert text_stage(name).is_current(run)
+    fit_scft(replace(config, steps=2, seed=1))
+    assert not text_stage(name).is_current(run)
+    np.testing.assert_array_equal(run.text_encoder().encode(attribute_prompts(run.catalog())), before)
+    bring_up_to_date(run, text_stage(name))
+    assert not np.allclose(run.text_vectors().values, before, atol=1e-4)
+    shutil.rmtree(config.output)
+    with pytest.raises(InputError, match="out: no such folder"):
+        text_stage(name)
+
+
+def test_both_stages_of_llmemb_stand_beside_the_untuned_encoder(config: ScftConfig, tmp_path: Path) -> None:
+    """A line of a comparison that reads the tuned encoder is, to the byte, that of a comparison by this encoder."""
+    fit_scft(config)
+    make_sample_shop(0, users=60, items=60).write(tmp_path)
+    tuned, whole, alone = f"scft:{config.output}", tmp_path / "whole", tmp_path / "alone"
+    (tmp_path / "compare.yaml").write_text(
+        f"data: {{items: {tmp_path}/items.jsonl, interactions: {tmp_path}/interactions.csv, cold_share: 0.1}}\n"
+        f"run: {whole}\ntext: {{encoder: tfidf}}\nseeds: [0]\ntraining: {{epochs: 2}}\nsasrec: {{width: 16}}\n"
+        f"aligners: {{llmemb: {{}}, tuned: {{aligner: llmemb, encoder: '{tuned}'}}}}\n"
+    )
+    assert genrec(["compare", str(tmp_path / "compare.yaml"), "--reference", "llmemb"]) == 0
+    lines = ["--aligners", "{tuned: {aligner: llmemb}}", "--text.encoder", tuned, "--run", str(alone)]
+    assert genrec(["compare", str(tmp_path / "compare.yaml"), *lines]) == 0
+    lists = {(run, name): (run / f"cells/{name}-sasrec-0/lists.safetensors").read_bytes()
+             for run, name in ((whole, "llmemb"), (whole, "tuned"), (alone, "tuned"))}  # fmt: skip
+    assert lists[whole, "tuned"] == lists[alone, "tuned"] != lists[whole, "llmemb"]
+    rows = {(row["model"], row["slice"], row["metric"], row["k"]): row["value"] for row in Run(whole).metrics()}
+    recall = rows["tuned sasrec", "all", "recall", 10] - rows["llmemb sasrec", "all", "recall", 10]
+    assert rows["tuned sasrec", "all", "recall_minus_llmemb", 10] == pytest.approx(recall)
+    others = {(row["model"], row["slice"], row["metric"], row["k"]): row["value"] for row in Run(alone).metrics()}
+    for metric in ("recall", "ndcg"):  # of the vectors themselves, untrained
+        of_all = (metric, 10)
+        assert rows[f"ContentKnn {tuned}", "all", *of_all] == others["ContentKnn", "all", *of_all]
 
 
 def test_a_folder_that_scft_did_not_write_is_named(models: dict[str, Path], tmp_path: Path) -> None:
@@ -322,6 +370,13 @@ def test_the_command_reads_its_file(
     main()
     assert [json.loads(line)["step"] for line in capsys.readouterr().err.splitlines() if line.startswith("{")] == [0, 1]
     assert (Path(config.output) / "model.safetensors").is_file()
+    monkeypatch.setattr("sys.argv", ["scft", "--config", str(path), "--steps", "2", "--learning_rate", "1e-4"])
+    main()
+    assert [json.loads(line)["step"] for line in capsys.readouterr().err.splitlines() if line.startswith("{")] == [0, 2]
+    monkeypatch.setattr("sys.argv", ["scft", "--config", str(path), "--steps", "many"])
+    with pytest.raises(SystemExit, match=r"genrec.training.scft: --steps 'many': must be of the type int"):
+        main()
+    monkeypatch.setattr("sys.argv", ["scft", "--config", str(path)])
     path.write_text("items: a\nspeed: 9\n")
     with pytest.raises(
         SystemExit, match=r"genrec.training.scft: .*scft.yaml: speed is no option; .* did you mean 'seed'"

@@ -19,6 +19,7 @@ from safetensors.numpy import save
 from genrec.evaluation.comparison import CellName
 from genrec.evaluation.tables import rank
 from genrec.run import Run
+from genrec.run_folder import TEXT
 from genrec.semtok.aligners import PLAIN, aligner_entry
 from genrec.semtok.aligners.base import AlignerInputs, IdTable, ItemTable
 from genrec.semtok.folders import write_atomic
@@ -44,6 +45,7 @@ class Cell:
     training: SequentialTrainingConfig  # how it is trained; the seed is the cell's
     negatives: int | None  # classes that the softmax samples for a batch; None: the whole catalogue
     collaborative: CellName  # the plain cell whose vectors an aligner may look at
+    text: str = TEXT  # the folder of the run with the items' text vectors
 
     @property
     def reads_users(self) -> bool:
@@ -55,7 +57,7 @@ class Cell:
         facts: dict[str, Any] = {"aligner": self.aligner, "backbone": self.name.backbone, "seed": self.name.seed}
         facts |= {"shape": asdict(self.shape), "negatives": self.negatives}
         facts |= {"training": {name: value for name, value in asdict(self.training).items() if name != "seed"}}
-        needs = ["split", "vectors/text"]
+        needs = ["split", self.text]
         if self.aligner != PLAIN:
             facts["options"] = asdict(self.options)
             needs.append(self.collaborative.folder)
@@ -64,7 +66,7 @@ class Cell:
         return Stage(self.name.folder, facts, tuple(needs), self._train)
 
     def _train(self, run: Run, folder: Path) -> None:
-        split, text = run.split(), run.text_vectors()
+        split, text = run.split(), self._text(run)
         unseen = np.flatnonzero(np.bincount(split.train.values, minlength=len(text)) == 0)
         cold = ColdItems(unseen, text.values[unseen])
         with work_folder(folder) as work, progress_bar(self.name.folder, "step") as progress:
@@ -96,7 +98,10 @@ class Cell:
 
         return lambda: SequentialModel(items(), BACKBONES[self.name.backbone].build(shape))
 
+    def _text(self, run: Run) -> ItemVectors:
+        return ItemVectors.load(run.verified(self.text) / "text.safetensors")
+
     def _inputs(self, run: Run) -> AlignerInputs:
         plain = ItemVectors.load(run.verified(self.collaborative.folder) / "item.safetensors")
         users = run.user_vectors() if self.reads_users else None
-        return aligner_inputs(run.text_vectors(), plain, run.split().train, None if users is None else users.values)
+        return aligner_inputs(self._text(run), plain, run.split().train, None if users is None else users.values)

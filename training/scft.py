@@ -1,7 +1,7 @@
 """Contrastive fine-tuning of a text encoder on an item table (`genrec.training.encoder.fit`), on as many processes as
 accelerate launches; each contrasts a batch of its own.
 
-    accelerate launch -m genrec.training.scft --config scft.yaml
+    accelerate launch -m genrec.training.scft --config scft.yaml --steps 300
 
 with, for example,
 
@@ -21,23 +21,29 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 
 from genrec.semtok.errors import InputError
-from genrec.training.encoder.config import read_config
+from genrec.training.encoder.config import ScftConfig, read_config
 from genrec.training.encoder.fit import fit_scft
 
 
 def main() -> None:
-    """`accelerate launch -m genrec.training.scft --config FILE`."""
-    parser = argparse.ArgumentParser(prog="genrec.training.scft", description="Tune a text encoder on an item table.")
+    """`accelerate launch -m genrec.training.scft --config FILE`, any field of which may be overridden behind it."""
+    parser = argparse.ArgumentParser(
+        prog="genrec.training.scft", description="Tune a text encoder on an item table.", allow_abbrev=False
+    )
     parser.add_argument("--config", type=Path, required=True, help="YAML with the fields of ScftConfig")
-    path: Path = parser.parse_args().config
+    for field in fields(ScftConfig):
+        parser.add_argument(f"--{field.name}", metavar="VALUE", default=argparse.SUPPRESS)
+    overrides = vars(parser.parse_args())
+    path: Path = overrides.pop("config")
     try:
-        config = read_config(path)
+        config = read_config(path, overrides)
 
         def log(row: Mapping[str, Any]) -> None:
             if PartialState().is_main_process:

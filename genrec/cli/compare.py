@@ -1,7 +1,7 @@
 """`genrec compare`: every chosen aligner through every chosen backbone by every seed, each cell in a folder of its own.
 
-    catalog ─┬─ vectors/text ───────────────┬─ cells/NAME-BACKBONE-SEED ─ report
-             └─ split ─ cells/plain-sasrec-SEED ┘
+    catalog ─┬─ vectors/text, vectors/text-… ┬─ cells/NAME-BACKBONE-SEED ─ report
+             └─ split ─ cells/plain-sasrec-SEED ─┘
 
 A cell's manifest holds a hash of its configuration and of what it read, so a comparison that is called again, with more
 aligners or seeds too, trains what is missing alone; a cell that was interrupted goes on from its last epoch. The table
@@ -35,7 +35,8 @@ def compare(config: CompareConfig) -> Run:
     with run.locked():
         run.write_settings(config.to_yaml(), "compare")
         data, seed = config.data, config.split_seed
-        for stage in (catalog_stage(data), split_stage(data, seed), text_stage(config.text.encoder)):
+        texts = [text_stage(encoder, folder) for folder, encoder in config.encoders.items()]
+        for stage in (catalog_stage(data), split_stage(data, seed), *texts):
             bring_up_to_date(run, stage)
         done: list[CellName] = []
         for seed in config.seeds:
@@ -44,7 +45,7 @@ def compare(config: CompareConfig) -> Run:
                     bring_up_to_date(run, users_stage(*writers))
                 bring_up_to_date(run, cell.stage())
                 done.append(cell.name)
-            bring_up_to_date(run, comparison_stage(done, config.reference))
+            bring_up_to_date(run, comparison_stage(done, config.reference, tuple(config.encoders)))
             write_atomic(run.table, table(run.metrics(), costs(run, done)))
     return run
 
@@ -64,4 +65,4 @@ def _cell(config: CompareConfig, name: CellName) -> Cell:
     aligner, options = config.aligner(name.name)
     shape, training = config.backbone(name.backbone), config.training_of(name.name)
     collaborative = CellName(PLAIN, COLLABORATIVE, name.seed)
-    return Cell(name, aligner, options, shape, training, config.negatives, collaborative)
+    return Cell(name, aligner, options, shape, training, config.negatives, collaborative, config.text_folder(name.name))

@@ -7,11 +7,13 @@
       faerec: {temperature: 0.1}
       faerec_hot: {aligner: faerec, temperature: 0.5}
       plain_longer: {aligner: plain, training: {epochs: 48}}
+      llmemb_scft: {aligner: llmemb, encoder: "scft:runs/scft"}
     backbones: [sasrec]
     seeds: [0, 1, 2]
 
 A line of `aligners` is a name and its options. The name says what is built, unless `aligner` among the options says it;
-so one aligner may stand in the table several times. `training` among them changes that of this line.
+so one aligner may stand in the table several times. `training` among them changes that of this line, `encoder` the text
+vectors that it reads.
 """
 
 from __future__ import annotations
@@ -27,10 +29,13 @@ from jsonargparse import ArgumentParser
 from genrec.cli.config import TextConfig, as_yaml, with_sections
 from genrec.cli.parsing import config_parser, read_config
 from genrec.data.config import DataConfig
+from genrec.run_folder import TEXT
 from genrec.semtok import options as check
 from genrec.semtok.aligners import PLAIN, aligner_config, aligner_entry
 from genrec.semtok.aligners.config import RecGoatConfig
+from genrec.semtok.encoders import encoder_entry
 from genrec.semtok.errors import OptionError, did_you_mean
+from genrec.semtok.folders import hash_value
 from genrec.semtok.options import MOST_SEED
 from genrec.sequential import BACKBONES
 from genrec.training.loop.options import typed_options
@@ -96,7 +101,10 @@ class CompareConfig:
     def _check_line(self, name: str) -> None:
         """Refuse a line with a bad option, naming its place among the lines."""
         try:
-            _, options = self.aligner(name)
+            kind, options = self.aligner(name)
+            encoder_entry(self._encoder(name))
+            if self._encoder(name) != self.text.encoder and aligner_entry(kind).reads_users:
+                raise OptionError("encoder", f"{kind} also reads users, whose texts have the vectors of text.encoder")
             if isinstance(options, RecGoatConfig):
                 for backbone in self.backbones:
                     options.check_width(self.backbone(backbone).width)
@@ -126,6 +134,7 @@ class CompareConfig:
             raise OptionError("aligner", f"{kind!r}: this line is the plain model, which others look at")
         if not isinstance(kind, str):
             raise OptionError("aligner", f"{kind!r}: the name of an aligner")
+        options.pop("encoder", None)
         typed = typed_options(aligner_entry(kind).config, options)
         # A 1 that was given for 1.0 stays one: the cells of finished comparisons are found again by a hash of it.
         typed = {key: options[key] if options[key] == value else value for key, value in typed.items()}
@@ -144,6 +153,19 @@ class CompareConfig:
             return _settled(replace(self.training, **typed_options(SequentialTrainingConfig, own)))
         except OptionError as error:
             raise error.within("training") from None
+
+    def text_folder(self, name: str) -> str:
+        """The folder of the run with the text vectors of a line."""
+        encoder = self._encoder(name)
+        return TEXT if encoder == self.text.encoder else f"{TEXT}-{hash_value(encoder)[:8]}"
+
+    @property
+    def encoders(self) -> dict[str, str]:
+        """The text encoders of all lines by `text_folder`, that of `text` first."""
+        return {TEXT: self.text.encoder} | {self.text_folder(name): self._encoder(name) for name in self.lines}
+
+    def _encoder(self, name: str) -> str:
+        return str(self._options(name).get("encoder", self.text.encoder))
 
     def _options(self, name: str) -> dict[str, Any]:
         return dict(self.aligners.get(name) or {})

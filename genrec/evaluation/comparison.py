@@ -64,14 +64,19 @@ class Result:
     vectors: ItemVectors  # that items were ranked with, [N, D]
 
 
-def comparison_stage(cells: Sequence[CellName], reference: str) -> Stage:
-    """The report of a comparison as far as these cells."""
-    needs = ("catalog", "split", "vectors/text", *(cell.folder for cell in cells))
+def comparison_stage(cells: Sequence[CellName], reference: str, texts: Sequence[str]) -> Stage:
+    """The report of a comparison as far as these cells.
+
+    Args:
+        reference: the line that others are measured against.
+        texts: folders of the run with text vectors, the main ones first.
+    """
+    needs = ("catalog", "split", *texts, *(cell.folder for cell in cells))
     config = {"cells": [cell.folder for cell in cells], "reference": reference}
-    return Stage("report", config, needs, partial(_report, cells, reference))
+    return Stage("report", config, needs, partial(_report, cells, reference, texts))
 
 
-def _report(cells: Sequence[CellName], reference: str, run: Run, folder: Path) -> None:
+def _report(cells: Sequence[CellName], reference: str, texts: Sequence[str], run: Run, folder: Path) -> None:
     split = run.split()
     results = []
     for cell in cells:
@@ -80,8 +85,9 @@ def _report(cells: Sequence[CellName], reference: str, run: Run, folder: Path) -
         lists = read_arrays(files / "lists.safetensors", shape, "lists of a cell")["rows"]
         vectors = ItemVectors.load(files / "item.safetensors")
         results.append(Result(cell, lists, vectors))
+    vectors_of = [ItemVectors.load(run.verified(name) / "text.safetensors") for name in texts]
     write_comparison(
-        folder, results, split, run.catalog(), run.text_vectors(), exclude_seen=run.exclude_seen, reference=reference
+        folder, results, split, run.catalog(), vectors_of, exclude_seen=run.exclude_seen, reference=reference
     )
 
 
@@ -105,28 +111,36 @@ def write_comparison(
     results: Sequence[Result],
     split: Split,
     catalog: Catalog,
-    text: ItemVectors,
+    texts: Sequence[ItemVectors],
     *,
     exclude_seen: bool,
     reference: str = PLAIN,
 ) -> None:
-    """Write `metrics.json` and the pictures, of vectors for the backbone with most lines, into an existing folder."""
+    """Write `metrics.json` and the pictures, of vectors for the backbone with most lines, into an existing folder.
+
+    Args:
+        texts: vectors [N, D_t] of each encoder, for a row `ContentKnn` each; those of the first are in the pictures,
+            and its row has no encoder in its name.
+    """
     groups = case_groups(split.test, split.train, len(catalog))
     rows = [row for line in _lines(results) for row in _figures(line, split.test, groups)]
     rows += _differences(results, split.test, groups, reference)
     baselines = {
         "Markov": Markov.fit(split.train, len(catalog)).score,
         "ItemKnn": ItemKnn.fit(split.train, len(catalog)).score,
-        "ContentKnn": ContentKnn(unit_rows(text.values)).score,
     }
+    main = texts[0]
+    for text in texts:
+        name = "ContentKnn" if text is main else f"ContentKnn {text.source}"
+        baselines[name] = ContentKnn(unit_rows(text.values)).score
     for name, score in baselines.items():
         lists = rank(score, split.test.histories, exclude_seen=exclude_seen)
-        rows += _figures([Result(CellName(name, "", 0), lists, text)], split.test, groups)
+        rows += _figures([Result(CellName(name, "", 0), lists, main)], split.test, groups)
     write_atomic(folder / "metrics.json", to_json(rows))
     firsts = [line[0] for line in _lines(results)]
     shown, _ = Counter(first.cell.backbone for first in firsts).most_common(1)[0]
     vectors = {f"{first.cell.name} {shown}": first.vectors.values for first in firsts if first.cell.backbone == shown}
-    plot_comparison(folder, rows, tuple(FREQUENCY_GROUPS), vectors, split.train, catalog, text.values)
+    plot_comparison(folder, rows, tuple(FREQUENCY_GROUPS), vectors, split.train, catalog, main.values)
 
 
 def case_groups(cases: Cases, train: Sequences, n_items: int) -> dict[str, NDArray[np.bool_]]:

@@ -8,6 +8,7 @@
     hf:MODEL      any Hugging Face encoder or causal LM, by folder or id, mean of the tokens
     hf-last:MODEL the same, the last token (which in a causal LM has read the whole text)
     st:MODEL      any sentence-transformers model, by folder or id
+    scft:FOLDER   what `genrec.training.scft` wrote; told of items and queries in the words that it was tuned on
 
 A new encoder is one file here and one entry. Importing this module is light: an entry imports its encoder when it makes
 one.
@@ -112,13 +113,15 @@ def _sentence_transformer(model: str) -> TextEncoder:
 
 
 def _scft(folder: str) -> TextEncoder:
-    from genrec.semtok.encoders.hf import HFEncoder
+    from genrec.semtok.encoders.tuned import TunedEncoder
 
-    facts = read_json(Path(folder) / "scft.json")
-    pooling = facts.get("pooling") if isinstance(facts, dict) else None
-    if pooling not in ("mean", "last"):
-        raise InputError(f"text encoder scft:{folder}: not a folder that genrec.training.scft wrote")
-    return HFEncoder(folder, name=f"scft:{folder}", pooling=pooling)
+    return TunedEncoder(Path(folder), f"scft:{folder}")
+
+
+def _load_scft(folder: Path) -> TextEncoder:
+    from genrec.semtok.encoders.tuned import TunedEncoder
+
+    return TunedEncoder.load(folder)
 
 
 ENCODERS: dict[str, Encoder] = {
@@ -128,7 +131,7 @@ ENCODERS: dict[str, Encoder] = {
     "hf": Encoder(_hf, takes_model=True),
     "hf-last": Encoder(_hf_last, takes_model=True),
     "st": Encoder(_sentence_transformer, takes_model=True),
-    "scft": Encoder(_scft, takes_model=True, reads_prompts=True),
+    "scft": Encoder(_scft, _load_scft, takes_model=True, reads_prompts=True),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -65,8 +66,16 @@ class ScftConfig:
         check.seed(self, "seed")
 
 
-def read_config(path: Path) -> ScftConfig:
-    """Read a configuration; raises InputError where it is missing, no YAML mapping, or has a wrong field."""
+def read_config(path: Path, overrides: Mapping[str, str] | None = None) -> ScftConfig:
+    """Read a configuration.
+
+    Args:
+        overrides: values of the command line, by field, which go before those of the file.
+
+    Raises:
+        InputError: the file is missing or no YAML mapping, or a field is wrong; named by file or flag.
+    """
+    overrides = overrides or {}
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -76,6 +85,8 @@ def read_config(path: Path) -> ScftConfig:
     if not isinstance(value, dict):
         raise InputError(f"{path}: not a configuration of this stage (no fields by name)")
     try:
-        return ScftConfig(**typed_options(ScftConfig, value))
+        return ScftConfig(**typed_options(ScftConfig, {**value, **overrides}))
     except InputError as error:
+        if isinstance(error, OptionError) and error.field in overrides:
+            raise error.as_flag() from None
         raise InputError(f"{path}: {error}") from None

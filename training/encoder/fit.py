@@ -96,7 +96,7 @@ def _train(tuned: Tunable, items: Sequence[Sequence[Attribute]], config: ScftCon
         stage="scft",
         length=Steps(config.steps, config.save_every),
         seed=config.seed,
-        diverged=f"the encoder's training diverged: lower --scft.learning_rate {config.learning_rate:g}",
+        diverged=f"the encoder's training diverged: lower --learning_rate {config.learning_rate:g}",
         from_start=True,
     )
     fit_epochs(_ViewContrast(tuned, items, config, weights), weights, plan, context)

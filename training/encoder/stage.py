@@ -6,19 +6,27 @@ from functools import partial
 from pathlib import Path
 
 from genrec.run import Run
-from genrec.semtok.encoders import item_texts, make_encoder
+from genrec.run_folder import TEXT, files_hash
+from genrec.semtok.encoders import encoder_entry, item_texts, make_encoder
 from genrec.semtok.vectors import ItemVectors
 from genrec.stages import Stage
 from genrec.tasks.preference_texts import TEMPLATE, preference_texts
 
 
-def text_stage(encoder: str) -> Stage:
+def text_stage(encoder: str, folder: str = TEXT) -> Stage:
     """Vectors of the items' texts, and the encoder's state.
 
     Args:
         encoder: its name (see `make_encoder`).
+        folder: its place in the run.
+
+    Raises:
+        InputError: the encoder was tuned (`scft:FOLDER`) and its folder is unfinished.
     """
-    return Stage("vectors/text", {"encoder": encoder}, ("catalog",), partial(_text, encoder))
+    config, (entry, model) = {"encoder": encoder}, encoder_entry(encoder)
+    if entry.reads_prompts:
+        config["tuned"] = files_hash(Path(model))  # tuned anew in the same place it makes other vectors
+    return Stage(folder, config, ("catalog",), partial(_text, encoder))
 
 
 def users_stage(writer: str = TEMPLATE) -> Stage:
@@ -28,7 +36,7 @@ def users_stage(writer: str = TEMPLATE) -> Stage:
         writer: of the texts (see `preference_texts`); what a language model wrote is kept beside them.
     """
     config = {} if writer == TEMPLATE else {"writer": writer}
-    return Stage("vectors/users", config, ("catalog", "split", "vectors/text"), partial(_users, writer))
+    return Stage("vectors/users", config, ("catalog", "split", TEXT), partial(_users, writer))
 
 
 def _text(name: str, run: Run, folder: Path) -> None:
