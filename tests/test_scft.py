@@ -47,7 +47,7 @@ from genrec.stages import bring_up_to_date
 from genrec.training.encoder.config import ScftConfig, read_config
 from genrec.training.encoder.fit import _batch_rows, fit_scft
 from genrec.training.encoder.stage import text_stage
-from genrec.training.encoder.view_encoder import ViewEncoder
+from genrec.training.encoder.view_encoder import ViewEncoder, load_tunable
 from genrec.training.lm.base import scratch_tokenizer
 from genrec.training.scft import main
 
@@ -323,6 +323,30 @@ def test_an_interrupted_fit_ends_with_the_bytes_of_an_undisturbed_one(config: Sc
     assert (Path(whole.output) / "model.safetensors").read_bytes() != (
         Path(other.output) / "model.safetensors"
     ).read_bytes()
+
+
+def test_a_table_may_call_its_columns_otherwise(config: ScftConfig, tmp_path: Path) -> None:
+    fit_scft(config)
+    table = pl.read_ndjson(config.items).rename({"item_id": "sku", "title": "name"})
+    table.write_ndjson(tmp_path / "named.jsonl")
+    path = tmp_path / "scft.yaml"
+    given = {**asdict(config), "items": str(tmp_path / "named.jsonl"), "output": str(tmp_path / "named")}
+    path.write_text(yaml.safe_dump({**given, "columns": {"item_id": "sku", "title": "name"}}))
+    fit_scft(read_config(path))
+    name = "model.safetensors"
+    assert (Path(config.output) / name).read_bytes() == (tmp_path / "named" / name).read_bytes()
+    for columns, message in (("{titel: name}", "columns.titel is no option"), ("name", "columns 'name': names by")):
+        path.write_text(f"items: a\noutput: b\ncolumns: {columns}\n")
+        with pytest.raises(InputError, match=rf"scft\.yaml: {message}"):
+            read_config(path)
+
+
+def test_an_item_is_told_no_control_token_in_tuning_either(config: ScftConfig) -> None:
+    tuned = load_tunable(config.encoder, rank=1, dropout=0.0, temperature=0.1, seed=0)
+    special = tuned.tokenizer.all_special_tokens[0]
+    tokens, mask = tuned.tokens([f"red {special} cup"], 48, torch.device("cpu"))
+    plain = tuned.tokenizer(f"red {special} cup", split_special_tokens=True)["input_ids"]
+    assert tokens[mask].tolist() == plain != tuned.tokenizer(f"red {special} cup")["input_ids"]
 
 
 def test_a_tiny_encoder_learns_to_find_an_items_other_view(config: ScftConfig) -> None:

@@ -33,13 +33,13 @@ from genrec.training.encoder.fit import fit_scft
 
 
 def main() -> None:
-    """`accelerate launch -m genrec.training.scft --config FILE`, any field of which may be overridden behind it."""
+    """`accelerate launch -m genrec.training.scft --config FILE`, with fields of the file overridden behind it."""
     parser = argparse.ArgumentParser(
         prog="genrec.training.scft", description="Tune a text encoder on an item table.", allow_abbrev=False
     )
     parser.add_argument("--config", type=Path, required=True, help="YAML with the fields of ScftConfig")
-    for field in fields(ScftConfig):
-        parser.add_argument(f"--{field.name}", metavar="VALUE", default=argparse.SUPPRESS)
+    for name in (field.name for field in fields(ScftConfig) if field.name != "columns"):  # which has parts
+        parser.add_argument(f"--{name}", metavar="VALUE", default=argparse.SUPPRESS)
     overrides = vars(parser.parse_args())
     path: Path = overrides.pop("config")
     try:

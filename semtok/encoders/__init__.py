@@ -115,7 +115,7 @@ def _sentence_transformer(model: str) -> TextEncoder:
 def _scft(folder: str) -> TextEncoder:
     from genrec.semtok.encoders.tuned import TunedEncoder
 
-    return TunedEncoder(Path(folder), f"scft:{folder}")
+    return TunedEncoder(Path(folder).expanduser(), f"scft:{folder}")
 
 
 def _load_scft(folder: Path) -> TextEncoder:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
 
 from genrec.semtok.device import default_device
 from genrec.semtok.folders import to_json, write_atomic
@@ -64,7 +65,7 @@ class HFEncoder:
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Texts to float32 [N, D] of unit length, in their order."""
-        ids = self._tokenize(texts)
+        ids = token_rows(self._tokenizer, texts, self.max_length)
         width = self._network.config.get_text_config().hidden_size
         rows = np.empty((len(texts), width), dtype=np.float32)
         with tqdm(
@@ -78,17 +79,6 @@ class HFEncoder:
     def save(self, folder: Path) -> None:
         """Write `encoder.json`; the weights stay where they are and are found again by name."""
         write_atomic(folder / "encoder.json", to_json({"name": self.name}))
-
-    def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        # Texts are also what people type into a search: nothing in them is a control token.
-        words = [plain_words(self._tokenizer, text) for text in texts]
-        encoded = self._tokenizer(words, truncation=True, max_length=self.max_length, split_special_tokens=True)
-        ids: list[list[int]] = encoded["input_ids"]
-        # A tokenizer that adds no special token gives nothing for an empty text, which a model cannot read.
-        blank = [self._tokenizer.eos_token_id or 0]
-        return [row or blank for row in ids]
 
     def _encode_batch(self, ids: list[list[int]]) -> Tensor:
         lengths = torch.tensor([len(row) for row in ids], device=self.device)
@@ -104,6 +94,19 @@ class HFEncoder:
         else:
             pooled = (hidden * mask[..., None]).sum(dim=1) / lengths[:, None]
         return torch.nn.functional.normalize(pooled, dim=-1)
+
+
+def token_rows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> list[list[int]]:
+    """The tokens of each text, cut to a length; in tuning as in encoding."""
+    if not texts:
+        return []
+    # Texts are also what people type into a search: nothing in them is a control token.
+    words = [plain_words(tokenizer, text) for text in texts]
+    encoded = tokenizer(words, truncation=True, max_length=max_length, split_special_tokens=True)
+    ids: list[list[int]] = encoded["input_ids"]
+    # A tokenizer that adds no special token gives nothing for an empty text, which a model cannot read.
+    blank = [tokenizer.eos_token_id or 0]
+    return [row or blank for row in ids]
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:

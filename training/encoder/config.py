@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import yaml
 
 from genrec.semtok import options as check
+from genrec.semtok.columns import Columns
 from genrec.semtok.errors import InputError, OptionError
 from genrec.training.encoder.view_encoder import LEAST_TEMPERATURE
 from genrec.training.loop.options import typed_options
@@ -22,6 +23,7 @@ class ScftConfig:
 
     Attributes:
         items: the item table (see `Catalog.from_file`).
+        columns: what it calls its columns.
         output: folder for the tuned encoder.
         encoder: minilm or hf:MODEL (mean of the tokens), smollm2 or hf-last:MODEL (last token).
         steps: optimiser steps (4,000 in the paper).
@@ -53,6 +55,7 @@ class ScftConfig:
     save_every: int = 25
     precision: Literal["no", "bf16", "fp16"] = "no"
     seed: int = 0
+    columns: Columns = field(default_factory=Columns)
 
     def __post_init__(self) -> None:
         check.path(self, "items", "output")
@@ -85,8 +88,19 @@ def read_config(path: Path, overrides: Mapping[str, str] | None = None) -> ScftC
     if not isinstance(value, dict):
         raise InputError(f"{path}: not a configuration of this stage (no fields by name)")
     try:
-        return ScftConfig(**typed_options(ScftConfig, {**value, **overrides}))
+        columns = value.pop("columns", None) or {}
+        if not isinstance(columns, dict):
+            raise OptionError("columns", f"{columns!r}: names by option, such as {{title: name}}")
+        options = typed_options(ScftConfig, {**value, **overrides})
+        return ScftConfig(**options, columns=_columns(columns))
     except InputError as error:
         if isinstance(error, OptionError) and error.field in overrides:
             raise error.as_flag() from None
         raise InputError(f"{path}: {error}") from None
+
+
+def _columns(names: Mapping[str, str]) -> Columns:
+    try:
+        return Columns(**typed_options(Columns, names))
+    except OptionError as error:
+        raise error.within("columns") from None

@@ -61,7 +61,7 @@ def fit_scft(
     check_replaceable(target, lambda inputs: inputs.get("stage") == "scft", f"output {target}")
     # Unlike `Accelerator`, `PartialState` does not read by itself that the launcher asked for CPUs.
     main_process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).is_main_process
-    catalog = Catalog.from_file(Path(config.items))
+    catalog = Catalog.from_file(Path(config.items), config.columns)
     if len(catalog) < 3:
         raise InputError(f"{config.items}: {len(catalog)} items are too few to contrast")
     tuned = load_tunable(

@@ -25,7 +25,7 @@ def text_stage(encoder: str, folder: str = TEXT) -> Stage:
     """
     config, (entry, model) = {"encoder": encoder}, encoder_entry(encoder)
     if entry.reads_prompts:
-        config["tuned"] = files_hash(Path(model))  # tuned anew in the same place it makes other vectors
+        config["tuned"] = files_hash(Path(model).expanduser())  # tuned anew in the same place it makes other vectors
     return Stage(folder, config, ("catalog",), partial(_text, encoder))
 
 

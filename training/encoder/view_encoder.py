@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from genrec.semtok import smollm2
 from genrec.semtok.aligners.losses import soft_target_contrast
-from genrec.semtok.encoders.hf import Pooling, minilm_folder
+from genrec.semtok.encoders.hf import Pooling, minilm_folder, token_rows
 from genrec.semtok.errors import OptionError
 from genrec.semtok.pretrained import open_folder
 
@@ -93,7 +93,7 @@ class Tunable:
 
     def tokens(self, texts: Sequence[str], max_tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Right-padded tokens [n, T] and their mask; a padding token is never read, so any id will do."""
-        rows = self.tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]
+        rows = token_rows(self.tokenizer, texts, max_tokens)
         lengths = torch.tensor([len(row) for row in rows])
         tokens = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
         for index, row in enumerate(rows):
