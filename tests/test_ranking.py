@@ -8,27 +8,17 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from transformers import LlamaConfig, LlamaForCausalLM
+from worlds.random_ranker import random_ranker
 
 from genrec.data.sequences import Sequences
 from genrec.decoding import node_scores
 from genrec.decoding.beam import score_all
 from genrec.decoding.filters import ItemFilter
-from genrec.decoding.node_scores import NodeScorer, NodeScores
-from genrec.decoding.scorer import NextCodeScorer
-from genrec.decoding.torch_scorer import TorchScorer
-from genrec.decoding.trie import CodeTrie
-from genrec.decoding.vocabulary import SidVocabulary
+from genrec.decoding.node_scores import NodeScorer
 from genrec.ranking.config import FusionWeights, Ranking, RankingConfig
-from genrec.ranking.cooccurrence import Cooccurrence
-from genrec.ranking.dense_head import DenseHead
 from genrec.ranking.ranker import Ranker
-from genrec.semtok.aligners.base import FrozenTable
 from genrec.semtok.errors import InputError
-from genrec.sequential.base import SequentialModel
-from genrec.sequential.config import SasRecConfig
 from genrec.sequential.frozen import log_probability
-from genrec.sequential.sasrec import SasRecBackbone
 
 SIZES, N = (4, 4, 4), 30
 HISTORIES = Sequences.from_lists([[3, 5, 9], [], [1], [28, 2, 2, 7]])
@@ -38,31 +28,7 @@ BEAMS = 6
 @pytest.fixture(scope="module", params=["codes", "nodes"])
 def ranker(request: pytest.FixtureRequest) -> Ranker:
     """By codes alone with few beams, and by node vectors."""
-    rng = np.random.default_rng(0)
-    cells = rng.choice(4**3, size=N, replace=False)
-    codes = np.stack(np.unravel_index(cells, SIZES), axis=1).astype(np.int32)
-    vocabulary = SidVocabulary(tuple(np.arange(1 + 4 * level, 5 + 4 * level) for level in range(3)), 0)
-    torch.manual_seed(0)
-    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=13, num_key_value_heads=2, **shape)).eval()
-    with torch.no_grad():
-        for weights in model.parameters():
-            if weights.ndim > 1:
-                weights.normal_(0, 0.3)
-    content, seen = torch.randn(N, 5), torch.arange(N) < 25
-    head = DenseHead(16, 8, torch.from_numpy(codes), SIZES, content, seen)
-    with torch.no_grad():
-        for weights in head.parameters():
-            weights.normal_(0, 0.5)
-    train = Sequences.from_lists([rng.integers(25, size=6).tolist() for _ in range(20)])
-    trie = CodeTrie(codes, SIZES)
-    scorer: NextCodeScorer = TorchScorer(model, vocabulary, score_space="level")
-    if request.param == "nodes":
-        scorer = NodeScorer(scorer, NodeScores(trie, 16, 8), head)
-    config = RankingConfig(beams=BEAMS, dense_weight=0.7, cooccurrence_weight=0.4, sequential_weight=0.2)
-    table = FrozenTable(torch.randn(N, 8), torch.randn(N, 8))
-    sequential = SequentialModel(table, SasRecBackbone(SasRecConfig(width=8, layers=1, max_items=10))).eval()
-    return Ranker(scorer, trie, vocabulary, codes, head, config, Cooccurrence.fit(train, N), sequential)
+    return random_ranker(SIZES, N, beams=BEAMS, nodes=request.param == "nodes")
 
 
 def everything(ranker: Ranker) -> tuple[NDArray[np.float32], ...]:

@@ -97,9 +97,12 @@ class ItemKnn:
         return cls(similarity, Popularity.fit(train, n_items), decay)
 
     def score(self, histories: Sequences) -> Scores:
-        asked = _weighed(histories, self.similarity.shape[0], self.decay)
-        scores: Scores = (asked @ self.similarity).toarray()
+        scores: Scores = self.similar(histories).toarray()
         return scores + np.float32(1e-6) * self.popularity.score(histories)
+
+    def similar(self, histories: Sequences) -> Any:
+        """The sum without the back-off, sparse float32 [B, N]."""
+        return _weighed(histories, self.similarity.shape[0], self.decay) @ self.similarity
 
 
 @dataclass(frozen=True)

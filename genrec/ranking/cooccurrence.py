@@ -8,14 +8,19 @@
 A network generalises and forgets rare pairs; counts remember them and generalise to nothing. Their errors differ, so a
 product of both beats either (on Beauty and Scientific by a fifth of the recall; see docs/results/parts.md).
 
-Shapes: B histories, N items.
+Where a catalogue is large, the items that the counts say anything of are few: `proposals` finds the most probable, and
+`log_probability_of` scores some items, as `log_probability` scores all.
+
+Shapes: B histories, N items, C of them, M proposed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +84,7 @@ class Cooccurrence:
     def log_probability(self, histories: Sequences) -> NDArray[np.float32]:
         """log p(j | h), float32 [B, N]; an empty history is answered by popularity."""
         n = len(self.counts)
-        prior = (self.counts + FLOOR) / (self.counts.sum() + FLOOR * n)
+        prior = self._prior
         has_last = np.flatnonzero(histories.lengths)
         last = histories.values[histories.offsets[1:][has_last] - 1]
         after = np.zeros((len(histories), n), dtype=np.float32)
@@ -93,6 +98,60 @@ class Cooccurrence:
         back_off = np.where(known, KNN_BACK_OFF, 1.0)
         near = (1 - back_off) * near / np.where(known, total, 1.0) + back_off * prior
         return np.log(0.5 * (after + near)).astype(np.float32)
+
+    def proposals(self, histories: Sequences, m: int, allowed: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+        """Rows [B, 2 M] that hold the M most probable items of each history; -1 pads.
+
+        Args:
+            allowed: bool [N]; no other row is proposed.
+        """
+        counted, share = self._counted(histories)
+        popular = self._by_popularity if allowed is None else self._by_popularity[allowed[self._by_popularity]]
+        rows = np.full((len(histories), 2 * m), -1, dtype=np.int64)
+        rows[:, m : m + len(popular[:m])] = popular[:m]  # of the items without counts in a row, the best are these
+        for user in range(len(histories)):
+            part = slice(counted.indptr[user], counted.indptr[user + 1])
+            items, value = counted.indices[part], counted.data[part]
+            if allowed is not None:
+                kept = allowed[items]
+                items, value = items[kept], value[kept]
+            best = items[np.lexsort((items, -(value + share[user] * self._prior[items])))[:m]]
+            rows[user, : len(best)] = best
+        return rows
+
+    def log_probability_of(self, histories: Sequences, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """log p(j | h) of some items, float32 [B, C], NaN where an item has no counts."""
+        counted, share = self._counted(histories)
+        found: NDArray[np.float32] = counted[:, rows].toarray() + share[:, None] * self._prior[rows]
+        result = np.log(found).astype(np.float32)
+        result[:, self.counts[rows] == 0] = np.nan
+        return result
+
+    def _counted(self, histories: Sequences) -> tuple[sparse.csr_array, NDArray[np.float32]]:
+        """p(j | h) as a sparse [B, N] and the share [B] of p(j) that is to be added."""
+        n = len(self.counts)
+        has_last = histories.lengths > 0
+        last = np.zeros(len(histories), dtype=np.int64)
+        last[has_last] = histories.values[histories.offsets[1:][has_last] - 1]
+        after = self.transitions[last].multiply(has_last[:, None].astype(np.float32)).tocsr()
+        near = ItemKnn(self.similarity, Popularity(np.zeros(n, dtype=np.float32)), _DECAY).similar(histories)
+        after_total, total = after.sum(axis=1) + NEXT_BACK_OFF, near.sum(axis=1)
+        back_off = np.where(total > 0, KNN_BACK_OFF, 1.0)
+        of_near = 0.5 * (1 - back_off) / np.where(total > 0, total, 1.0)
+        share = 0.5 * (NEXT_BACK_OFF / after_total + back_off)
+        both = after.multiply((0.5 / after_total)[:, None]) + near.multiply(of_near[:, None])
+        return sparse.csr_array(both), share.astype(np.float32)
+
+    @cached_property
+    def _prior(self) -> NDArray[Any]:
+        """p(j), float32 [N]."""
+        prior: NDArray[Any] = (self.counts + FLOOR) / (self.counts.sum() + FLOOR * len(self.counts))
+        return prior
+
+    @cached_property
+    def _by_popularity(self) -> NDArray[np.int64]:
+        """All rows, the most popular first."""
+        return np.argsort(-self.counts, kind="stable")
 
     def save(self, path: Path) -> None:
         """Write a safetensors file."""

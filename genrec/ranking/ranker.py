@@ -11,6 +11,10 @@ The fused list is exact: its search goes on until no prefix that it left can lea
 the beam did not retrieve has an estimate: with node vectors what the nodes that were searched say of it
 (`NodeScorer.item_log_probs`), without just below the last item that was retrieved.
 
+Where a catalogue is large, `use_candidates` makes `dense` and `fused` approximate: their list is then the exact one of
+candidates that the scorers propose (`genrec.ranking.candidates`), and may miss an item. What a filter forbids is in no
+list, and where candidates do not fill one it is made exactly. `fused_lists`, by which runs are evaluated, is exact.
+
 Each part is a component scorer; the weights w, s and u of their fusion are chosen on validation, and a scorer of
 weight 0 isn't asked. The sequential one is the recommender that the run's aligner was trained with
 (`genrec.sequential.frozen`); without a trained aligner there is none. Co-occurrence is counted
@@ -40,6 +44,7 @@ from genrec.decoding.node_scores import NodeScorer
 from genrec.decoding.scorer import NextCodeScorer, State
 from genrec.decoding.trie import CodeTrie
 from genrec.decoding.vocabulary import SidVocabulary
+from genrec.ranking.candidates import TOGETHER, CandidateSearch, reads_all
 from genrec.ranking.config import FusionWeights, Ranking, RankingConfig
 from genrec.ranking.cooccurrence import Cooccurrence
 from genrec.ranking.dense_head import DenseHead
@@ -136,6 +141,19 @@ class Ranker:
         self.scorer, self.trie, self.vocabulary, self.codes, self.config = scorer, trie, vocabulary, codes, config
         self.head, self.cooccurrence, self.sequential = head, cooccurrence, sequential
         self._item_vectors: Tensor | None = None
+        self._candidates: CandidateSearch | None = None
+
+    def use_candidates(self) -> None:
+        """Make `dense` and `fused` lists from candidates from now on; builds the indexes that the run's ranking asks.
+
+        Without a dense head nothing changes, nor with node vectors, for which the model reads every item anyway.
+        """
+        if self.head is None or isinstance(self.scorer, NodeScorer):
+            return
+        self._candidates = CandidateSearch(self.head, self.cooccurrence, self.sequential)
+        weights = FusionWeights(1.0) if self.config.ranking == "dense" else self.config.fusion_weights
+        if self.config.ranking in ("dense", "fused"):
+            self._candidates.build(weights)
 
     def rank(
         self,
@@ -171,7 +189,14 @@ class Ranker:
         asked, k, beams = k, min(k, self.trie.n_items), min(beams, self.trie.n_items)
         rows = np.full((len(prompts), k), -1, dtype=np.int32)
         scores = np.full((len(prompts), k), -np.inf, dtype=np.float32)
-        for group in self.groups(prompts, ranking):
+        left = np.arange(len(prompts))
+        weights = FusionWeights(1.0) if ranking == "dense" else self.config.fusion_weights
+        if self._candidates is not None and ranking in ("dense", "fused") and weights != FusionWeights(0.0):
+            everyone = filters or [ItemFilter(self.trie)] * len(prompts)
+            left = self._rank_candidates(prompts, histories, everyone, weights, beams, rows, scores)
+            progress(len(prompts) - len(left))
+        for part in self.groups([prompts[i] for i in left], ranking):
+            group = left[part]
             chosen = None if filters is None else [filters[i] for i in group]
             batch = [prompts[i] for i in group]
             found, values = self._rank_batch(batch, histories.take(group), k, ranking, beams, chosen)
@@ -223,6 +248,65 @@ class Ranker:
             return groups
         most = max(1, _DENSE_CELLS // self.trie.n_items)
         return [group[i : i + most] for group in groups for i in range(0, len(group), most)]
+
+    def _rank_candidates(
+        self,
+        prompts: list[list[int]],
+        histories: Sequences,
+        filters: Sequence[ItemFilter],
+        weights: FusionWeights,
+        beams: int,
+        rows: NDArray[np.int32],
+        scores: NDArray[np.float32],
+    ) -> NDArray[np.int64]:
+        """Write the best candidates into rows and scores [B, k]; returns the users whose lists they do not fill."""
+        alike: dict[int, list[int]] = {}
+        for user, allowed in enumerate(filters):
+            alike.setdefault(id(allowed.shared), []).append(user)
+        for users in map(np.array, alike.values()):
+            for part in batches([prompts[i] for i in users], self.config.batch_tokens):
+                for begin in range(0, len(part), TOGETHER):
+                    group = users[part[begin : begin + TOGETHER]]
+                    batch, chosen = [prompts[i] for i in group], [filters[i] for i in group]
+                    found = self._best_candidates(batch, histories.take(group), chosen, weights, beams, rows.shape[1])
+                    rows[group, : found[0].shape[1]], scores[group, : found[1].shape[1]] = found
+        wanted = np.minimum(rows.shape[1], [allowed.count for allowed in filters])
+        left = np.flatnonzero((rows >= 0).sum(axis=1) < wanted)
+        rows[left], scores[left] = -1, -np.inf
+        return left
+
+    def _best_candidates(
+        self,
+        prompts: list[list[int]],
+        histories: Sequences,
+        filters: list[ItemFilter],
+        weights: FusionWeights,
+        beams: int,
+        k: int,
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Rows and scores [B, up to k] of one batch whose filters have one shared set; -1 and -inf pad."""
+        assert self._candidates is not None
+        start = hidden = retrieved = None
+        if weights.of_codes or weights.of_dense:
+            state = self.scorer.start(prompts)
+            start, hidden = copy.copy(state), state.hidden if weights.of_dense else None
+            if weights.of_dense and hidden is None:
+                raise InputError("no dense head, or an engine without hidden states for it; use --ranking beam")
+            if weights.of_codes and not reads_all(filters[0]):
+                retrieved, _ = self._search(state, max(k, beams), beams, filters)
+        recent = histories.last(self.config.max_items)
+        found = self._candidates.find(hidden, histories, recent, weights, filters, retrieved, k)
+        if not len(found.rows):
+            return np.empty((len(prompts), 0), dtype=np.int32), np.empty((len(prompts), 0), dtype=np.float32)
+        parts = ComponentScores(start, None, None, found.dense, found.cooccurrence, found.sequential, found.forbidden)
+        if weights.of_codes:
+            trie, (others, of_codes) = CodeTrie(self.codes[found.rows], self.trie.sizes), parts.without_codes(weights)
+            assert start is not None
+            scores = fused_search(self.scorer, prompts, start, trie, of_codes, others, beams=beams, k=k)
+        else:
+            scores = parts.fused(weights)
+        places, values = _numpy(*_top(scores, k))
+        return np.where(places >= 0, found.rows[places], -1).astype(np.int32), values
 
     def _rank_batch(
         self,

@@ -149,18 +149,29 @@ class SequentialModel(nn.Module):
 
         @torch.inference_mode()
         def score(histories: Sequences) -> Scores:
-            recent = histories.last(self.config.max_items)
-            hidden = torch.zeros(len(recent), rank.shape[1], device=rank.device)
-            by_length = np.argsort(recent.lengths, kind="stable")  # so that little of what is read is padding
-            for start in range(0, len(recent), _TOGETHER):
-                part = by_length[start : start + _TOGETHER]
-                hidden[part] = self._answers(recent.take(part), read)
-            scores: Scores = (hidden @ rank.T).cpu().numpy()
-            scores[recent.lengths == 0] = 0.0
+            scores: Scores = (self._asked(histories, read) @ rank.T).cpu().numpy()
+            scores[histories.lengths == 0] = 0.0
             scores[:, ~known] = -np.inf
             return scores
 
         return score
+
+    @torch.inference_mode()
+    def hidden(self, histories: Sequences) -> Tensor:
+        """The hidden states [B, D] whose products with the items' vectors are the scores; zeros after no history."""
+        hidden = self._asked(histories, self.frozen_vectors()[0])
+        hidden[torch.from_numpy(histories.lengths == 0).to(hidden.device)] = 0.0
+        return hidden
+
+    def _asked(self, histories: Sequences, read: Tensor) -> Tensor:
+        """States [B, D] after histories, read with vectors [N, D]; after an empty one, what a backbone begins with."""
+        recent = histories.last(self.config.max_items)
+        hidden = torch.zeros(len(recent), read.shape[1], device=read.device)
+        by_length = np.argsort(recent.lengths, kind="stable")  # so that little of what is read is padding
+        for start in range(0, len(recent), _TOGETHER):
+            part = by_length[start : start + _TOGETHER]
+            hidden[part] = self._answers(recent.take(part), read)
+        return hidden
 
     def _answers(self, histories: Sequences, read: Tensor) -> Tensor:
         """The hidden states [B, D] that are compared with items."""

@@ -27,7 +27,8 @@ from genrec.semtok.folders import LOG, read_json
 def recommend_all(config: RecommendConfig) -> dict[str, int]:
     """Write the lists; returns the manifest's counts."""
     with Run.open(config.run, hashes=config.verify) as run:
-        recommender = Recommender(run, engine=config.engine, device=config.device)
+        recommender = Recommender(run, engine=config.engine, device=config.device, retrieval=config.retrieval)
+        config = dataclasses.replace(config, retrieval=recommender.retrieval)  # so that all workers do the same
         if config.exclude_seen is None:
             config = dataclasses.replace(config, exclude_seen=run.exclude_seen)
     recommender.filters(config.conditions())  # a bad condition is refused before any work
@@ -83,13 +84,16 @@ def _batch_job(recommender: Recommender, config: RecommendConfig) -> BatchJob:
             "engine": config.engine,
             "exclude_seen": config.exclude_seen,
             "where": config.where,
+            **({"retrieval": recommender.retrieval} if recommender.retrieval != "exact" else {}),
         },
     )
 
 
 def _recommend_from(config: RecommendConfig) -> Callable[[Sequences], RankedRows]:
     """Open the run where a worker is, and return what answers a shard there."""
-    opened = Recommender.from_pretrained(config.run, engine=config.engine, device=config.device, verify=config.verify)
+    opened = Recommender.from_pretrained(
+        config.run, engine=config.engine, device=config.device, retrieval=config.retrieval, verify=config.verify
+    )
     return _callable(opened, config)
 
 

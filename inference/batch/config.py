@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from genrec.inference.engines import ENGINES
 from genrec.ranking.config import Ranking
 from genrec.semtok import options as check
 from genrec.semtok.errors import OptionError
+from genrec.semtok.nearest import Retrieval
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class RecommendConfig:
         beams: prefixes kept on each level; null: the run's.
         engine: torch, or vllm.
         device: of the torch engine; null takes the GPU where there is one.
+        retrieval: exact; approximate, by the extra faiss; or auto: approximate from 200,000 items on where the extra
+            is installed.
         executor: local, or ray.
         workers: engines of the ray executor.
         cpus: CPUs of each of them; null: 1.
@@ -45,6 +48,7 @@ class RecommendConfig:
     beams: int | None = None
     engine: str = "torch"
     device: str | None = None
+    retrieval: Retrieval = "auto"
     executor: Literal["local", "ray"] = "local"
     workers: int = 1
     cpus: float | None = None
@@ -58,6 +62,7 @@ class RecommendConfig:
 
     def __post_init__(self) -> None:
         check.choice(self, "engine", ENGINES)
+        check.choice(self, "retrieval", get_args(Retrieval))
         check.at_least_one(self, "k", "beams", "workers", "shard_size")
         check.path(self, "run", "users", "out")
         if self.executor == "local" and (self.workers > 1 or {self.cpus, self.gpus, self.address} != {None}):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from genrec.inference.engines import ENGINES
 from genrec.semtok import options as check
 from genrec.semtok.errors import OptionError
+from genrec.semtok.nearest import Retrieval
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class ServeConfig:
         live: answer from the model too; without it the model is not loaded and only stored lists are served.
         engine: what runs the model; vllm ranks by beam only.
         device: of the torch engine; None takes the GPU where there is one.
+        retrieval: exact; approximate, by the extra faiss; or auto: approximate from 200,000 items on where the extra
+            is installed.
         max_k: most items that a request may want.
         max_history: most items that a request may name.
         max_body_bytes: largest body.
@@ -45,6 +49,7 @@ class ServeConfig:
     live: bool = True
     engine: str = "torch"
     device: str | None = None
+    retrieval: Retrieval = "auto"
     max_k: int = 100
     max_history: int = 200
     max_body_bytes: int = 1 << 16
@@ -59,6 +64,7 @@ class ServeConfig:
 
     def __post_init__(self) -> None:
         check.choice(self, "engine", ENGINES)
+        check.choice(self, "retrieval", get_args(Retrieval))
         check.at_least_one(self, "workers", "max_k", "max_history", "max_body_bytes", "connections", "batch", "queue")
         check.path(self, "run", "store")
         check.not_negative(self, "rate", "wait_ms", "drain")

@@ -138,7 +138,7 @@ def _app(config: ServeConfig) -> FastAPI:
         from genrec.inference.recommender import Recommender  # with it come torch and the engine
 
         recommender = Recommender.from_pretrained(
-            config.run, engine=config.engine, device=config.device, verify=config.verify
+            config.run, engine=config.engine, device=config.device, retrieval=config.retrieval, verify=config.verify
         )
         _prove(recommender, config.run)
     else:
