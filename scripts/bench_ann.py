@@ -1,7 +1,7 @@
 """Approximate against exact retrieval: recall@10 and milliseconds a query, from 100 thousand to a million items.
 
     OMP_NUM_THREADS=1 python scripts/bench_ann.py --quick        # 100 thousand items
-    OMP_NUM_THREADS=1 python scripts/bench_ann.py                # 200 thousand and a million
+    OMP_NUM_THREADS=1 python scripts/bench_ann.py                # 200 thousand and a million too
     python scripts/bench_ann.py --json FILE
 
 Everything is made: an item's vector is a sum of three code vectors of falling length and noise of its own, as the dense

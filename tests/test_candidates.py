@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from worlds.random_ranker import random_ranker
 
 from genrec.data.sequences import Sequences
 from genrec.decoding.filters import ItemFilter
+from genrec.inference.batch.command import recommend_all
+from genrec.inference.batch.config import RecommendConfig
 from genrec.inference.opening import open_parts, open_ranker
 from genrec.inference.recommender import Recommender
 from genrec.ranking import candidates
@@ -22,6 +25,7 @@ from genrec.recommendations import RankedRows
 from genrec.run import Run
 from genrec.semtok import nearest
 from genrec.semtok.errors import InputError
+from genrec.semtok.folders import read_json
 
 pytest.importorskip("faiss")
 
@@ -204,6 +208,17 @@ def test_a_run_is_exact_unless_it_is_large_or_asked(tiny_run: Path) -> None:
     assert [rows.tolist() for rows in a.rows] == [rows.tolist() for rows in c.rows]  # a small one is read whole
     with pytest.raises(InputError, match="retrieval 'fast'"):
         open_parts(run, "torch", "cpu", "float32", "fast")  # type: ignore[arg-type]
+
+
+def test_a_job_goes_on_in_its_own_kind_of_lists(tiny_run: Path, tmp_path: Path) -> None:
+    job = RecommendConfig(tiny_run, out=tmp_path / "lists", k=3, retrieval="approximate")
+    recommend_all(job)
+    assert read_json(tmp_path / "lists/job.json")["about"]["retrieval"] == "approximate"
+    assert recommend_all(job)["users"] > 0
+    with pytest.raises(InputError, match=r"holds another job: .*retrieval"):
+        recommend_all(replace(job, retrieval="auto"))
+    with pytest.raises(InputError, match=r"^retrieval"):
+        RecommendConfig(tiny_run, retrieval="fast")  # type: ignore[arg-type]
 
 
 def test_similar_items_by_an_index(tiny_run: Path) -> None:
