@@ -48,8 +48,13 @@ def searched(scorer: TableScorer, trie: CodeTrie, weights: Tensor, others: Tenso
 @pytest.mark.parametrize("beams", [1, 3, 30])
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("spread", [0.0, 1.0, 8.0])
-def test_the_best_items_whatever_the_beam(seed: int, beams: int, spread: float) -> None:
-    """Also where other scorers say nothing (spread 0) or nearly all, some items are forbidden, and some weigh more."""
+@pytest.mark.parametrize("rows", [1, 7, 4096])
+def test_the_best_items_whatever_the_beam(
+    seed: int, beams: int, spread: float, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where other scorers say nothing (spread 0) or nearly all, some items are forbidden, and some weigh more; and
+    where few prefixes are fed at once."""
+    monkeypatch.setattr(module, "_ROWS", rows)
     scorer, trie = world(seed)
     rng = np.random.default_rng(seed + 100)
     weights = torch.from_numpy(np.where(rng.random(ITEMS) < 0.2, 0.9, 0.4).astype(np.float32))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from worlds.random_ranker import random_ranker
 
 from genrec.data.sequences import Sequences
-from genrec.decoding import node_scores
+from genrec.decoding import fused_search, node_scores
 from genrec.decoding.beam import score_all
 from genrec.decoding.filters import ItemFilter
 from genrec.decoding.node_scores import NodeScorer
@@ -46,7 +46,12 @@ def everything(ranker: Ranker) -> tuple[NDArray[np.float32], ...]:
 
 @pytest.mark.parametrize("ranking", ["beam", "rerank", "dense", "fused"])
 @pytest.mark.parametrize("filtered", [False, True])
-def test_each_ranking_is_its_formula(ranker: Ranker, ranking: Ranking, filtered: bool) -> None:
+@pytest.mark.parametrize("rows", [2, 4096])
+def test_each_ranking_is_its_formula(
+    ranker: Ranker, ranking: Ranking, filtered: bool, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the search of the fused list feeds few prefixes at once."""
+    monkeypatch.setattr(fused_search, "_ROWS", rows)
     allowed, filters = np.ones((len(HISTORIES), N), dtype=bool), None
     if filtered:
         allowed[:, ::3] = False

@@ -17,14 +17,14 @@ Shapes: B users, K prefixes kept, W most children of one of them, N items, n_l n
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from genrec.decoding.scorer import NextCodeScorer, State
-from genrec.decoding.trie import CodeTrie
+from genrec.decoding.trie import CodeTrie, TrieLevel
 
 _ROWS = 4096  # prefixes that the second walk feeds at once
 
@@ -87,7 +87,7 @@ def fused_search(
     device = state.log_probs.device
     order = torch.from_numpy(trie.order).long()
     bounds = _bounds(trie, weights[order].to(device), others[:, order].to(device))
-    found = _walk(scorer, copy.copy(state), trie, bounds, _best(max(beams, k)))
+    found = _walk(scorer, copy.copy(state), trie, bounds, max(beams, k))
     scores = torch.full_like(others, -torch.inf)
     _put(scores, order, torch.arange(len(prompts)), found)
     reached = found.scores.topk(k, dim=1).values[:, -1] if found.scores.shape[1] >= k else found.left.new_tensor(-1e30)
@@ -96,7 +96,8 @@ def fused_search(
     firsts = _first_bounds(trie, state.log_probs, bounds)
     for users in _groups(again, (firsts[again] >= reached[again, None]).sum(1)):
         began = scorer.start([prompts[user] for user in users.tolist()])
-        _put(scores, order, users.cpu(), _walk(scorer, began, trie, bounds.take(users), _reaching(reached[users])))
+        for found in _walk_all(scorer, began, trie, bounds.take(users), reached[users]):
+            _put(scores, order, users.cpu(), found)
     return scores
 
 
@@ -115,50 +116,87 @@ def _bounds(trie: CodeTrie, weights: Tensor, others: Tensor) -> _Bounds:
     return _Bounds(kinds, below)
 
 
-Keep = Callable[[Tensor], tuple[Tensor, Tensor]]
+class _Children(NamedTuple):
+    """Children of prefixes, [B, K W] each: their trie nodes, log-probabilities and bounds; -inf where there is none.
 
+    Those of prefix p begin at p * `width`.
+    """
 
-def _best(width: int) -> Keep:
-    """Keep the `width` best of bounds [B, M]: their places, and the best that is left out [B]."""
+    nodes: Tensor
+    totals: Tensor
+    bounds: Tensor
+    width: int
 
-    def keep(bounds: Tensor) -> tuple[Tensor, Tensor]:
-        top = bounds.topk(min(width + 1, bounds.shape[1]), dim=1)
-        if top.values.shape[1] <= width:
-            return top.indices, bounds.new_full((len(bounds),), -torch.inf)
-        return top.indices[:, :width], top.values[:, width]
-
-    return keep
-
-
-def _reaching(reached: Tensor) -> Keep:
-    """Keep all bounds [B, M] that reach what an item has to [B]."""
-
-    def keep(bounds: Tensor) -> tuple[Tensor, Tensor]:
-        width = int((bounds >= reached[:, None]).sum(1).max())
-        return bounds.topk(max(1, width), dim=1).indices, reached.new_full(reached.shape, -torch.inf)
-
-    return keep
-
-
-def _walk(scorer: NextCodeScorer, state: State, trie: CodeTrie, bounds: _Bounds, keep: Keep) -> _Found:
-    """From the root to the items, keeping the prefixes that `keep` says on each level."""
-    log_probs = state.log_probs[:, None]
-    nodes = torch.zeros(len(log_probs), 1, dtype=torch.long, device=log_probs.device)
-    totals = torch.zeros(nodes.shape, device=log_probs.device)
-    left = totals.new_full((len(totals),), -torch.inf)
-    for depth, level in enumerate(trie.levels_on(log_probs.device)):
+    @classmethod
+    def of(
+        cls, trie: CodeTrie, bounds: _Bounds, depth: int, nodes: Tensor, totals: Tensor, log_probs: Tensor
+    ) -> _Children:
+        """Of nodes [B, K] of a depth; `totals` [B, K] led there, and `log_probs` [B, K, V] lead on."""
+        level = trie.levels_on(log_probs.device)[depth]
         first, count = level.children(nodes)
         slot = torch.arange(int(count.max()), dtype=torch.int32, device=nodes.device)
         children = (first[..., None] + torch.minimum(slot, count[..., None] - 1)).long()
         reached = totals[..., None] + log_probs.gather(2, level.code(children))
-        found = bounds.of(depth, reached, children).masked_fill_(slot >= count[..., None], -torch.inf).flatten(1)
+        found = bounds.of(depth, reached, children).masked_fill_(slot >= count[..., None], -torch.inf)
+        return cls(children.flatten(1), reached.flatten(1), found.flatten(1), children.shape[2])
+
+    def feed(self, scorer: NextCodeScorer, state: State, level: TrieLevel, picked: Tensor) -> _Prefixes:
+        """Some of them, by their places [B, K'], as prefixes that the model has read."""
+        nodes, totals = self.nodes.gather(1, picked), self.totals.gather(1, picked)
+        return _Prefixes(nodes, totals, scorer.step(state, picked // self.width, level.code(nodes)))
+
+
+class _Prefixes(NamedTuple):
+    """What was fed: trie nodes and log-probabilities [B, K], and those of the codes that come next [B, K, V]."""
+
+    nodes: Tensor
+    totals: Tensor
+    log_probs: Tensor
+
+    @classmethod
+    def root(cls, state: State) -> _Prefixes:
+        """The empty prefix of each user."""
+        log_probs = state.log_probs[:, None]
+        nodes = torch.zeros(len(log_probs), 1, dtype=torch.long, device=log_probs.device)
+        return cls(nodes, torch.zeros(nodes.shape, device=log_probs.device), log_probs)
+
+
+def _walk(scorer: NextCodeScorer, state: State, trie: CodeTrie, bounds: _Bounds, width: int) -> _Found:
+    """From the root to the items, keeping the prefixes with the `width` best bounds on each level."""
+    prefixes = _Prefixes.root(state)
+    left = prefixes.totals.new_full((len(prefixes.totals),), -torch.inf)
+    for depth, level in enumerate(trie.levels_on(left.device)):
+        children = _Children.of(trie, bounds, depth, *prefixes)
         if depth == trie.n_levels - 1:
             break
-        picked, left_here = keep(found)
-        left = torch.maximum(left, left_here)
-        nodes, totals = children.flatten(1).gather(1, picked), reached.flatten(1).gather(1, picked)
-        log_probs = scorer.step(state, picked // children.shape[2], level.code(nodes))
-    return _Found(children.flatten(1), found, left)
+        best = children.bounds.topk(min(width + 1, children.bounds.shape[1]), dim=1)
+        if best.values.shape[1] > width:
+            left = torch.maximum(left, best.values[:, width])
+        prefixes = children.feed(scorer, state, level, best.indices[:, :width])
+    return _Found(children.nodes, children.bounds, left)
+
+
+def _walk_all(
+    scorer: NextCodeScorer, state: State, trie: CodeTrie, bounds: _Bounds, reached: Tensor
+) -> Iterator[_Found]:
+    """All items whose prefixes have bounds that reach what an item has to, [B].
+
+    Depth first, so many prefixes at a time that `_ROWS` are fed: a user for whom nearly all of a large catalogue is
+    possible costs time and no more memory than others.
+    """
+    levels = trie.levels_on(reached.device)
+
+    def below(state: State, depth: int, prefixes: _Prefixes) -> Iterator[_Found]:
+        children = _Children.of(trie, bounds, depth, *prefixes)
+        if depth == trie.n_levels - 1:
+            yield _Found(children.nodes, children.bounds, reached)
+            return
+        many = max(1, int((children.bounds >= reached[:, None]).sum(1).max()))
+        for picked in children.bounds.topk(many, dim=1).indices.split(max(1, _ROWS // len(reached)), dim=1):
+            fed = copy.copy(state)
+            yield from below(fed, depth + 1, children.feed(scorer, fed, levels[depth], picked))
+
+    yield from below(state, 0, _Prefixes.root(state))
 
 
 def _first_bounds(trie: CodeTrie, log_probs: Tensor, bounds: _Bounds) -> Tensor:

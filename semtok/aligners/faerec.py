@@ -92,6 +92,7 @@ class FaeRecTable(ItemTable):
         gate = self.gate(own, mapped) * (counts > 0)[:, None]
         return self.norm(gate * own + (1 - gate) * mapped)
 
+
 def curriculum(epoch: float, minimum: float, period: float) -> tuple[float, float]:
     """(w_item, w_feature), the weights of the two losses after so many epochs:
 
