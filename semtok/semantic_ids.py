@@ -21,6 +21,7 @@ from genrec.semtok.errors import InputError
 from genrec.semtok.quantizers.collisions import CostFunction, TakenPaths, resolve, shared_by
 from genrec.semtok.quantizers.residual import Codes, Floats
 from genrec.semtok.quantizers.state import CONFIG, read_part, write_part
+from genrec.semtok.tables import read_table, require_types
 
 if TYPE_CHECKING:
     from genrec.semtok.quantizers import Quantizer
@@ -92,16 +93,8 @@ class SemanticIds:
         sizes = read_part(folder, "sizes")
         if not isinstance(sizes, list) or not all(isinstance(size, int) and size > 0 for size in sizes):
             raise InputError(f"{folder / CONFIG}: sizes {sizes!r} are not a list of positive numbers")
-        try:
-            frame = pl.read_parquet(path, glob=False)
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file") from None
-        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-            raise InputError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
-        if frame.schema != {"item_id": pl.String, "codes": pl.List(pl.Int32)}:
-            raise InputError(f"{path}: columns {dict(frame.schema)}, not item_id (string) and codes (list of int32)")
-        if frame.null_count().sum_horizontal().item() or frame["codes"].explode().null_count():
-            raise InputError(f"{path}: empty cells")
+        frame = read_table(path, what="semantic IDs", may_be_empty=True)
+        require_types(frame, path, {"item_id": pl.String, "codes": pl.List(pl.Int32)})
         lengths = frame["codes"].list.len()
         if (lengths != len(sizes)).any():
             row = int((lengths != len(sizes)).arg_max() or 0)

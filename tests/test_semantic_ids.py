@@ -83,7 +83,7 @@ def test_broken_rows_are_named(item: str | None, codes: list[int | None] | None,
 def test_a_foreign_table_is_named(tmp_path: Path) -> None:
     IDS.save(tmp_path)
     pl.DataFrame({"item_id": [1], "codes": [2]}).write_parquet(tmp_path / "semantic_ids.parquet")
-    with pytest.raises(InputError, match=r"semantic_ids\.parquet: columns"):
+    with pytest.raises(InputError, match=r"semantic_ids\.parquet: column 'item_id' holds Int64"):
         SemanticIds.load(tmp_path)
 
 
@@ -100,7 +100,7 @@ def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"semantic_ids\.parquet: no such file"):
         SemanticIds.load(tmp_path)
     (tmp_path / "semantic_ids.parquet").write_text("hello")
-    with pytest.raises(InputError, match="not a Parquet file"):
+    with pytest.raises(InputError, match="not a whole Parquet file"):
         SemanticIds.load(tmp_path)
 
 
