@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from genrec.data.sequences import Sequences
+from genrec.data.sequences import Sequences, offsets_of
 from genrec.semtok.catalog import Catalog
 
 if TYPE_CHECKING:
@@ -55,9 +55,8 @@ class RankedRows:
     ) -> RankedRows:
         """Build from [B, K] arrays in which -1 pads a list at its end."""
         kept = rows >= 0
-        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
-        np.cumsum(kept.sum(axis=1), out=offsets[1:])
-        return RankedRows(Sequences(rows[kept].astype(np.int32), offsets), scores[kept].astype(np.float32), reasons)
+        lists = Sequences(rows[kept].astype(np.int32), offsets_of(kept.sum(axis=1)))
+        return RankedRows(lists, scores[kept].astype(np.float32), reasons)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -28,9 +28,9 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field
 
-from genrec.data.cases import Split, offsets_of
+from genrec.data.cases import Split
 from genrec.data.config import TimeUnit
-from genrec.data.sequences import Sequences
+from genrec.data.sequences import Sequences, offsets_of
 from genrec.run_folder import RunFolder
 from genrec.semtok.arrays import read_arrays
 from genrec.semtok.catalog import Catalog

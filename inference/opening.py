@@ -23,7 +23,7 @@ from genrec.ranking.ranker import Ranker
 from genrec.run import Run
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.device import default_device
-from genrec.semtok.errors import InputError
+from genrec.semtok.errors import InputError, first_line
 from genrec.semtok.folders import hash_value
 from genrec.semtok.nearest import Retrieval, is_approximate
 from genrec.semtok.pretrained import ModelFolder, open_folder
@@ -93,7 +93,7 @@ def _device(engine: str, device: str | None) -> str:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"device {device!r} is unavailable here ({str(error).splitlines()[0]})") from None
+        raise InputError(f"device {device!r} is unavailable here ({first_line(error)})") from None
     return device
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from genrec.data.sequences import Sequences
+from genrec.data.sequences import Sequences, offsets_of
 from genrec.data.windows import merge_rows
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import read_json, to_json, write_atomic
@@ -162,8 +162,7 @@ class Split:
 def without_items(sequences: Sequences, items: NDArray[np.int32]) -> Sequences:
     """The sequences without some items; they keep their number and may become empty."""
     keep = ~among(sequences.values, items)
-    kept_before = np.concatenate([[0], np.cumsum(keep)]).astype(np.int64)
-    return Sequences(sequences.values[keep], kept_before[sequences.offsets])
+    return Sequences(sequences.values[keep], offsets_of(keep)[sequences.offsets])
 
 
 def among(rows: NDArray[np.int32], others: NDArray[np.int32]) -> NDArray[np.bool_]:
@@ -177,11 +176,6 @@ def with_targets(histories: Sequences, targets: NDArray[np.int32]) -> Sequences:
     """Each history with its target behind it."""
     offsets = histories.offsets + np.arange(len(histories) + 1)
     return Sequences(np.insert(histories.values, histories.offsets[1:], targets), offsets)
-
-
-def offsets_of(lengths: pl.Series) -> NDArray[np.int64]:
-    """The offsets, int64 [S+1], of S rows of these lengths."""
-    return np.concatenate([[0], np.cumsum(lengths.to_numpy())]).astype(np.int64)
 
 
 def _to_lists(sequences: Sequences) -> pl.Series:

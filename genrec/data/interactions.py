@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from genrec.data.config import TimeUnit
-from genrec.data.sequences import Sequences
+from genrec.data.sequences import Sequences, offsets_of
 from genrec.data.timestamps import Instants, parse_timestamps, settle_unit
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.columns import STANDARD, Columns, Header, require_named
@@ -69,8 +69,7 @@ class Interactions:
 
         names, codes = _number_users(users)
         order = _order(codes, instants.values, len(names))
-        offsets = np.zeros(len(names) + 1, dtype=np.int64)
-        np.cumsum(np.bincount(codes, minlength=len(names)), out=offsets[1:])
+        offsets = offsets_of(np.bincount(codes, minlength=len(names)))
         sorted_instants = Instants(instants.values[order], instants.per_unit, instants.from_dates)
         times, unit = settle_unit(sorted_instants, offsets, time_unit, path)
         return cls(names, Sequences(rows[order], offsets), times, unit)

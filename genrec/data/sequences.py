@@ -34,9 +34,8 @@ class Sequences:
         [[3, 1], [], [2]]
         """
         arrays = [np.asarray(row, dtype=np.int32) for row in rows]
-        offsets = np.zeros(len(arrays) + 1, dtype=np.int64)
-        np.cumsum([len(a) for a in arrays], out=offsets[1:])
-        return cls(np.concatenate(arrays) if arrays else np.empty(0, dtype=np.int32), offsets)
+        values = np.concatenate(arrays) if arrays else np.empty(0, dtype=np.int32)
+        return cls(values, offsets_of([len(array) for array in arrays]))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -67,10 +66,14 @@ class Sequences:
         return gather(self.values, self.offsets[1:] - kept, kept)
 
 
+def offsets_of(lengths: ArrayLike) -> NDArray[np.int64]:
+    """The offsets, int64 [S+1], of S rows of these lengths."""
+    return np.insert(np.cumsum(np.asarray(lengths), dtype=np.int64), 0, 0)
+
+
 def gather(values: NDArray[np.int32], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> Sequences:
     """The sequences that begin at `starts` [S] of a flat array and have `lengths` [S]."""
-    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
-    np.cumsum(lengths, out=offsets[1:])
+    offsets = offsets_of(lengths)
     index = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
     return Sequences(values[index], offsets)
 

@@ -14,9 +14,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from genrec.data.cases import Cases, Split, among, offsets_of, with_targets, without_items
+from genrec.data.cases import Cases, Split, among, with_targets, without_items
 from genrec.data.interactions import Interactions
-from genrec.data.sequences import Sequences, gather
+from genrec.data.sequences import Sequences, gather, offsets_of
 from genrec.data.timestamps import DAY
 from genrec.data.windows import merge_rows
 from genrec.semtok.catalog import Catalog

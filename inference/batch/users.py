@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from genrec.data.interactions import Interactions
 from genrec.semtok.catalog import Catalog
-from genrec.semtok.errors import InputError
+from genrec.semtok.errors import InputError, first_line
 from genrec.semtok.folders import hash_file, hold_lock
 from genrec.semtok.tables import open_plain
 
@@ -217,7 +217,7 @@ class FileUsers:
                 chunk = table.select("user_id", "history").slice(begin, PARQUET_ROWS).collect()
                 yield from ((begin + i, *row) for i, row in enumerate(chunk.iter_rows(), start=1))
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise InputError(f"{self._name}: can't be read ({str(error).splitlines()[0]})") from None
+            raise InputError(f"{self._name}: can't be read ({first_line(error)})") from None
 
 
 @contextlib.contextmanager

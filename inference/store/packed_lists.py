@@ -23,7 +23,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from genrec.inference.store.topk_store import ListsInfo
-from genrec.semtok.errors import InputError
+from genrec.semtok.errors import InputError, first_line
 from genrec.semtok.folders import check_folder
 from genrec.semtok.tables import read_table
 
@@ -174,7 +174,7 @@ def _metadata(path: Path) -> tuple[str, str, str]:
     try:
         metadata, schema = pl.read_parquet_metadata(path), pl.read_parquet_schema(path)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        raise InputError(f"{path}: not a Parquet file ({(str(error).splitlines() or [''])[0]})") from None
+        raise InputError(f"{path}: not a Parquet file ({first_line(error)})") from None
     for column in ("user_id", "item_ids", "scores"):
         if column not in schema:
             raise InputError(f"{path}: no column {column}")
