@@ -34,7 +34,8 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from genrec.data.cases import Split
-from genrec.data.sequences import Sequences, user_item_matrix
+from genrec.data.sequences import Sequences
+from genrec.data.user_items import user_item_matrix
 from genrec.evaluation.tables import evaluate, format_table, rank
 from genrec.run import Run
 from genrec.semtok.aligners.base import IdTable

@@ -14,8 +14,9 @@ from torch import Tensor
 from worlds.ring import N_ITEMS, ring_split
 
 from genrec.data.cases import Cases
-from genrec.data.sequences import Sequences, user_item_matrix
+from genrec.data.sequences import Sequences
 from genrec.data.splits import Split
+from genrec.data.user_items import user_item_matrix
 from genrec.semtok.aligners.base import AlignerInputs, IdTable
 from genrec.semtok.aligners.config import ConcatenationConfig, TextTableConfig
 from genrec.semtok.aligners.simple import ConcatenationTable, TextTable

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_array
 
 
 @dataclass(frozen=True)
@@ -76,13 +75,3 @@ def gather(values: NDArray[np.int32], starts: NDArray[np.int64], lengths: NDArra
     offsets = offsets_of(lengths)
     index = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
     return Sequences(values[index], offsets)
-
-
-def user_item_matrix(histories: Sequences, n_items: int) -> csr_array:
-    """The matrix float32 [S, N] with 1 where a sequence has an item."""
-    people = np.repeat(np.arange(len(histories)), histories.lengths)
-    ones = np.ones(len(people), dtype=np.float32)
-    user_item = csr_array((ones, (people, histories.values)), shape=(len(histories), n_items))
-    user_item.sum_duplicates()
-    user_item.data[:] = 1.0
-    return user_item

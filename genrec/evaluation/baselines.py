@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from genrec.data.sequences import Sequences, user_item_matrix
+from genrec.data.sequences import Sequences
+from genrec.data.user_items import user_item_matrix
 
 Scores = NDArray[np.float32]
 

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genrec.data.sequences import Sequences, user_item_matrix
+from genrec.data.sequences import Sequences
+from genrec.data.user_items import user_item_matrix
 from genrec.semtok.aligners.base import AlignerInputs, ItemTable
 from genrec.semtok.vectors import ItemVectors
 from genrec.sequential.base import ColdItems
