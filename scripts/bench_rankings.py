@@ -6,8 +6,10 @@
     beam      the codes alone
     rerank    what the beam retrieved, ordered by the dense head
     dense     the dense head over the whole catalogue
-    fused    codes, dense head, the aligned recommender and co-occurrence counts, with the run's weights
+    fused     codes, dense head, the aligned recommender and co-occurrence counts, with the run's weights
+    estimated the same by one beam search, with an estimate for what it did not retrieve: what an exact list costs
 
+`--dense_weight`, `--sequential_weight` and `--cooccurrence_weight` stand in for the run's.
 Cases are drawn from the test split with a seed; items of the history are left out. In every round the rankings take
 turns over the same batch of cases, then over single cases. Times are processor times of the whole process, all threads,
 which a busy machine stretches less than the clock; ratios are medians over rounds.
@@ -21,7 +23,7 @@ import platform
 import statistics
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,7 @@ from numpy.typing import NDArray
 
 from genrec.data.cases import Cases
 from genrec.data.sequences import Sequences
+from genrec.decoding.filters import ItemFilter
 from genrec.evaluation.metrics import interval, ndcg, paired_interval, rank_of_target, recall
 from genrec.evaluation.seeds import markdown
 from genrec.evaluation.tables import padded
@@ -39,6 +42,7 @@ from genrec.semtok.errors import InputError
 from genrec.semtok.folders import to_json, write_atomic
 
 K, BATCH, ALONE = 10, 250, 5
+WEIGHTS = ("dense_weight", "sequential_weight", "cooccurrence_weight")
 
 
 @dataclass
@@ -47,21 +51,29 @@ class Measured:
 
     ranking: Ranking
     config: RankingConfig
+    exact: bool = True
     ranks: list[NDArray[np.int64]] = field(default_factory=list)
     in_batch: list[float] = field(default_factory=list)
     alone: list[float] = field(default_factory=list)
 
-    def lists(self, recommender: Recommender, histories: Sequences) -> tuple[Sequences, float]:
-        """The lists, and seconds for one of them."""
+    def lists(self, recommender: Recommender, histories: Sequences) -> tuple[NDArray[np.int32], float]:
+        """The lists [B, K], and seconds for one of them."""
         recommender.ranker.config = self.config
         began = time.process_time()
-        found = recommender.recommend_rows(histories, k=K, ranking=self.ranking)
-        return found.rows, (time.process_time() - began) / len(histories)
+        if self.exact:
+            found = padded(recommender.recommend_rows(histories, k=K, ranking=self.ranking).rows, K)
+        else:
+            everything, weights = ItemFilter(recommender.trie), self.config.fusion_weights
+            filters = [everything.deny(history) for history in histories]
+            found = recommender.ranker.fused_lists(histories, weights=[weights], k=K, filters=filters, exact=False)[
+                weights
+            ]
+        return found, (time.process_time() - began) / len(histories)
 
     def take_turn(self, recommender: Recommender, cases: Cases) -> None:
         """One round."""
         found, seconds = self.lists(recommender, cases.histories)
-        self.ranks.append(rank_of_target(padded(found, K), cases.targets))
+        self.ranks.append(rank_of_target(found, cases.targets))
         self.in_batch.append(seconds)
         each = [
             self.lists(recommender, cases.histories.take(np.array([place])))[1]
@@ -74,6 +86,7 @@ def measure(recommender: Recommender, cases: Cases) -> dict[str, Measured]:
     """Every ranking over all of the cases."""
     config = recommender.ranker.config
     measured = {name: Measured(name, config) for name in ("beam", "rerank", "dense", "fused")}
+    measured["estimated"] = Measured("fused", config, exact=False)
     for one in measured.values():
         one.lists(recommender, cases.histories.take(np.arange(min(ALONE, len(cases)))))  # what is made once, is made
     for begin in range(0, len(cases), BATCH):
@@ -89,12 +102,18 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="500 cases")
+    for name in WEIGHTS:
+        parser.add_argument(f"--{name}", type=float, help="another weight than the run's")
     parser.add_argument("--json", type=Path, help="write figures and conditions here")
     options = parser.parse_args()
     if options.cases < 1:
         parser.error("--cases must be at least 1")
     with Run.open(options.run) as run:
         recommender, test = Recommender(run, device="cpu"), run.split().test
+    ranker = recommender.ranker
+    ranker.config = replace(
+        ranker.config, **{name: value for name in WEIGHTS if (value := getattr(options, name)) is not None}
+    )
     count = min(500 if options.quick else options.cases, len(test))
     measured = measure(recommender, test.take(np.random.default_rng(options.seed).choice(len(test), count, False)))
 
@@ -125,7 +144,8 @@ def main() -> None:
     if options.json:
         conditions = {
             "run": options.run.name, "run_id": recommender.run_id, "items": len(recommender.catalog), "cases": count,
-            "beams": recommender.ranker.config.beams, "seed": options.seed, "cores": os.cpu_count(),
+            "beams": ranker.config.beams,
+            "weights": list(ranker.config.fusion_weights), "seed": options.seed, "cores": os.cpu_count(),
             "threads": os.environ.get("OMP_NUM_THREADS"), "processor": platform.machine(),
         }  # fmt: skip
         write_atomic(options.json, to_json({"figures": figures, "conditions": conditions}))
