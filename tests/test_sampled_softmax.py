@@ -53,6 +53,20 @@ def test_gradients() -> None:
     assert torch.autograd.gradcheck(loss, (hidden.requires_grad_(), vectors.requires_grad_()))
 
 
+def test_it_is_computed_in_float32_whatever_the_model_is_in() -> None:
+    hidden, vectors, targets = batch()
+    coarse, vectors = hidden.bfloat16().requires_grad_(), vectors.float().requires_grad_()
+    drawn = draw(inclusion(np.arange(30), 10))
+    exact = sampled_softmax(coarse.detach().float(), vectors, targets, drawn)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = sampled_softmax(coarse, vectors, targets, drawn)
+    torch.testing.assert_close(loss, exact)
+    loss.backward()
+    assert coarse.grad is not None
+    assert vectors.grad is not None
+    assert (coarse.grad.dtype, vectors.grad.dtype) == (torch.bfloat16, torch.float32)
+
+
 @pytest.mark.parametrize("negatives", [1, 5, 29, 30, 100])
 @pytest.mark.parametrize("power", [0.0, 0.75])
 def test_inclusion_sums_to_the_sample_and_is_never_above_one(negatives: int, power: float) -> None:

@@ -71,8 +71,14 @@ def sampled_softmax(hidden: Tensor, vectors: Tensor, targets: Tensor, drawn: Dra
     """
     place = torch.full((len(vectors),), -1, device=targets.device)
     place[drawn.rows] = torch.arange(len(drawn.rows), device=targets.device)
-    log_probability = drawn.log_probability.to(hidden.dtype)
-    return _SampledCrossEntropy.apply(hidden, vectors[targets], vectors[drawn.rows], log_probability, place[targets])
+    if hidden.dtype in (torch.bfloat16, torch.float16):  # with a sample's sums half precision is too coarse
+        hidden = hidden.float()
+    vectors, log_probability = vectors.to(hidden.dtype), drawn.log_probability.to(hidden.dtype)
+    with torch.autocast(hidden.device.type, enabled=False):
+        loss: Tensor = _SampledCrossEntropy.apply(
+            hidden, vectors[targets], vectors[drawn.rows], log_probability, place[targets]
+        )
+    return loss
 
 
 class _SampledCrossEntropy(torch.autograd.Function):
