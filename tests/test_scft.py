@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import polars as pl
@@ -41,6 +42,7 @@ from genrec.run import Run
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.encoders import item_texts, make_encoder, query_text
 from genrec.semtok.encoders.attribute_prompt import attribute_prompt, attribute_prompts, disjoint_views, random_view
+from genrec.semtok.encoders.tuned import TunedEncoder
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import check_folder
 from genrec.stages import bring_up_to_date
@@ -262,6 +264,22 @@ def test_an_encoder_tuned_anew_in_its_place_makes_other_vectors(config: ScftConf
     shutil.rmtree(config.output)
     with pytest.raises(InputError, match="out: no such folder"):
         text_stage(name)
+
+
+def test_text_vectors_by_a_tuned_encoder_that_were_interrupted_are_made_when_asked_again(
+    config: ScftConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit_scft(replace(config, steps=2))
+    make_sample_shop(0, users=40, items=60).write(tmp_path)
+    run, name = Run(tmp_path / "run"), f"scft:{config.output}"
+    bring_up_to_date(run, catalog_stage(DataConfig(str(tmp_path / "items.jsonl"), str(tmp_path / "interactions.csv"))))
+    with monkeypatch.context() as patch:
+        patch.setattr(TunedEncoder, "encode", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            bring_up_to_date(run, text_stage(name))
+    bring_up_to_date(run, text_stage(name))
+    expected = make_encoder(name).encode(attribute_prompts(run.catalog()))
+    np.testing.assert_allclose(run.text_vectors().values, expected, atol=1e-5)
 
 
 def test_both_stages_of_llmemb_stand_beside_the_untuned_encoder(config: ScftConfig, tmp_path: Path) -> None:

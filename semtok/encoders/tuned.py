@@ -4,6 +4,7 @@ queries are encoded by the same weights wherever the run lies, and whatever beco
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from genrec.semtok.encoders.hf import HFEncoder
@@ -35,6 +36,7 @@ class TunedEncoder(HFEncoder):
     def save(self, folder: Path) -> None:
         """Write `encoder.json` and the model, which shares its files with the tuned folder where the disk can."""
         super().save(folder)
+        shutil.rmtree(folder / _MODEL, ignore_errors=True)  # of an attempt that was interrupted
         link_files(self._folder, folder / _MODEL)
 
     @classmethod
