@@ -12,6 +12,7 @@ from worlds.small_shop import SMALL, contents
 
 from genrec import Recommender
 from genrec.cli.main import main
+from genrec.evaluation.card import CardFacts, model_card
 from genrec.run import Run
 from genrec.semtok.folders import read_json
 
@@ -67,6 +68,7 @@ def test_of_a_large_catalogue_some_cases_are_ranked(
     assert {row["n"] for row in read_json(copy / "report/metrics.json") if row["slice"] == "all"} == {9}
     assert f"9, drawn by seed, of {n_cases} test cases" in (copy / "report/report.html").read_text()
     assert {len(ranks) for ranks in Run(copy).ranks().values()} == {9}
+    assert f"{n_cases} test cases, of which 9, drawn by seed, were ranked." in model_card(Run(copy), CardFacts("shop"))
 
 
 def test_inspect_and_evaluate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from huggingface_hub import EvalResult, ModelCardData
 
-from genrec.evaluation.tables import DEFAULT, summary
+from genrec.evaluation.tables import DEFAULT, summary, tested_cases
 from genrec.evaluation.verdict import verdict
 from genrec.run import Run
 from genrec.semtok.errors import InputError
@@ -89,7 +89,8 @@ def _use(run: Run, facts: CardFacts) -> str:
 
 def _data(run: Run, facts: CardFacts) -> str:
     split, catalog = run.split(), run.catalog()
-    words = ", ".join(catalog.text_columns) or "none"
+    words, tested = ", ".join(catalog.text_columns) or "none", len(tested_cases(split.test, run.fitted_items))
+    drawn = "" if tested == len(split.test) else f", of which {tested:,}, drawn by seed, were ranked"
     tables = (
         "The users of the log and their histories are in this repository."
         if facts.with_log
@@ -98,7 +99,7 @@ def _data(run: Run, facts: CardFacts) -> str:
     return (
         f"- {len(catalog):,} items with titles; other columns that are read as words: {words}.\n"
         f"- {len(split.train):,} training histories with {len(split.train.values):,} interactions; "
-        f"{len(split.valid):,} validation cases and {len(split.test):,} test cases.\n"
+        f"{len(split.valid):,} validation cases and {len(split.test):,} test cases{drawn}.\n"
         f"- Held back for the test: {_HELD_BACK[split.name]}.\n"
         f"- {tables}\n"
         "- Where the data are from, and whether they may be passed on: to be said by whoever publishes this."
