@@ -43,7 +43,7 @@ class Cell:
     options: Any  # the aligner's configuration; of `plain` None
     shape: Any  # the backbone's configuration
     training: SequentialTrainingConfig  # how it is trained; the seed is the cell's
-    negatives: int | None  # classes that the softmax samples for a batch; None: the whole catalogue
+    negatives: int | None  # classes that the softmax samples for a batch; None: see `Softmax`
     collaborative: CellName  # the plain cell whose vectors an aligner may look at
     text: str = TEXT  # the folder of the run with the items' text vectors
 

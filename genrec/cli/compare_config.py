@@ -54,7 +54,8 @@ class CompareConfig:
         backbones: sasrec, gru4rec, bert4rec or lrurec, each run with every aligner.
         seeds: each draws every cell's initialisation, dropout and batches; the split is the same for all.
         training: of every cell whose line does not say otherwise; its own seed is not read.
-        negatives: classes that the softmax samples for a batch; null: the whole catalogue.
+        negatives: classes that the softmax samples for a batch; null: none, it is over the whole catalogue, and over
+            8,192 of more than 100,000 items.
         split_seed: draws the cold items.
         reference: the line that every other is measured against, by paired intervals.
     """

@@ -18,8 +18,9 @@ from torch import Tensor
 class State(Protocol):
     """Where a search of B users stands.
 
-    `step` rebinds a state's attributes and never changes what they held, so `copy.copy(state)` taken right after
-    `start` begins again on the same prompts, as long as only one of the copies is in use at a time.
+    `step` rebinds a state's attributes and adds to what they held without changing it, so a search can return to where
+    `copy.copy(state)` was taken, after `start` or any step, and go on from there otherwise: whatever was fed since then
+    is given up by that, and copies of a later moment are of no more use.
 
     Attributes:
         log_probs: float32 [B, V_0], log-probabilities of the first code.

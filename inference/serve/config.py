@@ -23,7 +23,7 @@ class ServeConfig:
         port: port to listen on; 0 takes a free one.
         workers: processes; each holds its own model where `live`, all share the store's pages.
         live: answer from the model too; without it the model is not loaded and only stored lists are served.
-        engine: what runs the model; vllm ranks by beam only.
+        engine: what runs the model: torch, or vllm.
         device: of the torch engine; None takes the GPU where there is one.
         retrieval: exact; approximate, by the extra faiss; or auto: approximate from 200,000 items on where the extra
             is installed.

@@ -48,7 +48,7 @@ class ItemTable(nn.Module):
     Attributes:
         n_items: N.
         width: D.
-        aligner: its name in the registry and its configuration; set by `genrec.semtok.aligners.make_table`.
+        aligner: its name in the registry and its configuration; set by `genrec.semtok.aligners.saved.make_table`.
     """
 
     n_items: int
