@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
+from unittest.mock import Mock
 
 import numpy as np
 import polars as pl
@@ -18,6 +19,7 @@ from genrec import Recommender
 from genrec.cli.main import main
 from genrec.data.sample_shop import make_sample_shop
 from genrec.data.sequences import Sequences
+from genrec.decoding import fused_search
 from genrec.decoding.beam import beam_search, score_all
 from genrec.decoding.filters import ItemFilter
 from genrec.decoding.item_input import ItemInput, SpelledItems
@@ -240,6 +242,28 @@ def test_exact_scores_equal_torch(scorers: Pair, prompts: list[list[int]], codes
     trie = CodeTrie(codes[:60], SIZES)
     ours, theirs = (score_all(scorer, trie, prompts[:3], max_nodes=16) for scorer in scorers)
     assert same(ours, theirs)
+
+
+@pytest.mark.vllm
+def test_a_depth_first_walk_equals_torch(
+    scorers: Pair, prompts: list[list[int]], codes: NDArray[np.int32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fused search returns to prefixes that were fed before, seven at a time, and all blocks return to vLLM."""
+    walk = Mock(wraps=fused_search._walk_all)
+    monkeypatch.setattr(fused_search, "_walk_all", walk)
+    monkeypatch.setattr(fused_search, "_ROWS", 7)
+    pool, trie = scorers[0]._exchange.pool, CodeTrie(codes[:60], SIZES)
+    weights, others = torch.ones(60), torch.randn(3, 60, generator=torch.Generator().manual_seed(0))
+    free, found = pool.get_num_free_blocks(), []
+    for scorer in scorers:
+        state = scorer.start(prompts[:3])
+        found.append(fused_search.fused_search(scorer, prompts[:3], state, trie, weights, others, beams=1, k=5))
+        del state
+    assert walk.call_count >= len(scorers)
+    ours, theirs = (scores.topk(5) for scores in found)
+    assert torch.equal(ours.indices, theirs.indices)
+    assert torch.allclose(ours.values, theirs.values, rtol=0, atol=2e-4)
+    assert pool.get_num_free_blocks() == free
 
 
 @pytest.mark.vllm
