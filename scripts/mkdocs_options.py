@@ -26,9 +26,9 @@ def table(prefix: str, name: str) -> str:
     """Options, defaults and descriptions of a dataclass, as Markdown."""
     module_name, _, kind = name.rpartition(".")
     module = _module(module_name)
-    rows = ["| option | default | |", "|---|---|---|"]
-    for field, text in _described(module[kind]).items():
-        attribute = module[kind].members[field]
+    members, rows = _members(module, kind), ["| option | default | |", "|---|---|---|"]
+    for field, text in _described(module[kind], members).items():
+        attribute = members[field]
         if str(attribute.annotation).endswith(("Config", "TaskWeights", "Columns")):
             continue
         value = str(attribute.value or "")
@@ -43,11 +43,17 @@ def table(prefix: str, name: str) -> str:
     return "\n".join(rows)
 
 
-def _described(config: Any) -> dict[str, str]:
+def _members(module: Any, kind: str) -> dict[str, Any]:
+    """What a class and its bases in the same module have."""
+    inherited = [_members(module, str(base)) for base in module[kind].bases if str(base) in module.members]
+    return {name: member for some in [*inherited, module[kind].members] for name, member in some.items()}
+
+
+def _described(config: Any, members: dict[str, Any]) -> dict[str, str]:
     """What the docstring says of each field."""
     sections = config.docstring.parse("google")
     attributes = next(section.value for section in sections if section.kind.value == "attributes")
-    missing = {one.name for one in attributes} - config.members.keys()
+    missing = {one.name for one in attributes} - members.keys()
     if missing:
         raise KeyError(f"{config.path} documents fields that it lacks: {sorted(missing)}")
     return {one.name: one.description for one in attributes}
