@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -262,7 +261,6 @@ def test_a_depth_first_walk_equals_torch(
         del state
     assert walk.call_count >= len(scorers)
     walk.reset_mock()  # it keeps what it was called with, and with that a state
-    gc.collect()
     ours, theirs = (scores.topk(5) for scores in found)
     assert torch.equal(ours.indices, theirs.indices)
     assert torch.allclose(ours.values, theirs.values, rtol=0, atol=2e-4)

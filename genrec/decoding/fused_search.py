@@ -96,7 +96,7 @@ def fused_search(
     firsts = _first_bounds(trie, state.log_probs, bounds)
     for users in _groups(again, (firsts[again] >= reached[again, None]).sum(1)):
         began = scorer.start([prompts[user] for user in users.tolist()])
-        for found in _walk_all(scorer, began, trie, bounds.take(users), reached[users]):
+        for found in _walk_all(scorer, began, trie, bounds.take(users), reached[users], _Prefixes.root(began)):
             _put(scores, order, users.cpu(), found)
     return scores
 
@@ -177,26 +177,29 @@ def _walk(scorer: NextCodeScorer, state: State, trie: CodeTrie, bounds: _Bounds,
 
 
 def _walk_all(
-    scorer: NextCodeScorer, state: State, trie: CodeTrie, bounds: _Bounds, reached: Tensor
+    scorer: NextCodeScorer,
+    state: State,
+    trie: CodeTrie,
+    bounds: _Bounds,
+    reached: Tensor,
+    prefixes: _Prefixes,
+    depth: int = 0,
 ) -> Iterator[_Found]:
-    """All items whose prefixes have bounds that reach what an item has to, [B].
+    """All items below prefixes of a depth, as far as bounds reach what an item has to, [B].
 
     Depth first, so many prefixes at a time that `_ROWS` are fed: a user for whom nearly all of a large catalogue is
     possible costs time and no more memory than others.
     """
-    levels = trie.levels_on(reached.device)
-
-    def below(state: State, depth: int, prefixes: _Prefixes) -> Iterator[_Found]:
-        children = _Children.of(trie, bounds, depth, *prefixes)
-        if depth == trie.n_levels - 1:
-            yield _Found(children.nodes, children.bounds, reached)
-            return
-        many = max(1, int((children.bounds >= reached[:, None]).sum(1).max()))
-        for picked in children.bounds.topk(many, dim=1).indices.split(max(1, _ROWS // len(reached)), dim=1):
-            fed = copy.copy(state)
-            yield from below(fed, depth + 1, children.feed(scorer, fed, levels[depth], picked))
-
-    yield from below(state, 0, _Prefixes.root(state))
+    children = _Children.of(trie, bounds, depth, *prefixes)
+    if depth == trie.n_levels - 1:
+        yield _Found(children.nodes, children.bounds, reached)
+        return
+    level = trie.levels_on(reached.device)[depth]
+    many = max(1, int((children.bounds >= reached[:, None]).sum(1).max()))
+    for picked in children.bounds.topk(many, dim=1).indices.split(max(1, _ROWS // len(reached)), dim=1):
+        fed = copy.copy(state)
+        read = children.feed(scorer, fed, level, picked)
+        yield from _walk_all(scorer, fed, trie, bounds, reached, read, depth + 1)
 
 
 def _first_bounds(trie: CodeTrie, log_probs: Tensor, bounds: _Bounds) -> Tensor:
