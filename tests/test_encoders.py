@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from genrec.semtok.encoders import hf, load_encoder, make_encoder
-from genrec.semtok.encoders.hf import HFEncoder, _batches
+from genrec.semtok.encoders.hf import HFEncoder, _batches, token_rows
 from genrec.semtok.encoders.sentence_transformer import SentenceTransformerEncoder
 from genrec.semtok.encoders.tfidf import TfidfEncoder
 from genrec.semtok.errors import InputError
@@ -166,11 +166,11 @@ def test_texts_are_cut_at_the_maximal_length(model_folders: dict[str, Path]) -> 
 
 def test_control_tokens_in_a_text_are_words(model_folders: dict[str, Path]) -> None:
     """`[UNK]` is three words that the vocabulary lacks, not the token."""
-    encoder = HFEncoder(model_folders["bert"])
-    assert [len(ids) for ids in encoder._tokenize(["red [UNK] nail", "red nail"])] == [5, 2]
-    encoder._tokenizer.add_tokens(["<tool_call>"])
-    token = encoder._tokenizer.convert_tokens_to_ids("<tool_call>")
-    assert token not in encoder._tokenize(["red <tool_call> nail"])[0]
+    tokenizer = HFEncoder(model_folders["bert"])._tokenizer
+    assert [len(ids) for ids in token_rows(tokenizer, ["red [UNK] nail", "red nail"], 32)] == [5, 2]
+    tokenizer.add_tokens(["<tool_call>"])
+    token = tokenizer.convert_tokens_to_ids("<tool_call>")
+    assert token not in token_rows(tokenizer, ["red <tool_call> nail"], 32)[0]
 
 
 def test_hf_encoders_are_named_saved_and_found_again(tmp_path: Path, model_folders: dict[str, Path]) -> None:
