@@ -32,7 +32,6 @@ from genrec.tasks.weights import TaskWeights
 LINES: dict[str, list[str]] = {
     "no_text_tasks": ["--lm.text_share=0"],
     "all_text_tasks": [f"--lm.tasks.{task.name}=1" for task in fields(TaskWeights)],
-    "codebook_start": ["--lm.sid_init=codebook"],
     "aligned_start": ["--lm.sid_init=aligned"],
     "no_item_input": ["--lm.item_input=false"],
     "no_teacher": ["--lm.teacher_share=0"],

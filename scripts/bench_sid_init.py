@@ -4,7 +4,7 @@
     python scripts/bench_sid_init.py --quick    # the base that has read, one seed
     python scripts/bench_sid_init.py --json FILE
 
-On the built-in sample shop, `lm.sid_init` random, codebook and aligned take turns, with all else the same. `scratch` is
+On the built-in sample shop, `lm.sid_init` random and aligned take turns, with all else the same. `scratch` is
 a small language model with random words; `read` is the same after it has read the catalogue's texts, so that its words
 mean something, as a pretrained model's do, and here each start also has its turn with `lm.warmup_steps` (an eighth of
 all steps, in which nothing but the new rows and the heads is trained). The loss is that of the codes of validation

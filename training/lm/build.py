@@ -30,7 +30,7 @@ from genrec.sequential.base import SequentialModel
 from genrec.training.lm.base import load_base, plain_generation_config, scratch_model, scratch_tokenizer
 from genrec.training.lm.config import SCRATCH, LmConfig
 from genrec.training.lm.joint_model import JointModel
-from genrec.training.lm.sid_embeddings import aligned_rows, codebook_rows, item_words, random_rows
+from genrec.training.lm.sid_embeddings import aligned_rows, item_words, random_rows
 from genrec.training.sequential.config import FULL_SOFTMAX, NEGATIVES
 from genrec.training.sequential.sampled_softmax import inclusion
 
@@ -145,7 +145,5 @@ def first_rows(embeddings: Tensor, tokenizer: PreTrainedTokenizerBase, inputs: L
     codebooks, codes, sizes = inputs.codebooks, inputs.semantic_ids.codes, inputs.semantic_ids.sizes
     if config.sid_init == "random":
         return random_rows(embeddings, sizes, config.seed)
-    if config.sid_init == "codebook":
-        return codebook_rows(embeddings, codebooks, sizes, config.seed)
     words = item_words(embeddings, tokenizer, inputs.catalog.texts())
     return aligned_rows(embeddings, codebooks, codes, words, sizes, config.seed)

@@ -13,7 +13,7 @@ from genrec.tasks.weights import TaskWeights
 SCRATCH = "scratch"
 Method = Literal["none", "dpo", "grpo"]
 ScoreSpace = Literal["level", "vocabulary"]
-SidInit = Literal["random", "codebook", "aligned"]
+SidInit = Literal["random", "aligned"]
 
 
 # Of accelerate, by the name of their packages.
@@ -69,7 +69,7 @@ class LmConfig:
         text_vocabulary: entries of a scratch model's byte-level BPE.
         dropout: on embeddings and residual branches; for models trained from scratch.
         lora_rank: rank of the LoRA adapters on every linear layer of the base, merged at the end; 0 trains all weights.
-        sid_init: first rows of the SID tokens: random, keeping the geometry of the codebooks, or also aligned with the
+        sid_init: first rows of the SID tokens: random, or aligned with the
             items' words (`genrec.training.lm.sid_embeddings`).
         item_input: add an item's vector to the embedding of its last code (`genrec.decoding.item_input`).
         node_vectors: generate by the item vectors below each node of the code trie (`genrec.decoding.node_scores`).

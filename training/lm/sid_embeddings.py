@@ -1,4 +1,4 @@
-"""The first embeddings of the SID tokens: at random, from the codebooks, or aligned with the words of the items.
+"""The first embeddings of the SID tokens: at random, or aligned with the words of the items.
 
 Shapes: N items, L levels, L' quantised levels, V_l codes on level l, W width of the codebooks, H hidden width,
 R = 1 + sum V_l rows: the history token, which starts at the mean of the words, then every level's codes.
@@ -24,24 +24,6 @@ _LEARNING_RATE = 1e-2
 def random_rows(embeddings: Tensor, sizes: Sequence[int], seed: int) -> Tensor:
     """Rows [R, H] drawn around the mean of the LM's embeddings [., H] with their spread."""
     return _stacked(embeddings, _drawn(embeddings.detach().float(), sizes, seed))
-
-
-def codebook_rows(embeddings: Tensor, codebooks: Sequence[Floats], sizes: Sequence[int], seed: int) -> Tensor:
-    """Rows [R, H] that keep the geometry of the codebooks: E_new = mean(E) + s P c, a random orthogonal P a level.
-
-    Codes that are near in the codebook are near in the LM, and levels do not speak of one another.
-
-    Args:
-        embeddings: the LM's embedding matrix [., H].
-        codebooks: [V_l, W] for L' levels; the levels beyond, which only keep items apart, are random.
-        sizes: V_l for L levels.
-    """
-    words = embeddings.detach().float()
-    rows = []
-    for level, book in enumerate(codebooks):
-        projection = CodeProjection([book], words.shape[1], seed + level)
-        rows.append(spread_like(words, projection.books[0] @ projection.weight.detach()))
-    return _stacked(embeddings, rows + _drawn(words, sizes[len(codebooks) :], seed))
 
 
 def aligned_rows(
