@@ -186,6 +186,8 @@ class Recommender:
     ) -> Recommendations:
         """Items that a text describes, best first; see `genrec.inference.text_search`.
 
+        The list of a query without a known word is empty where the run's encoder knows only the words of its catalogue.
+
         Args:
             queries: a text or several, a list each.
             weights: of BM25, text vectors and the language model; None: those found on validation queries.
@@ -199,7 +201,7 @@ class Recommender:
         if k < 1:
             raise InputError(f"k must be at least 1, not {k}")
         found = [best(scores_of(self._parts, self._text, query, k, allowed, weights), k) for query in asked]
-        return Recommendations.of(_lists(found, k), self.catalog, asked, "query")
+        return Recommendations.of(_lists(found, k, "no item has a word of the query"), self.catalog, asked, "query")
 
     @property
     def can_search(self) -> bool:
@@ -338,10 +340,11 @@ class Recommender:
         return shared & ItemFilter.from_mask(self.trie, mask)
 
 
-def _lists(found: Sequence[Best], k: int) -> RankedRows:
-    """Ragged lists, with the reason where one is short."""
+def _lists(found: Sequence[Best], k: int, none: str = "no item was found") -> RankedRows:
+    """Ragged lists, with the reason where one is short; `none` where one is empty."""
     reasons = tuple(
-        None if len(rows) == k else f"{len(rows)} items were found; {k} were asked for" for rows, _ in found
+        None if len(rows) == k else f"{len(rows)} items were found; {k} were asked for" if len(rows) else none
+        for rows, _ in found
     )
     rows = Sequences.from_lists([rows for rows, _ in found])
     return RankedRows(rows, np.concatenate([np.empty(0, np.float32), *(scores for _, scores in found)]), reasons)

@@ -97,16 +97,19 @@ class TextSearch:
 def scores_of(
     parts: Opened, text: TextSearch, query: str, k: int, item_filter: ItemFilter, weights: SearchWeights
 ) -> NDArray[np.float32]:
-    """Scores of the items for a query, [N], -inf of those that are not allowed.
+    """Scores of the items for a query, [N], -inf of those that are not allowed; of all where it has no known word.
 
     Args:
         parts: the opened run.
         k: with a language model, at least k items are proposed where as many are allowed; the others are -inf too.
     """
     query = whole_characters(query)
-    scores = item_filter.apply_to_scores(text.scores(query, weights))
+    scores = text.scores(query, weights)
     if not weights.language_model:
-        return scores
+        if not scores.any():  # no scorer knows a word of it: any order would be the catalogue's
+            return np.full_like(scores, -np.inf)
+        return item_filter.apply_to_scores(scores)
+    scores = item_filter.apply_to_scores(scores)
     prompt, trie = search_prompt(parts.tokenizer, query), parts.ranker.trie
     beam = _read(parts, prompt, item_filter, max(k, parts.ranker.config.beams))
     near = np.argsort(-scores, kind="stable")[: max(k, PROPOSED) if weights.lexical or weights.dense else 0]
