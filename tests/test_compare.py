@@ -88,6 +88,14 @@ def test_cold_items_are_ranked_by_words_and_not_without(run: Path) -> None:
     assert all((np.sort(row)[1:] != np.sort(row)[:-1]).all() for row in listed["text"])
 
 
+def test_of_a_large_catalogue_some_cases_are_ranked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = write_config(tmp_path / "shop", "{plain: {}}")
+    monkeypatch.setattr("genrec.evaluation.tables._TESTED_CELLS", 9 * 60 + 1)
+    assert main(["compare", str(config)]) == 0
+    rows = read_json(config.parent / "run/report/metrics.json")
+    assert {row["n"] for row in rows if row["slice"] == "all"} == {9}
+
+
 def test_seeds_differ(run: Path) -> None:
     first = ItemVectors.load(run / "cells/text-sasrec-0/item.safetensors").values
     assert not np.allclose(first, ItemVectors.load(run / "cells/text-sasrec-1/item.safetensors").values)
@@ -198,7 +206,7 @@ def test_figures_spreads_and_differences_by_hand(tmp_path: Path) -> None:
         Result(CellName("better", "sasrec", 0), lists(0, 1, 2, 9), vectors),  # right: 0, 1, 2
         Result(CellName("better", "sasrec", 1), lists(9, 1, 2, 3), vectors),  # right: 1, 2, 3
     ]
-    write_comparison(tmp_path, results, split, catalog, [vectors], exclude_seen=True)
+    write_comparison(tmp_path, results, split.test, split.train, catalog, [vectors], exclude_seen=True)
     rows = read_json(tmp_path / "metrics.json")
     assert figure(rows, "plain sasrec", "all")["value"] == pytest.approx(3 / 8)
     assert figure(rows, "plain sasrec", "all")["spread"] == pytest.approx(np.std([1 / 4, 2 / 4], ddof=1))
@@ -214,7 +222,9 @@ def test_figures_spreads_and_differences_by_hand(tmp_path: Path) -> None:
     assert "0.7500 ±0.0000" in better
     assert "+0.7500 [+0.5000, +1.0000]" in better
     assert better.endswith("| 34 |")
-    write_comparison(tmp_path, results, split, catalog, [vectors], exclude_seen=True, reference="better")
+    write_comparison(
+        tmp_path, results, split.test, split.train, catalog, [vectors], exclude_seen=True, reference="better"
+    )
     rows = read_json(tmp_path / "metrics.json")
     assert figure(rows, "plain sasrec", "all", f"{MINUS}better")["value"] == pytest.approx(3 / 8 - 3 / 4)
     assert "minus better, warm tail" in table(rows, {}).splitlines()[0]

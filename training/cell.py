@@ -17,7 +17,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from genrec.evaluation.comparison import CellName
-from genrec.evaluation.tables import rank
+from genrec.evaluation.tables import rank, tested_cases
 from genrec.run import Run
 from genrec.run_folder import TEXT
 from genrec.semtok.aligners import PLAIN, aligner_entry
@@ -53,7 +53,7 @@ class Cell:
         return self.aligner != PLAIN and aligner_entry(self.aligner).reads_users
 
     def stage(self) -> Stage:
-        """The cell's weights, the item vectors that it ranks with, its lists for the test cases, its log."""
+        """The cell's weights, the item vectors that it ranks with, its lists for the tested cases, its log."""
         facts: dict[str, Any] = {"aligner": self.aligner, "backbone": self.name.backbone, "seed": self.name.seed}
         facts |= {"shape": asdict(self.shape), "negatives": self.negatives}
         facts |= {"training": {name: value for name, value in asdict(self.training).items() if name != "seed"}}
@@ -80,7 +80,8 @@ class Cell:
                 cold=cold,
                 stage=self.name.folder,
             )
-            lists = rank(model.scorer(cold), split.test.histories, exclude_seen=run.exclude_seen)
+            histories = tested_cases(split.test, len(text)).histories
+            lists = rank(model.scorer(cold), histories, exclude_seen=run.exclude_seen)
             model.save(folder)
             source = f"{self.name.name}-{self.name.backbone}"
             ItemVectors(model.ranking_vectors(cold), source).save(folder / "item.safetensors")

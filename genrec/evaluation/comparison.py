@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec.data.cases import Cases, Split
+from genrec.data.cases import Cases
 from genrec.data.sequences import Sequences
 from genrec.evaluation.baselines import ContentKnn, ItemKnn, Markov
 from genrec.evaluation.comparison_plots import plot_comparison
 from genrec.evaluation.metrics import paired_interval, rank_of_target
-from genrec.evaluation.tables import HISTORY_GROUPS, METRICS, rank, slices
+from genrec.evaluation.tables import HISTORY_GROUPS, METRICS, rank, slices, tested_cases
 from genrec.run import Run
 from genrec.semtok.aligners import PLAIN
 from genrec.semtok.arrays import read_arrays
@@ -60,7 +60,7 @@ class Result:
     """What a cell left."""
 
     cell: CellName  # which it was
-    lists: NDArray[np.int32]  # [B, 20], catalogue rows for the test cases, -1 pads
+    lists: NDArray[np.int32]  # [B, 20], catalogue rows for the tested cases, -1 pads
     vectors: ItemVectors  # that items were ranked with, [N, D]
 
 
@@ -77,17 +77,17 @@ def comparison_stage(cells: Sequence[CellName], reference: str, texts: Sequence[
 
 
 def _report(cells: Sequence[CellName], reference: str, texts: Sequence[str], run: Run, folder: Path) -> None:
-    split = run.split()
-    results = []
+    split, catalog = run.split(), run.catalog()
+    tested, results = tested_cases(split.test, len(catalog)), []
     for cell in cells:
         files = run.verified(cell.folder)
-        shape = {"rows": ("int32", (len(split.test), RANKS))}
+        shape = {"rows": ("int32", (len(tested), RANKS))}
         lists = read_arrays(files / "lists.safetensors", shape, "lists of a cell")["rows"]
         vectors = ItemVectors.load(files / "item.safetensors")
         results.append(Result(cell, lists, vectors))
     vectors_of = [ItemVectors.load(run.verified(name) / "text.safetensors") for name in texts]
     write_comparison(
-        folder, results, split, run.catalog(), vectors_of, exclude_seen=run.exclude_seen, reference=reference
+        folder, results, tested, split.train, catalog, vectors_of, exclude_seen=run.exclude_seen, reference=reference
     )
 
 
@@ -109,7 +109,8 @@ def costs(run: Run, cells: Sequence[CellName]) -> dict[str, float]:
 def write_comparison(
     folder: Path,
     results: Sequence[Result],
-    split: Split,
+    tested: Cases,
+    train: Sequences,
     catalog: Catalog,
     texts: Sequence[ItemVectors],
     *,
@@ -122,25 +123,25 @@ def write_comparison(
         texts: vectors [N, D_t] of each encoder, for a row `ContentKnn` each; those of the first are in the pictures,
             and its row has no encoder in its name.
     """
-    groups = case_groups(split.test, split.train, len(catalog))
-    rows = [row for line in _lines(results) for row in _figures(line, split.test, groups)]
-    rows += _differences(results, split.test, groups, reference)
+    groups = case_groups(tested, train, len(catalog))
+    rows = [row for line in _lines(results) for row in _figures(line, tested, groups)]
+    rows += _differences(results, tested, groups, reference)
     baselines = {
-        "Markov": Markov.fit(split.train, len(catalog)).score,
-        "ItemKnn": ItemKnn.fit(split.train, len(catalog)).score,
+        "Markov": Markov.fit(train, len(catalog)).score,
+        "ItemKnn": ItemKnn.fit(train, len(catalog)).score,
     }
     main = texts[0]
     for text in texts:
         name = "ContentKnn" if text is main else f"ContentKnn {text.source}"
         baselines[name] = ContentKnn(unit_rows(text.values)).score
     for name, score in baselines.items():
-        lists = rank(score, split.test.histories, exclude_seen=exclude_seen)
-        rows += _figures([Result(CellName(name, "", 0), lists, main)], split.test, groups)
+        lists = rank(score, tested.histories, exclude_seen=exclude_seen)
+        rows += _figures([Result(CellName(name, "", 0), lists, main)], tested, groups)
     write_atomic(folder / "metrics.json", to_json(rows))
     firsts = [line[0] for line in _lines(results)]
     shown, _ = Counter(first.cell.backbone for first in firsts).most_common(1)[0]
     vectors = {f"{first.cell.name} {shown}": first.vectors.values for first in firsts if first.cell.backbone == shown}
-    plot_comparison(folder, rows, tuple(FREQUENCY_GROUPS), vectors, split.train, catalog, main.values)
+    plot_comparison(folder, rows, tuple(FREQUENCY_GROUPS), vectors, train, catalog, main.values)
 
 
 def case_groups(cases: Cases, train: Sequences, n_items: int) -> dict[str, NDArray[np.bool_]]:
