@@ -106,16 +106,18 @@ class SemanticIds:
             raise InputError(f"{path}: {error}") from None
 
 
-def assign_ids(quantizer: Quantizer, item_ids: Sequence[str], vectors: Floats, *, extra_level: int = 0) -> SemanticIds:
+def assign_ids(
+    quantizer: Quantizer, item_ids: Sequence[str], vectors: Floats, codes: Codes | None = None, *, extra_level: int = 0
+) -> SemanticIds:
     """IDs for a whole catalogue: the quantiser's codes with collisions resolved.
 
     Args:
         vectors: float32 [N, D].
+        codes: int32 [N, L] of the quantiser's levels, where they are not its own of these vectors.
         extra_level: size of one more level that only keeps items apart, as in TIGER (arXiv 2305.05065); 0: none, unless
             the quantiser has fewer paths than there are items.
     """
-    codes = quantizer.encode(vectors)
-    sizes = quantizer.sizes
+    codes, sizes = quantizer.encode(vectors) if codes is None else codes, quantizer.sizes
     capacity = math.prod(sizes)
     if capacity < len(codes):  # twice the need, so that there is room for new items
         extra_level = max(extra_level, 2 * math.ceil(len(codes) / capacity))

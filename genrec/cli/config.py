@@ -84,14 +84,20 @@ class SemtokConfig:
         quantizer: residual_kmeans or rqvae.
         sizes: codes on each level; empty: by the size of the catalogue.
         extra_level: size of one more level that only keeps items apart; 0: none unless capacity forces it.
+        codes: semantic IDs made elsewhere, in place of a quantiser's: a JSON file of item id and codes, as LETTER and
+            MiniOneRec publish them.
     """
 
     quantizer: str = "residual_kmeans"
     sizes: tuple[int, ...] = ()
     extra_level: int = 0
+    codes: str | None = None
 
     def __post_init__(self) -> None:
         _check_name(self, "quantizer", QUANTIZERS)
+        check.path(self, "codes")
+        if self.codes is not None and not Path(self.codes).is_file():
+            raise OptionError("codes", f"{self.codes}: no such file{did_you_mean_file(self.codes)}")
         check.sizes(self, "sizes")
         check.not_negative(self, "extra_level")
         if self.extra_level > check.MOST_CODES:

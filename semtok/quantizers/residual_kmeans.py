@@ -95,6 +95,11 @@ def _centres(rows: Floats, size: int, seed: int, iterations: int) -> Floats:
         with threadpool_limits(1, user_api="openmp"):
             fitted = method(clusters, n_init=1, max_iter=iterations, random_state=seed, **options).fit(rows)
         centres = fitted.cluster_centers_.astype(np.float32)
-    # A level with more codes than distinct rows keeps the rest for later items, spread as the rows are.
-    spare = np.random.default_rng(seed).normal(rows.mean(axis=0), rows.std(axis=0), (size - clusters, rows.shape[1]))
-    return np.ascontiguousarray(np.concatenate([centres, spare.astype(np.float32)]))
+    # A level with more codes than distinct rows keeps the rest for later items.
+    return np.ascontiguousarray(np.concatenate([centres, spread_like_rows(rows, size - clusters, seed)]))
+
+
+def spread_like_rows(rows: Floats, count: int, seed: int) -> Floats:
+    """Code vectors for codes that no item has, drawn with mean and spread of the rows [N, D]: float32 [count, D]."""
+    drawn = np.random.default_rng(seed).normal(rows.mean(axis=0), rows.std(axis=0), (count, rows.shape[1]))
+    return drawn.astype(np.float32)

@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 
 from genrec.run import Run
-from genrec.semtok.folders import to_json, write_atomic
+from genrec.semtok.folders import hash_file, to_json, write_atomic
 from genrec.semtok.quality import measure_quality
 from genrec.semtok.quality_plots import plot_quality
+from genrec.semtok.quantizers import Quantizer
+from genrec.semtok.quantizers.given import codebooks_of, read_codes, sizes_of
+from genrec.semtok.quantizers.residual_kmeans import ResidualKMeans
 from genrec.semtok.semantic_ids import assign_ids
 from genrec.stages import Stage
 from genrec.training.quantizer.fit import fit_quantizer
@@ -23,12 +26,16 @@ def semtok_stage(settings: Mapping[str, Any], options: Any, seed: int) -> Stage:
     """Semantic IDs.
 
     Args:
-        settings: the whole section of the configuration, by which the stage is known: quantizer, sizes, extra_level.
+        settings: the whole section of the configuration, by which the stage is known, with the codes where they are
+            given.
         options: configuration of the chosen quantiser.
         seed: of the run.
     """
-    needs = ("catalog", "split", "vectors/text", "vectors/item")
-    return Stage("semtok", {**settings, "seed": seed}, needs, partial(_semtok, settings, options, seed))
+    needs, facts = ("catalog", "split", "vectors/text", "vectors/item"), {**settings, "seed": seed}
+    path = facts.pop("codes")
+    if path is not None:
+        facts["codes"] = hash_file(Path(path))
+    return Stage("semtok", facts, needs, partial(_semtok, settings, options, seed))
 
 
 def _semtok(settings: Mapping[str, Any], options: Any, seed: int, run: Run, folder: Path) -> None:
@@ -36,8 +43,14 @@ def _semtok(settings: Mapping[str, Any], options: Any, seed: int, run: Run, fold
     text, collaborative = run.text_vectors(), run.collaborative_vectors()
     seen = np.bincount(run.split().train.values, minlength=len(text)) > 0
     targets = Collaborative(collaborative.values, seen)
-    quantizer = fit_quantizer(settings["quantizer"], vectors.values, settings["sizes"], options, seed, targets)
-    ids = assign_ids(quantizer, catalog.item_ids, vectors.values, extra_level=settings["extra_level"])
+    quantizer: Quantizer
+    if settings["codes"] is None:
+        quantizer = fit_quantizer(settings["quantizer"], vectors.values, settings["sizes"], options, seed, targets)
+        codes = None
+    else:
+        codes = read_codes(Path(settings["codes"]), catalog.item_ids)
+        quantizer = ResidualKMeans(codebooks_of(vectors.values, codes, sizes_of(codes, settings["sizes"]), seed))
+    ids = assign_ids(quantizer, catalog.item_ids, vectors.values, codes, extra_level=settings["extra_level"])
     quantizer.save(folder)
     ids.save(folder)
     quality = measure_quality(ids, quantizer, vectors.values, text.values, collaborative.values, seen)
