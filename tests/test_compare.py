@@ -65,7 +65,7 @@ def figure(rows: list[dict[str, Any]], model: str, slice_: str, metric: str = "r
 def test_every_cell_and_baseline_stands_in_the_table(run: Path) -> None:
     rows = read_json(run / "report/metrics.json")
     assert {row["model"] for row in rows} == {"plain sasrec", "text sasrec", "Markov", "ItemKnn", "ContentKnn"}
-    assert {"all", "head", "tail", "warm_tail", "cold"} <= {row["slice"] for row in rows}
+    assert {"all", "head", "tail", "warm_tail", "cold", "tail_users"} <= {row["slice"] for row in rows}
     assert figure(rows, "text sasrec", "all")["seeds"] == 2
     assert figure(rows, "text sasrec", "all")["spread"] is not None
     lines = (run / "table.md").read_text().splitlines()
@@ -192,6 +192,7 @@ def test_slices_by_frequency() -> None:
         "tail": [False, True, True, True],
         "cold": [False, False, False, True],
         "warm_tail": [False, True, True, False],
+        "tail_users": [True] * 4,
         "1-4": [False, True, True, False],
         "5-9": [True, False, False, False],
     }
@@ -227,7 +228,8 @@ def test_figures_spreads_and_differences_by_hand(tmp_path: Path) -> None:
     )
     rows = read_json(tmp_path / "metrics.json")
     assert figure(rows, "plain sasrec", "all", f"{MINUS}better")["value"] == pytest.approx(3 / 8 - 3 / 4)
-    assert "minus better, warm tail" in table(rows, {}).splitlines()[0]
+    head = table(rows, {}).splitlines()[0]
+    assert all(title in head for title in ("minus better, warm tail", "tail users", "minus better, tail users"))
 
 
 def test_alignment_and_uniformity_are_their_equations() -> None:

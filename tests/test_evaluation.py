@@ -37,6 +37,7 @@ def test_slices() -> None:
         "head": [0, 1],  # items 0 and 1 are the fifth of ten
         "tail": [2, 3],
         "cold": [3],
+        "tail_users": [0, 1, 2, 3],  # three of four would be too few
         "history_1-4": [0, 3],
         "history_5-9": [1],
         "history_10-19": [2],
@@ -45,6 +46,36 @@ def test_slices() -> None:
     assert dated["same_day"].tolist() == [True, False, False, False]
     assert dated["later_day"].tolist() == [False, True, True, True]
     assert "later_day" not in slices(_cases([False] * 4), TRAIN, ITEMS)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ([9, 3, 0, 4, 5], [1, 2, 3, 4]),
+        ([7, 7, 2, 7, 9, 3, 7, 8, 7, 1], [0, 1, 2, 3, 5, 6, 8, 9]),
+        ([5, 9, 5, 5, 5, 5], [0, 2, 3, 4, 5]),
+        ([1, 6, 6, 6, 9], [0, 1, 2, 3]),  # all that tie with the longest of the shortest 80%
+        ([1, 2, 6, 6, 6], [0, 1, 2, 3, 4]),
+    ],
+)
+def test_tail_users_have_the_shortest_histories(lengths: list[int], expected: list[int]) -> None:
+    targets, names = np.zeros(len(lengths), dtype=np.int32), tuple(map(str, lengths))
+    histories = Sequences.from_lists([[0] * length for length in lengths])
+    cases = Cases(names, names, histories, targets, None, targets > 0)
+    assert np.flatnonzero(slices(cases, TRAIN, ITEMS)["tail_users"]).tolist() == expected
+
+
+def test_without_a_case_there_is_no_slice() -> None:
+    none = np.array([], dtype=np.int32)
+    assert slices(Cases((), (), Sequences.from_lists([]), none, None, none > 0), TRAIN, ITEMS) == {}
+
+
+def test_a_report_without_tail_users_is_read() -> None:
+    """As reports were before that slice."""
+    rows = evaluate({"one": _lists(1, 0, 0, 0)}, _cases(), TRAIN, ITEMS)
+    assert "tail users" in summary(rows)[0]
+    older = [row for row in rows if row["slice"] != "tail_users"]
+    assert [name for name in summary(rows)[0] if name != "tail users"] == summary(older)[0]
 
 
 def test_an_item_without_training_events_is_never_head() -> None:
@@ -56,7 +87,7 @@ def test_rows_are_the_metrics_of_their_slice() -> None:
     cases, lists = _cases(), {"one": _lists(1, 0, 0, 0), "two": _lists(9, 9, 9, 8)}
     rows = evaluate(lists, cases, TRAIN, ITEMS, split="valid")
     keys = [(row["model"], row["slice"], row["metric"], row["k"]) for row in rows]
-    assert len(set(keys)) == len(keys) == 2 * (7 * 3 + 2) * len(KS)
+    assert len(set(keys)) == len(keys) == 2 * (8 * 3 + 2) * len(KS)
     assert {row["split"] for row in rows} == {"valid"}
     by_key = dict(zip(keys, rows, strict=True))
     assert by_key["one", "all", "recall", 10]["value"] == 0.5

@@ -12,6 +12,7 @@ runs of one configuration by other seeds: mean and spread of every figure, and t
   Recall@K  share of test cases whose held-back item is among the first K; 1 is best
   NDCG@K    the same, worth more at the top; MRR@K: one over its place
   head, tail, cold   Recall@10 where that item is among the most popular fifth, is not, was never seen in training
+  tail users         Recall@10 of the shortest 80% of the histories
   coverage@10        share of the catalogue that is in some list
 
 An interval of a difference that holds 0 is within chance.

@@ -113,7 +113,8 @@ def _figures(run: Run) -> str:
     said, _, _ = verdict(rows).sentence.partition(" Next: ")
     return (
         f"{said}\n\n{table}\n\nOn the test cases, over the whole catalogue; ± is half of a 95% interval. head are the "
-        "most popular fifth of the items, tail the others, cold those without a training interaction: Recall@10."
+        "most popular fifth of the items, tail the others, cold those without a training interaction, tail users the "
+        "shortest 80% of the histories: Recall@10."
     )
 
 

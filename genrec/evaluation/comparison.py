@@ -211,10 +211,11 @@ _COLUMNS = {
     "head": ("head", "recall"),
     "tail": ("tail", "recall"),
     "warm tail": ("warm_tail", "recall"),
+    "tail users": ("tail_users", "recall"),
     **{name: (name, "recall") for name in FREQUENCY_GROUPS},
     "cold": ("cold", "recall"),
 }
-_DIFFERENCES = {"": "all", ", tail": "tail", ", warm tail": "warm_tail"}
+_DIFFERENCES = {"": "all", ", tail": "tail", ", warm tail": "warm_tail", ", tail users": "tail_users"}
 
 
 def table(rows: Iterable[Mapping[str, Any]], seconds: Mapping[str, float]) -> str:

@@ -237,7 +237,8 @@ def _summary_tables(rows: Sequence[Row]) -> str:
         parts.append(_table(*summary(rows, split)))
     parts.append(
         "<p class=small>Ranked over the whole catalogue, on item ids. ± is half the width of the 95% bootstrap "
-        "interval; head, tail, cold and the days are Recall@10 on those cases. Every figure is in metrics.json.</p>"
+        "interval; head, tail, cold, tail users (the shortest 80% of the histories) and the days are Recall@10 on "
+        "those cases. Every figure is in metrics.json.</p>"
     )
     return "\n".join(parts)
 

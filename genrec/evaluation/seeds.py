@@ -23,7 +23,12 @@ from genrec.semtok.folders import hash_file
 
 _FREE = ("run", "refit", "reuse", "topk", "seed")  # what runs of one table may have set otherwise
 _EPOCHS = {"vectors/collaborative": "collaborative", "vectors/item": "aligner", "lm": "lm"}  # their names in the log
-_DIFFERENCES = (("Recall@10", "all", "recall"), ("NDCG@10", "all", "ndcg"), ("tail", "tail", "recall"))
+_DIFFERENCES = (
+    ("Recall@10", "all", "recall"),
+    ("NDCG@10", "all", "ndcg"),
+    ("tail", "tail", "recall"),
+    ("tail users", "tail_users", "recall"),
+)
 
 
 def check_runs(runs: Sequence[Run]) -> None:

@@ -39,6 +39,7 @@ from genrec.evaluation.metrics import (
 KS = (1, 5, 10, 20)
 METRICS = {"recall": recall, "ndcg": ndcg, "mrr": mrr}
 HEAD_SHARE = 0.2
+TAIL_USERS = 0.8
 HISTORY_GROUPS = {"history_1-4": (1, 4), "history_5-9": (5, 9), "history_10-19": (10, 19), "history_20+": (20, None)}
 ORACLE = "Oracle"  # the name of the best possible recommender, where a data set has one
 DEFAULT = " (default)"  # behind the name of the ranking that a run's lists are made by
@@ -114,14 +115,17 @@ def slices(cases: Cases, train: Sequences, n_items: int) -> dict[str, NDArray[np
     """Which cases belong to a slice, bool [B]; slices without a case are left out.
 
     `head` targets are among the 20% of the catalogue with most training events (of equally many, the lower row first),
-    `tail` are all others, also `cold` ones, which have no training event. `same_day` and `later_day` exist where days
-    are known and some target shares its day with the last history item.
+    `tail` are all others, also `cold` ones, which have no training event. `tail_users` are the 80% of the cases with
+    the shortest histories (LLM-ESR, arXiv 2405.20646), and all others with as many items as the longest of these.
+    `same_day` and `later_day` exist where days are known and some target shares its day with the last history item.
     """
     counts = np.bincount(train.values, minlength=n_items)
     most = np.argsort(-counts, kind="stable")[: round(HEAD_SHARE * n_items)]
     head = np.isin(cases.targets, most[counts[most] > 0])
     lengths = cases.histories.lengths
     every = {"all": np.ones(len(cases), dtype=bool), "head": head, "tail": ~head, "cold": cases.cold}
+    if len(cases):
+        every["tail_users"] = lengths <= np.quantile(lengths, TAIL_USERS, method="inverted_cdf")
     if cases.same_day is not None and cases.same_day.any():
         every |= {"same_day": cases.same_day, "later_day": ~cases.same_day}
     for name, (least, most_items) in HISTORY_GROUPS.items():
@@ -187,6 +191,7 @@ COLUMNS = {
     "MRR@10": ("all", "mrr", 10),
     "head": ("head", "recall", 10),
     "tail": ("tail", "recall", 10),
+    "tail users": ("tail_users", "recall", 10),
     "cold": ("cold", "recall", 10),
     "same day": ("same_day", "recall", 10),
     "later day": ("later_day", "recall", 10),
