@@ -1,8 +1,7 @@
-"""Fusion: distances, the gate, items that nobody has taken."""
+"""Fusion: distances, items that nobody has taken."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -53,15 +52,6 @@ def test_behaviour_of_items_nobody_took_is_not_looked_at() -> None:
     np.testing.assert_array_equal(again, fit().transform(TEXT, TAKEN, COUNTS).values)
 
 
-def test_the_gate_follows_its_formula() -> None:
-    fusion = fit(method="gate", gate_count=4.0)
-    fused = fusion.transform(TEXT, TAKEN, COUNTS).values[:, 12:] / np.sqrt(0.5)
-    own = fit(method="collaborative").transform(TEXT, TAKEN, np.ones(N, dtype=int)).values
-    guessed = fusion.transform(TEXT).values[:, 12:] / np.sqrt(0.5)
-    gate = (COUNTS / (COUNTS + 4.0))[:, None]
-    np.testing.assert_allclose(fused, unit_rows((gate * own + (1 - gate) * guessed).astype(np.float32)), atol=1e-5)
-
-
 def test_one_side_alone() -> None:
     text = fit(method="text").transform(TEXT, TAKEN, COUNTS)
     assert (text.source, text.width) == ("words", 12)
@@ -81,7 +71,7 @@ def test_the_common_width_is_that_of_the_main_axes() -> None:
 
 
 def test_a_saved_fusion_fuses_new_items_alike(tmp_path: Path) -> None:
-    fusion = fit(method="gate")
+    fusion = fit(width=4)
     fusion.save(tmp_path)
     loaded = Fusion.load(tmp_path)
     new = ItemVectors(RNG.normal(size=(3, 12)).astype(np.float32), "words")
@@ -113,8 +103,6 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         ({"method": "sum"}, r"method 'sum'"),
         ({"width": 0}, r"width 0"),
         ({"text_weight": 1.0}, r"text_weight 1\.0"),
-        ({"gate_count": 0.0}, r"gate_count 0\.0"),
-        ({"gate_count": math.nan}, r"gate_count nan"),
     ],
 )
 def test_a_bad_configuration_names_its_flag(options: dict[str, object], message: str) -> None:

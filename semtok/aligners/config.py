@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from genrec.semtok import options as check
 from genrec.semtok.errors import OptionError
 
-FusionMethod = Literal["concatenation", "gate", "text", "collaborative"]
+FusionMethod = Literal["concatenation", "text", "collaborative"]
 
 
 @dataclass(frozen=True)
@@ -19,20 +19,17 @@ class FusionConfig:
         method: see the module.
         width: W; less where a side has fewer dimensions.
         text_weight: w, between 0 and 1.
-        gate_count: c0, interactions at which an item's own collaborative vector has half the weight.
     """
 
     method: FusionMethod = "concatenation"
     width: int = 128
     text_weight: float = 0.5
-    gate_count: float = 5.0
 
     def __post_init__(self) -> None:
         check.choice(self, "method", get_args(FusionMethod))
         check.at_least_one(self, "width")
         if not 0 < self.text_weight < 1:
             raise OptionError("text_weight", f"{self.text_weight} must lie between 0 and 1")
-        check.positive(self, "gate_count")
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,12 @@
 Both sides are centred, turned to their principal axes, cut to a common width W and scaled to unit length. An item's
 fused vector is
 
-    [ sqrt(w) t ; sqrt(1 - w) b ],    b = unit( g c + (1 - g) r(t) )
+    [ sqrt(w) t ; sqrt(1 - w) b ],    b = c for an item with interactions, unit(r(t)) for the others
 
 with t its text side, c its collaborative side, w the weight of text, and r the ridge regression from t to c fitted on
-the items with interactions. The gate g weighs an item's own collaborative vector:
-
-    concatenation   g = 1 for an item with interactions, 0 for the others
-    gate            g = n / (n + c0), with n the interactions of the item (one half at n = c0)
-
-so that a cold-start item (n = 0) lands where items with like text are found. `text` and `collaborative` give
-one side alone. The squared distance of two fused vectors is w times that of their text sides plus 1 - w times that of
-their collaborative sides.
+the items with interactions, so that a cold-start item lands where items with like text are found. `text` and
+`collaborative` give one side alone. The squared distance of two fused vectors is w times that of their text sides plus
+1 - w times that of their collaborative sides.
 
 Shapes: N items, D_t and D_c widths of the two inputs, W common width.
 """
@@ -125,9 +120,7 @@ class Fusion:
         if collaborative is not None and counts is not None:
             _check_rows(text, collaborative, counts)
             seen = counts > 0
-            own = self._side("collaborative", collaborative.values[seen])
-            gate = self._gate(counts[seen])[:, None]
-            taken[seen] = unit_rows(gate * own + (1 - gate) * taken[seen])
+            taken[seen] = self._side("collaborative", collaborative.values[seen])
             source = f"{self.config.method}({text.source}, {collaborative.source})"
         if self.config.method == "collaborative":
             return ItemVectors(taken, source)
@@ -151,11 +144,6 @@ class Fusion:
             raise InputError(f"{folder}: not a saved fusion ({error})") from None
         parts = dict(list(_PARTS.items())[: 2 if config.method == "text" else None])
         return cls(config, read_arrays(folder / "aligner.safetensors", parts, "a saved fusion"))
-
-    def _gate(self, counts: NDArray[np.integer]) -> Floats:
-        if self.config.method == "gate":
-            return (counts / (counts + self.config.gate_count)).astype(np.float32)
-        return np.ones(len(counts), dtype=np.float32)
 
     def _side(self, name: Literal["text", "collaborative"], values: Floats) -> Floats:
         mean, axes = self.state[f"{name}_mean"], self.state[f"{name}_axes"]
