@@ -42,7 +42,7 @@ from genrec.semtok.vectors import ItemVectors
 
 if TYPE_CHECKING:  # torch and transformers take seconds, and many readers want the catalogue alone
     from genrec.evaluation.tables import Row
-    from genrec.ranking.config import FusionWeights
+    from genrec.ranking.config import RankingConfig
     from genrec.ranking.facts import LanguageModelFacts
     from genrec.semtok.aligners.base import AlignerInputs, ItemTable
     from genrec.semtok.encoders import TextEncoder
@@ -339,9 +339,9 @@ class Run(RunFolder):
                 f"{self.path / name}/training.json: no such file, or no epochs with figures in it"
             ) from None
 
-    def chosen_weights(self) -> FusionWeights:
-        """The fusion weights that the run ended with."""
-        return self.language_model().ranking.fusion_weights
+    def chosen_ranking(self) -> RankingConfig:
+        """How the run's lists are made, with the weights that it ended with."""
+        return self.language_model().ranking
 
 
 def other_section(one: Mapping[str, Any], other: Mapping[str, Any], free: Collection[str]) -> str | None:

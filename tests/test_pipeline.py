@@ -25,12 +25,14 @@ from genrec import Recommender
 from genrec.cli.main import main
 from genrec.data.cases import Split
 from genrec.data.sequences import Sequences
+from genrec.ranking.cooccurrence import COOCCURRENCE_WEIGHTS
 from genrec.run import best_epoch
 from genrec.semtok.folders import read_json
 from genrec.training.lm.validation import SEQUENTIAL_WEIGHTS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 bench_rankings = importlib.import_module("bench_rankings")
+bench_allocation = importlib.import_module("bench_allocation")
 
 
 @pytest.fixture
@@ -65,6 +67,54 @@ def test_what_each_ranking_gives(run: Path, tmp_path: Path, monkeypatch: pytest.
         assert figures[f"recall_at_10_{name}"] == pytest.approx(reported[name])
     assert figures["beam_over_beam"] == 1
     assert all(figures[f"{name}_over_beam"] > 0 for name in ("rerank", "dense", "fused"))
+
+
+def test_what_a_share_of_lists_with_the_language_model_gives(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The benchmark's lists that all ask it are the report's; fewer lists ask it where the share is lower."""
+    monkeypatch.setattr(bench_allocation, "BATCH", 64)
+    written = str(tmp_path / "figures.json")
+    arguments = ["bench_allocation.py", f"--run={run}", "--shares", "0.7", "0.3", "--json", written]
+    monkeypatch.setattr(sys, "argv", arguments)
+    bench_allocation.main()
+    figures = read_json(Path(written))["figures"]
+    reported = next(
+        row["value"]
+        for row in read_json(run / "report/metrics.json")
+        if (row["model"], row["metric"], row["k"], row["slice"]) == ("genrec fused (default)", "recall", 10, "all")
+    )
+    assert figures["recall_at_10_1_all"] == pytest.approx(reported)
+    asked = [figures[f"asked_{share}_all"] for share in ("1", "0.7", "0.3", "0")]
+    assert asked[0] == 1 > asked[1] > asked[2] > asked[3] == 0
+
+
+def test_a_run_that_asks_the_language_model_for_half_of_its_lists(run: Path, tmp_path: Path) -> None:
+    """The rule is in the run; the report and the batch job have the lists that the recommender gives."""
+    ours, config = tmp_path / "run", str(run.parent / "my.yaml")
+    options = [f"--run={ours}", f"--reuse={run}", "--ranking.language_model_share=0.5", "--topk.k=10"]
+    assert main(["fit", config, *SMALL, *options]) == 0
+    ranking = read_json(ours / "lm/genrec.json")["ranking"]
+    assert ranking["language_model_share"] == 0.5
+    assert ranking["language_model_entropy"] > 0
+    assert ranking["certain_cooccurrence_weight"] in COOCCURRENCE_WEIGHTS
+    recommender = Recommender.from_pretrained(ours)
+    test, valid = recommender.run.split().test, recommender.run.split().valid
+    weights = recommender.ranker.config.certain_weights
+    entropies = recommender.ranker.entropies(valid.histories, weights)
+    assert (entropies > ranking["language_model_entropy"]).mean() == pytest.approx(0.5, abs=0.05)
+    found = recommender.recommend_rows(test.histories, k=10)
+    hits = [target in rows for rows, target in zip(found.rows, test.targets, strict=True)]
+    reported = next(
+        row["value"]
+        for row in read_json(ours / "report/metrics.json")
+        if (row["model"], row["metric"], row["k"], row["slice"]) == ("genrec fused (default)", "recall", 10, "all")
+    )
+    assert reported == pytest.approx(np.mean(hits))
+    lists = pl.read_parquet(sorted((ours / "topk").glob("part-*.parquet")))
+    again = recommender.recommend(users=lists["user_id"].to_list(), k=10)
+    assert lists["item_ids"].to_list() == [[str(item.item_id) for item in one] for one in again]
+    assert read_json(ours / "topk/job.json")["about"]["language_model_share"] == 0.5
 
 
 def test_a_refit_trains_as_long_as_the_first_best_epoch() -> None:
@@ -158,17 +208,17 @@ def test_the_recommender_of_a_trained_aligner_is_a_voice(
 ) -> None:
     """It stands in the table by itself, has a share, takes new items, and a refit keeps what was chosen."""
     ours, options = tmp_path / "run", list(SMALL)
-    options += ["--aligner.backbone=lrurec", "--lrurec.width=16"]
+    options += ["--aligner.backbone=lrurec", "--lrurec.width=16", "--ranking.language_model_share=0.5"]
     config = str(run.parent / "my.yaml")
     assert main(["fit", config, *options, f"--run={ours}"]) == 0
     assert "lrurec, aligned + co-occurrence" in capsys.readouterr().out
-    share = read_json(ours / "lm/genrec.json")["ranking"]["sequential_weight"]
-    assert share in SEQUENTIAL_WEIGHTS
+    ranking = read_json(ours / "lm/genrec.json")["ranking"]
+    assert ranking["sequential_weight"] in SEQUENTIAL_WEIGHTS
     models = {row["model"] for row in read_json(ours / "report/metrics.json")}
     assert "lrurec, aligned" in models
     again = tmp_path / "again"
     assert main(["fit", config, *options, f"--run={again}", f"--refit={ours}"]) == 0
-    assert read_json(again / "lm/genrec.json")["ranking"]["sequential_weight"] == share
+    assert read_json(again / "lm/genrec.json")["ranking"] == ranking
     file = tmp_path / "new.jsonl"
     file.write_text(json.dumps({"item_id": "new", "title": "Copper kettle"}) + "\n")
     assert main(["add-items", str(ours), str(file)]) == 0

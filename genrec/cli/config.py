@@ -188,6 +188,12 @@ class FitConfig:
                 self.aligner.options.check_width(self.shape(self.aligner.backbone).width)
             except OptionError as error:
                 raise error.within(f"aligner.{self.aligner.name}") from None
+        if self.ranking.language_model_share < 1 and self.aligner.name == FUSION:
+            raise OptionError(
+                "ranking.language_model_share",
+                f"{self.ranking.language_model_share}: without a trained aligner no recommender stands in for the "
+                "language model; name another aligner, or 1",
+            )
         if self.ranking.max_items not in (RankingConfig.max_items, self.lm.max_items):
             raise OptionError("ranking.max_items", f"{self.ranking.max_items}: set lm.max_items instead")
 

@@ -22,7 +22,7 @@ from genrec.evaluation.baselines import BASELINES, ContentKnn, Random
 from genrec.evaluation.metrics import rank_of_target
 from genrec.evaluation.report import Sample, write_report
 from genrec.evaluation.search_diagnosis import search_diagnosis
-from genrec.evaluation.tables import DEFAULT, KS, RANKS, Lists, compare, evaluate, rank, tested_cases
+from genrec.evaluation.tables import DEFAULT, KS, RANKS, Lists, compare, evaluate, padded, rank, tested_cases
 from genrec.ranking.config import FusionWeights, RankingConfig
 from genrec.ranking.cooccurrence import Cooccurrence, Score, best_weight, mixture
 from genrec.ranking.ranker import Ranker
@@ -116,6 +116,11 @@ def _notes(run: Run, ranking: RankingConfig) -> list[str]:
         f"Fitted on training items {'and validation items' if refit else 'only'}; epochs and the "
         f"fusion weights ({ranking.fusion_weights}) were chosen on validation"
         f"{' by the run before' if refit else ''}; the test split was read once.",
+        *(
+            [f"Fused lists ask the language model for a share of {ranking.language_model_share:g} of validation cases."]
+            if ranking.language_model_share < 1
+            else []
+        ),
         "Items of the history are left out of every list."
         if run.exclude_seen
         else "Items of the history may be listed.",
@@ -172,8 +177,12 @@ def _ranker_lists(run: Run, ranker: Ranker, filters: list[ItemFilter]) -> Lists:
             filters=filters,
             progress=_counted(progress, cases),
         )
+    rows = {name: lists[weights] for name, weights in rankings.items()}
+    if ranker.config.language_model_share < 1:  # as they are served
+        served = ranker.rank(cases.histories, k=max(KS), ranking="fused", filters=filters)
+        rows["fused"] = padded(served.rows)
     default = ranker.config.ranking
-    return {f"genrec {name}{DEFAULT if name == default else ''}": lists[weights] for name, weights in rankings.items()}
+    return {f"genrec {name}{DEFAULT if name == default else ''}": each for name, each in rows.items()}
 
 
 def _sequential_models(run: Run) -> dict[str, Score]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 from genrec.semtok import options as check
+from genrec.semtok.errors import OptionError
 
 Ranking = Literal["beam", "rerank", "dense", "fused"]
 
@@ -38,6 +39,10 @@ class RankingConfig:
         dense_weight: w of the fused ranking, in [0, 1]; None: `genrec fit` takes what wins on validation, others 0.5.
         cooccurrence_weight: u of the fused ranking, in [0, 1]; None: what wins on validation, others 0.
         sequential_weight: s of the fused ranking, in [0, 1]; None: what wins on validation, others 0.
+        language_model_share: share of the fused lists for which the language model is asked, by validation cases: those
+            of which the aligned recommender and co-occurrence are least certain; 1 asks it for every list, 0 for none.
+        language_model_entropy: nats above which such a distribution of theirs is uncertain; None: by that share.
+        certain_cooccurrence_weight: u of lists without the language model, whose s is 1; None: what wins on validation.
         max_items: the last items of a history that are read.
         batch_tokens: padded prompt tokens of one batch.
     """
@@ -47,12 +52,20 @@ class RankingConfig:
     dense_weight: float | None = None
     cooccurrence_weight: float | None = None
     sequential_weight: float | None = None
+    language_model_share: float = 1.0
+    language_model_entropy: float | None = None
+    certain_cooccurrence_weight: float | None = None
     max_items: int = 20
     batch_tokens: int = 8192
 
     def __post_init__(self) -> None:
         check.choice(self, "ranking", get_args(Ranking))
         check.fraction(self, "dense_weight", "cooccurrence_weight", "sequential_weight")
+        check.fraction(self, "language_model_share", "certain_cooccurrence_weight")
+        check.not_negative(self, "language_model_entropy")
+        for name in ("language_model_entropy", "certain_cooccurrence_weight"):
+            if getattr(self, name) is not None and self.language_model_share == 1:
+                raise OptionError(name, f"{getattr(self, name)}: goes with a language_model_share below 1")
         check.at_least_one(self, "beams", "max_items", "batch_tokens")
 
     @property
@@ -60,3 +73,8 @@ class RankingConfig:
         """Of the fused ranking, with what stands for those that nobody chose."""
         dense = 0.5 if self.dense_weight is None else self.dense_weight
         return FusionWeights(dense, self.cooccurrence_weight or 0.0, self.sequential_weight or 0.0)
+
+    @property
+    def certain_weights(self) -> FusionWeights:
+        """Of the fused lists for which the language model is not asked."""
+        return FusionWeights(1.0, self.certain_cooccurrence_weight or 0.0, 1.0)

@@ -20,6 +20,10 @@ weight 0 isn't asked. The sequential one is the recommender that the run's align
 (`genrec.sequential.frozen`); without a trained aligner there is none. Co-occurrence is counted
 (`genrec.ranking.cooccurrence`).
 
+With `language_model_share` below 1 a fused list asks the language model only where the sequential scorer and
+co-occurrence are uncertain (`genrec.ranking.allocation`); the others are made of these two alone. Scores are comparable
+within one list.
+
 Shapes: B users, K beams, k items asked for, N items, H hidden width, M items that the beam retrieved.
 """
 
@@ -27,9 +31,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import get_args
+from dataclasses import replace
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -45,6 +48,7 @@ from genrec.decoding.scorer import NextCodeScorer, State
 from genrec.decoding.trie import CodeTrie
 from genrec.decoding.vocabulary import SidVocabulary
 from genrec.ranking.candidates import TOGETHER, CandidateSearch, reads_all
+from genrec.ranking.component_scores import ComponentScores, take, top
 from genrec.ranking.config import FusionWeights, Ranking, RankingConfig
 from genrec.ranking.cooccurrence import Cooccurrence
 from genrec.ranking.dense_head import DenseHead
@@ -56,62 +60,13 @@ from genrec.sequential.frozen import log_probability
 _DENSE_CELLS = 1 << 24  # items scored at once for all users of a batch: 64 MiB a scorer
 
 
-@dataclass(frozen=True)
-class ComponentScores:
-    """What component scorers say of every item; None: not asked, or not there.
+class _Read(NamedTuple):
+    """What the language model says after prompts: fields of `ComponentScores`."""
 
-    Attributes:
-        start: where the model stands after the prompts, before any code.
-        retrieved: [B, M] rows of the items that the beam retrieved, best first; -1 after the last.
-        codes: [B, N] log-probabilities of codes.
-        dense: [B, N] log-probabilities of the dense head.
-        cooccurrence: [B, N] log-probabilities of co-occurrence, NaN for items without counts.
-        sequential: [B, N] log-probabilities of the aligner's recommender.
-        forbidden: [B, N], -inf where a filter forbids, else 0.
-    """
-
-    start: State | None
-    retrieved: Tensor | None
-    codes: Tensor | None
-    dense: Tensor | None
-    cooccurrence: Tensor | None
-    sequential: Tensor | None
-    forbidden: Tensor
-
-    def best(self, weights: FusionWeights, k: int) -> tuple[Tensor, Tensor]:
-        """Rows and scores [B, up to k] of the fused ranking; of the codes alone, of what the beam retrieved."""
-        if weights == FusionWeights(0.0) and self.retrieved is not None and self.codes is not None:
-            scores = self.codes.gather(1, self.retrieved.clamp(min=0)).masked_fill_(self.retrieved < 0, -torch.inf)
-            return _take(self.retrieved, scores, k)
-        return _top(self.fused(weights), k)
-
-    def fused(self, weights: FusionWeights) -> Tensor:
-        """Scores [B, N] of the fused ranking, -inf where a filter forbids."""
-        score, of_codes = self.without_codes(weights)
-        if weights.of_codes:
-            assert self.codes is not None
-            score.addcmul_(self.codes, of_codes)
-        return score
-
-    def without_codes(self, weights: FusionWeights) -> tuple[Tensor, Tensor]:
-        """What the other scorers give of the fused score, [B, N], -inf where a filter forbids; and the weight [N] that
-        the codes have in it, which for an item without counts is larger."""
-        score, of_codes = torch.zeros_like(self.forbidden), torch.full(self.forbidden.shape[1:], weights.of_codes)
-        for weight, part in ((weights.of_dense, self.dense), (weights.sequential, self.sequential)):
-            if weight:
-                assert part is not None
-                score.add_(part, alpha=weight)
-        if weights.cooccurrence:
-            cooccurrence, known = self._cooccurrence
-            score.lerp_(cooccurrence, known * weights.cooccurrence)
-            of_codes *= 1 - known[0] * weights.cooccurrence
-        return score.add_(self.forbidden), of_codes
-
-    @cached_property
-    def _cooccurrence(self) -> tuple[Tensor, Tensor]:
-        """The co-occurrence scores [B, N], and 1 for items that have counts, 0 for others [B, N]."""
-        assert self.cooccurrence is not None
-        return self.cooccurrence.nan_to_num(), (~self.cooccurrence.isnan()).float()
+    start: State | None = None
+    retrieved: Tensor | None = None
+    codes: Tensor | None = None
+    dense: Tensor | None = None
 
 
 class Ranker:
@@ -148,6 +103,11 @@ class Ranker:
 
         Without a dense head nothing changes, nor with node vectors, for which the model reads every item anyway.
         """
+        if self.config.language_model_share < 1:
+            raise InputError(
+                f"ranking.language_model_share {self.config.language_model_share} reads whole distributions: open the "
+                "run with --retrieval exact"
+            )
         if self.head is None or isinstance(self.scorer, NodeScorer):
             return
         self._candidates = CandidateSearch(self.head, self.cooccurrence, self.sequential)
@@ -195,6 +155,9 @@ class Ranker:
             everyone = filters or [ItemFilter(self.trie)] * len(prompts)
             left = self._rank_candidates(prompts, histories, everyone, weights, beams, rows, scores)
             progress(len(prompts) - len(left))
+        elif self._is_allocated(ranking):
+            left = left[:0]
+            self._rank_allocated(prompts, histories, beams, filters, (rows, scores), progress)
         for part in self.groups([prompts[i] for i in left], ranking):
             group = left[part]
             chosen = None if filters is None else [filters[i] for i in group]
@@ -241,6 +204,24 @@ class Ranker:
             progress(len(group))
         return lists
 
+    def certain(self, parts: ComponentScores, histories: Sequences) -> Tensor:
+        """The users [B, bool] for whom the language model is not asked; see `genrec.ranking.allocation`."""
+        share, most = self.config.language_model_share, self.config.language_model_entropy
+        if share == 0:
+            return torch.ones(len(parts.forbidden), dtype=torch.bool)
+        if most is None:
+            raise InputError(f"ranking.language_model_share {share}: no language_model_entropy was chosen")
+        return parts.entropy(self.config.certain_weights, histories) <= most
+
+    def entropies(self, histories: Sequences, weights: FusionWeights) -> NDArray[np.float32]:
+        """`ComponentScores.entropy` [B] by weights that don't ask the language model."""
+        found = [np.empty(0, dtype=np.float32)]
+        for users in self._together(len(histories)):
+            some = histories.take(users)
+            parts = self.component_scores([[]] * len(users), some, [weights], k=1)
+            found.append(parts.entropy(weights, some).numpy())
+        return np.concatenate(found)
+
     def groups(self, prompts: Sequence[Sequence[int]], ranking: Ranking) -> list[NDArray[np.int64]]:
         """Batches of prompts whose tokens, and whose scores of items where there are any, fit into memory."""
         groups = batches(prompts, self.config.batch_tokens) if prompts else []
@@ -248,6 +229,56 @@ class Ranker:
             return groups
         most = max(1, _DENSE_CELLS // self.trie.n_items)
         return [group[i : i + most] for group in groups for i in range(0, len(group), most)]
+
+    def _is_allocated(self, ranking: Ranking) -> bool:
+        """Whether some lists are made without asking the language model, which others ask."""
+        weights, share = self.config.fusion_weights, self.config.language_model_share
+        if ranking != "fused" or share == 1 or not (weights.of_codes or weights.of_dense):
+            return False
+        if self.sequential is None or self.cooccurrence is None:
+            raise InputError(
+                f"ranking.language_model_share {share}: this run has no recommender of a trained aligner, or no "
+                "co-occurrence counts; use --ranking.language_model_share 1"
+            )
+        return True
+
+    def _rank_allocated(
+        self,
+        prompts: list[list[int]],
+        histories: Sequences,
+        beams: int,
+        filters: Sequence[ItemFilter] | None,
+        lists: tuple[NDArray[np.int32], NDArray[np.float32]],
+        progress: Callable[[int], None],
+    ) -> None:
+        """Write rows and scores [B, k] of fused lists that ask the language model for uncertain users only."""
+        weights, certain = self.config.fusion_weights, self.config.certain_weights
+        others, k = [certain, FusionWeights(1.0, weights.cooccurrence, 1.0)], lists[0].shape[1]
+
+        def write(users: NDArray[np.int64], found: tuple[Tensor, Tensor]) -> None:
+            for whole, part in zip(lists, _numpy(*found), strict=True):
+                whole[users, : part.shape[1]] = part
+            progress(len(users))
+
+        for group in self._together(len(prompts)):
+            batch = [prompts[i] for i in group]
+            chosen = None if filters is None else [filters[i] for i in group]
+            parts = self.component_scores(batch, histories.take(group), others, k=k, filters=chosen)
+            known = self.certain(parts, histories.take(group))
+            if known.any():
+                write(group[known.numpy()], parts.take(known).best(certain, k))
+            left = (~known).nonzero()[:, 0].numpy()
+            for part in batches([batch[i] for i in left], self.config.batch_tokens) if len(left) else ():
+                users = left[part]
+                asked, allowed = [batch[i] for i in users], None if chosen is None else [chosen[i] for i in users]
+                read = self._read(asked, [weights], k, beams, allowed, retrieve=not _is_searched(weights))
+                mine = replace(parts.take(torch.from_numpy(users)), **read._asdict())
+                write(group[users], self._fused(asked, mine, weights, k, beams))
+
+    def _together(self, n_users: int) -> list[NDArray[np.int64]]:
+        """Users whose scores of all items fit into memory."""
+        most = max(1, _DENSE_CELLS // self.trie.n_items)
+        return [np.arange(begin, min(begin + most, n_users)) for begin in range(0, n_users, most)]
 
     def _rank_candidates(
         self,
@@ -305,7 +336,7 @@ class Ranker:
             scores = fused_search(self.scorer, prompts, start, trie, of_codes, others, beams=beams, k=k)
         else:
             scores = parts.fused(weights)
-        places, values = _numpy(*_top(scores, k))
+        places, values = _numpy(*top(scores, k))
         return np.where(places >= 0, found.rows[places], -1).astype(np.int32), values
 
     def _rank_batch(
@@ -320,19 +351,19 @@ class Ranker:
         """Rows and scores [B, up to k] of one batch; -1 and -inf pad."""
         if ranking == "fused":
             weights = self.config.fusion_weights
-            searched = _is_searched(weights)
+            retrieve = not _is_searched(weights)
             parts = self.component_scores(
-                prompts, histories, [weights], k=k, beams=beams, filters=filters, retrieve=not searched
+                prompts, histories, [weights], k=k, beams=beams, filters=filters, retrieve=retrieve
             )
-            return _numpy(*(self._exact(prompts, parts, weights, k, beams) if searched else parts.best(weights, k)))
+            return _numpy(*self._fused(prompts, parts, weights, k, beams))
         state = self.scorer.start(prompts)
         if ranking == "dense":
-            return _numpy(*_top(self._dense(state) + self._forbidden(len(prompts), filters), k))
+            return _numpy(*top(self._dense(state) + self._forbidden(len(prompts), filters), k))
         dense = self._dense(state) if ranking == "rerank" else None
         rows, scores = self._search(state, max(k, beams) if ranking == "rerank" else k, beams, filters)
         if dense is None:
             return _numpy(rows, scores)
-        return _numpy(*_take(rows, dense.gather(1, rows.clamp(min=0)).masked_fill(rows < 0, -torch.inf), k))
+        return _numpy(*take(rows, dense.gather(1, rows.clamp(min=0)).masked_fill(rows < 0, -torch.inf), k))
 
     def component_scores(
         self,
@@ -354,15 +385,8 @@ class Ranker:
             InputError: the run has no such scorer.
         """
         beams = self.config.beams if beams is None else beams
-        start = retrieved = codes = dense = cooccurrence = sequential = None
-        if any(each.of_codes or each.of_dense for each in weights):
-            state = self.scorer.start(prompts)
-            start = copy.copy(state)
-            if any(each.of_dense for each in weights):
-                dense = self._dense(state)
-            if retrieve and any(each.of_codes for each in weights):
-                retrieved, found = self._search(state, max(k, beams), beams, filters)
-                codes = self._codes(state, retrieved, found)
+        read = self._read(prompts, weights, k, beams, filters, retrieve=retrieve)
+        cooccurrence = sequential = None
         if any(each.cooccurrence for each in weights):
             if self.cooccurrence is None:
                 raise InputError("this run has no co-occurrence counts; use --ranking.cooccurrence_weight 0")
@@ -373,7 +397,35 @@ class Ranker:
                 raise InputError("this run has no recommender of a trained aligner; use --ranking.sequential_weight 0")
             sequential = log_probability(self.sequential, histories)
         forbidden = self._forbidden(len(prompts), filters)
-        return ComponentScores(start, retrieved, codes, dense, cooccurrence, sequential, forbidden)
+        return ComponentScores(*read, cooccurrence, sequential, forbidden)
+
+    def _read(
+        self,
+        prompts: list[list[int]],
+        weights: Sequence[FusionWeights],
+        k: int,
+        beams: int,
+        filters: list[ItemFilter] | None,
+        *,
+        retrieve: bool,
+    ) -> _Read:
+        """What the language model says after each prompt, as far as some weights ask it."""
+        if not any(each.of_codes or each.of_dense for each in weights):
+            return _Read()
+        state = self.scorer.start(prompts)
+        start, retrieved, codes, dense = copy.copy(state), None, None, None
+        if any(each.of_dense for each in weights):
+            dense = self._dense(state)
+        if retrieve and any(each.of_codes for each in weights):
+            retrieved, found = self._search(state, max(k, beams), beams, filters)
+            codes = self._codes(state, retrieved, found)
+        return _Read(start, retrieved, codes, dense)
+
+    def _fused(
+        self, prompts: list[list[int]], parts: ComponentScores, weights: FusionWeights, k: int, beams: int
+    ) -> tuple[Tensor, Tensor]:
+        """Rows and scores [B, up to k] of the fused ranking."""
+        return self._exact(prompts, parts, weights, k, beams) if _is_searched(weights) else parts.best(weights, k)
 
     def _exact(
         self, prompts: list[list[int]], parts: ComponentScores, weights: FusionWeights, k: int, beams: int | None = None
@@ -382,7 +434,7 @@ class Ranker:
         others, of_codes = parts.without_codes(weights)
         beams = self.config.beams if beams is None else beams
         assert parts.start is not None
-        return _top(fused_search(self.scorer, prompts, parts.start, self.trie, of_codes, others, beams=beams, k=k), k)
+        return top(fused_search(self.scorer, prompts, parts.start, self.trie, of_codes, others, beams=beams, k=k), k)
 
     def _search(self, state: State, k: int, beams: int, filters: list[ItemFilter] | None) -> tuple[Tensor, Tensor]:
         """Rows and log-probabilities [B, up to k] of what the beam retrieves; -1 and -inf pad."""
@@ -433,29 +485,6 @@ class Ranker:
 def _is_searched(weights: FusionWeights) -> bool:
     """Whether the codes are one of several scorers, so that the best items are searched for by all of them."""
     return weights.of_codes > 0 and weights != FusionWeights(0.0)
-
-
-def _top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Rows and values of the best k columns of [B, N]; of equal scores the lower row wins."""
-    n = scores.shape[1]
-    k = min(k, n)
-    best = scores.topk(min(k + 1, n), dim=1)
-    rows = best.indices[:, :k]
-    if k < n:
-        least = best.values[:, k - 1]
-        tied = ((least == best.values[:, k]) & ~least.isneginf()).nonzero()[:, 0]  # with one that was left out
-        if len(tied):
-            above, level = scores[tied] > least[tied, None], scores[tied] == least[tied, None]
-            kept = above | (level & (level.cumsum(1, dtype=torch.int32) <= k - above.sum(1, keepdim=True)))
-            rows[tied] = kept.nonzero()[:, 1].view(len(tied), k)
-    rows = rows.sort(dim=1).values
-    return _take(rows, scores.gather(1, rows), k)
-
-
-def _take(rows: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The best k of candidates [B, M]: by score, then in the order given."""
-    best = torch.sort(scores, dim=1, descending=True, stable=True)
-    return rows.gather(1, best.indices)[:, :k], best.values[:, :k]
 
 
 def _numpy(rows: Tensor, scores: Tensor) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

@@ -81,6 +81,7 @@ def _batch_job(recommender: Recommender, config: RecommendConfig) -> BatchJob:
             "dense_weight": defaults.dense_weight,
             "cooccurrence_weight": defaults.cooccurrence_weight,
             "sequential_weight": defaults.sequential_weight,
+            **({"language_model_share": defaults.language_model_share} if defaults.language_model_share < 1 else {}),
             "engine": config.engine,
             "exclude_seen": config.exclude_seen,
             "where": config.where,

@@ -58,6 +58,9 @@ class LmSettings(NamedTuple):
         """
         # What watches the training changes none of its bytes.
         config: dict[str, Any] = {"lm": asdict(replace(self.lm, tracker=None)), "ranking": asdict(self.ranking)}
+        if self.ranking.language_model_share == 1:  # so that runs from before this option are up to date
+            for name in ("language_model_share", "language_model_entropy", "certain_cooccurrence_weight"):
+                del config["ranking"][name]
         if self.stop_after is not None:
             config["stop_after"] = self.stop_after
         return Stage("lm", config, NEEDS, partial(_fine_tune, self, tuple(finetuned_in)))
@@ -105,6 +108,8 @@ def _fine_tune(settings: LmSettings, others: tuple[Run, ...], run: Run, folder: 
             (work / "preference/preference.json").rename(folder / "preference.json")
         if None in (ranking.dense_weight, ranking.cooccurrence_weight, ranking.sequential_weight):
             ranking = with_weights(ranking, validation.choose(built))
+        if ranking.language_model_share < 1:
+            ranking = validation.allocate(built, ranking)
         save_lm(built, folder, {"score_space": lm.score_space, "ranking": asdict(ranking)})
         validation.cooccurrence.save(folder / "heads/cooccurrence.safetensors")
 
@@ -182,7 +187,12 @@ def lm_settings(value: Mapping[str, Any]) -> LmSettings:
                 "refit", "goes without lm.preference, which chooses on validation, of which a refit has none"
             )
         selection_run = Run(value["refit"])
-        ranking = with_weights(ranking, selection_run.chosen_weights())
+        chosen = selection_run.chosen_ranking()
+        ranking = replace(
+            with_weights(ranking, chosen.fusion_weights),
+            language_model_entropy=chosen.language_model_entropy,
+            certain_cooccurrence_weight=chosen.certain_cooccurrence_weight,
+        )
         return LmSettings(lm, ranking, selection_run.chosen_epochs("lm"))
     except (KeyError, TypeError) as error:
         raise InputError(f"not the resolved configuration of a run ({error})") from None

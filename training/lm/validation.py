@@ -13,6 +13,7 @@ from genrec.data.cases import Cases
 from genrec.decoding.filters import ItemFilter
 from genrec.decoding.trie import CodeTrie
 from genrec.evaluation.metrics import ndcg, rank_of_target, recall
+from genrec.ranking.allocation import choose_allocation
 from genrec.ranking.config import FusionWeights, RankingConfig
 from genrec.ranking.cooccurrence import COOCCURRENCE_WEIGHTS, Cooccurrence
 from genrec.ranking.ranker import Ranker
@@ -90,13 +91,17 @@ class Validation:
         ]
         return _best(weights, self.by_weights(lm, weights, self.cases_of_choice))
 
+    def allocate(self, lm: LanguageModel, ranking: RankingConfig) -> RankingConfig:
+        """`ranking` with the certainty by which lists go without the language model."""
+        ranker = self._ranker(lm)
+        return choose_allocation(ranker, ranking, self.cases_of_choice, exclude_seen=self.exclude_seen)
+
     def by_weights(
         self, lm: LanguageModel, weights: Sequence[FusionWeights], cases: Cases, k: int = 10
     ) -> Mapping[FusionWeights, Figures]:
         """Recall@k and NDCG@k of the fused ranking by its weights."""
-        model, everything = lm.model, ItemFilter(self.trie)
-        parts = (lm.scorer(), self.trie, lm.vocabulary, self.codes, model.head, self.config, self.cooccurrence)
-        lists = Ranker(*parts, self.sequential).fused_lists(
+        everything = ItemFilter(self.trie)
+        lists = self._ranker(lm).fused_lists(
             cases.histories,
             weights=list(dict.fromkeys(weights)),
             k=k,
@@ -105,6 +110,10 @@ class Validation:
         )
         ranks = {weight: rank_of_target(rows, cases.targets) for weight, rows in lists.items()}
         return {weight: Figures(float(recall(r, k).mean()), float(ndcg(r, k).mean())) for weight, r in ranks.items()}
+
+    def _ranker(self, lm: LanguageModel) -> Ranker:
+        parts = (lm.scorer(), self.trie, lm.vocabulary, self.codes, lm.model.head, self.config, self.cooccurrence)
+        return Ranker(*parts, self.sequential)
 
 
 def _best(weights: Sequence[FusionWeights], found: Mapping[FusionWeights, Figures]) -> FusionWeights:
