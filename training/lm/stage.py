@@ -54,7 +54,8 @@ class LmSettings(NamedTuple):
         """Fine-tunes and writes a model folder.
 
         Args:
-            finetuned_in: runs whose finished model may only lack the preference stage, which then is all that is done.
+            finetuned_in: runs whose finished model may only lack the preference stage, or the choice of the lists for
+                which it is asked, which then is all that is done.
         """
         # What watches the training changes none of its bytes.
         config: dict[str, Any] = {"lm": asdict(replace(self.lm, tracker=None)), "ranking": asdict(self.ranking)}
@@ -66,11 +67,14 @@ class LmSettings(NamedTuple):
         return Stage("lm", config, NEEDS, partial(_fine_tune, self, tuple(finetuned_in)))
 
     def finetuned(self, run: Run, others: Iterable[Run]) -> Path | None:
-        """The folder of a finished model, in one of the other runs, that lacks the preference stage of this one."""
-        if self.lm.preference.method == "none":
-            return None
-        before = self._replace(lm=replace(self.lm, preference=PreferenceStageConfig())).stage().inputs(run)
-        return next((other.lm for other in others if is_made_of(other.lm, before)), None)
+        """The folder of a finished model, in one of the other runs, that lacks only what comes after fine-tuning."""
+        before = self._replace(lm=replace(self.lm, preference=PreferenceStageConfig()))
+        whole = replace(
+            self.ranking, language_model_share=1.0, language_model_entropy=None, certain_cooccurrence_weight=None
+        )
+        lacking = [before, before._replace(ranking=whole)]
+        made_of = [settings.stage().inputs(run) for settings in lacking if settings != self]
+        return next((other.lm for other in others for each in made_of if is_made_of(other.lm, each)), None)
 
 
 def lm_inputs(run: Run) -> LmInputs:
