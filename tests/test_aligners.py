@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from genrec.semtok.aligners import ALIGNERS, aligner_config
 from genrec.semtok.aligners.base import AlignerInputs, IdTable, ItemTable
-from genrec.semtok.aligners.config import FaeRecConfig, LlmEmbConfig
+from genrec.semtok.aligners.config import FaeRecConfig, LlmEmbConfig, LlmEsrConfig
 from genrec.semtok.aligners.faerec import FaeRecTable
 from genrec.semtok.aligners.llmemb import LlmEmbTable
 from genrec.semtok.aligners.losses import feature_correlation_by_popularity, item_contrast, soft_target_contrast
@@ -155,7 +155,8 @@ def test_bad_files_are_named(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "option"), [("text", "hidden"), ("llmemb", "text_width"), ("recgoat", "item_neighbours")]
+    ("name", "option"),
+    [("text", "hidden"), ("llmemb", "text_width"), ("llm_esr", "heads"), ("recgoat", "item_neighbours")],
 )
 def test_a_saved_option_of_another_type_is_foreign(name: str, option: str, tmp_path: Path) -> None:
     save_table(made(name), tmp_path)
@@ -233,6 +234,7 @@ def test_the_loss_follows_the_curriculum(epoch: float, item: float) -> None:
 def test_the_losses_can_be_left_out() -> None:
     assert made("faerec", weight=0.0).loss(ROWS, 3.0) == 0
     assert made("llmemb", weight=0.0).loss(ROWS, 3.0) == 0
+    assert made("llm_esr").loss(ROWS, 3.0) == 0
     assert made("recgoat", contrast=0.0).loss(ROWS, 3.0) == 0
 
 
@@ -269,6 +271,59 @@ def test_the_alignment_is_the_papers_on_warm_items() -> None:
     known, own = (F.normalize(side[warm], dim=-1) for side in (torch.from_numpy(collaborative), table()))
     expected = 0.3 * soft_target_contrast(known, own, 2.0, 0.5)
     torch.testing.assert_close(table.loss(ROWS, 0.0), expected)
+
+
+# --- LLM-ESR ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_collaborative_view_starts_at_the_main_components() -> None:
+    table, text = made("llm_esr"), inputs().text
+    np.testing.assert_allclose(table.items.weight.detach(), component_rows(text, WIDTH // 2, 0.05), atol=1e-6)
+    torch.testing.assert_close(table.from_text(torch.from_numpy(text)), table(), atol=1e-5, rtol=1e-4)
+    torch.manual_seed(0)
+    wide = make_table("llm_esr", inputs(), 32, LlmEsrConfig()).items.weight
+    assert not wide[:, 12:].any(), "a text of 12 dimensions has no more components"
+
+
+def test_each_view_attends_to_both() -> None:
+    """One item at a time, one head at a time."""
+    table = made("llm_esr")
+    with torch.no_grad():  # biases that a wrong split would show
+        for attention in (table.said_attention, table.done_attention):
+            torch.nn.init.normal_(attention.in_proj_bias)
+            torch.nn.init.normal_(attention.out_proj.bias)
+        table.items.weight.normal_()
+    standard, half, width = table.standard, WIDTH // 2, WIDTH // 4
+    first, second = table.adapter
+    said = (standard @ first.weight.T + first.bias) @ second.weight.T + second.bias
+    said, done = F.layer_norm(said, (half,)), F.layer_norm(table.items.weight, (half,))
+    for item in (3, 6, 39):
+        views = []
+        for own, attention in ((said[item], table.said_attention), (done[item], table.done_attention)):
+            weights, biases = attention.in_proj_weight.split(half), attention.in_proj_bias.split(half)
+            query = weights[0] @ own + biases[0]
+            keys, values = ([weights[i] @ x + biases[i] for x in (said[item], done[item])] for i in (1, 2))
+            heads = []
+            for head in (slice(0, width), slice(width, half)):
+                shares = torch.stack([query[head] @ key[head] / width**0.5 for key in keys]).softmax(dim=0)
+                heads.append(shares[0] * values[0][head] + shares[1] * values[1][head])
+            views.append(own + attention.out_proj.weight @ torch.cat(heads) + attention.out_proj.bias)
+        expected = F.layer_norm(torch.cat(views), (WIDTH,)) * WIDTH**-0.5
+        torch.testing.assert_close(table()[item], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_views_of_warm_items_can_be_contrasted() -> None:
+    table = made("llm_esr", weight=0.3, temperature=0.5)
+    warm = ROWS[torch.from_numpy(inputs().counts)[ROWS] > 0]
+    said, done = (F.normalize(view[warm], dim=1) for view in table._views(table.standard, table.items.weight))
+    torch.testing.assert_close(table.loss(ROWS, 2.0), 0.3 * soft_target_contrast(said, done, 0.5, 2.0))
+
+
+def test_the_heads_divide_half_of_the_width() -> None:
+    LlmEsrConfig(heads=4).check_width(16)
+    for heads, width in ((3, 16), (2, 6), (1, 5)):
+        with pytest.raises(InputError, match=f"heads {heads} does not divide half of the backbone's width {width}"):
+            LlmEsrConfig(heads=heads).check_width(width)
 
 
 # --- a world where words decide ---------------------------------------------------------------------------------------
@@ -325,6 +380,16 @@ def test_aligned_rare_items_find_their_neighbours_where_plain_ones_cannot() -> N
     assert min(shares.values()) > 0.7, shares
 
 
+def test_the_contrast_of_the_views_helps_rare_items() -> None:
+    """Without it the collaborative half of an item that was taken once is noise."""
+    given, shares = two_topics(), []
+    for weight in (0.0, 1.0):
+        torch.manual_seed(0)
+        table = make_table("llm_esr", given, 8, LlmEsrConfig(weight=weight))
+        shares.append(tail_neighbours_of_own_topic(trained(table, given)))
+    assert shares[1] > shares[0] + 0.2
+
+
 @pytest.mark.parametrize(
     ("config", "options", "message"),
     [
@@ -341,6 +406,10 @@ def test_aligned_rare_items_find_their_neighbours_where_plain_ones_cannot() -> N
         (LlmEmbConfig, {"temperature": 0.0}, "temperature 0"),
         (LlmEmbConfig, {"temperature": math.nan}, "temperature nan"),
         (LlmEmbConfig, {"weight": math.inf}, "weight inf"),
+        (LlmEsrConfig, {"heads": 0}, "heads 0"),
+        (LlmEsrConfig, {"dropout": 1.0}, "dropout 1"),
+        (LlmEsrConfig, {"weight": -0.1}, "weight -0.1"),
+        (LlmEsrConfig, {"temperature": 0.0}, "temperature 0"),
     ],
 )
 def test_a_bad_configuration_names_its_flag(config: type[Any], options: dict[str, Any], message: str) -> None:

@@ -99,6 +99,26 @@ def test_the_same_seed_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:
         assert (again / file).read_bytes() == (run / file).read_bytes(), file
 
 
+def test_llm_esr_with_taught_users(tmp_path: Path) -> None:
+    options = ("--aligner.training.distillation=0.1", "--aligner.training.similar_users=3")
+    taught = stages(tmp_path / "a", "--aligner.name=llm_esr", *options)
+    alone = stages(tmp_path / "b", "--aligner.name=llm_esr")
+    losses, vectors = (
+        [part(path / "vectors/item") for path in (alone, taught)]
+        for part in (
+            lambda folder: [row["loss"] for row in read_json(folder / "training.json")],
+            lambda folder: ItemVectors.load(folder / "item.safetensors").values,
+        )
+    )
+    assert losses[0][0] == losses[1][0], "nobody teaches in the first epoch"
+    assert losses[0][1] != losses[1][1]
+    assert not np.array_equal(*vectors)
+    file = tmp_path / "new.jsonl"
+    file.write_text('{"item_id": "new", "title": "Copper kettle"}\n')
+    assert add(Run(taught), file) == 1
+    assert ItemVectors.load(taught / "vectors/item/item.safetensors").values.shape == (61, 16)
+
+
 def test_new_items_are_placed_by_the_runs_own_aligner(run: Path, tmp_path: Path) -> None:
     before = SemanticIds.load(run / "semtok")
     for number, name in enumerate(["Copper kettle", "Alpine tent"]):  # the second finds a run that has grown

@@ -22,7 +22,7 @@ from genrec.semtok.aligners.config import ConcatenationConfig, TextTableConfig
 from genrec.semtok.aligners.simple import ConcatenationTable, TextTable
 from genrec.semtok.errors import InputError
 from genrec.sequential import BACKBONES
-from genrec.sequential.base import ColdItems, SequentialModel
+from genrec.sequential.base import SequentialModel
 from genrec.sequential.config import Bert4RecConfig, SasRecConfig
 from genrec.sequential.sasrec import SasRec
 from genrec.training.loop.epochs import FitContext
@@ -86,11 +86,16 @@ def test_all_negatives_learn_what_the_full_softmax_learns(tmp_path: Path) -> Non
 def test_every_event_but_the_first_is_a_target_once(width: int) -> None:
     histories = Sequences.from_lists([[0], [1, 2], np.arange(3, 40), np.arange(40, 47)])
     targets = []
-    for row, first_target in training_windows(histories, width):
+    ends = []
+    for row, first_target, user in training_windows(histories, width):
         assert len(row) <= width + 1
         assert first_target >= 1
         targets += row[first_target:].tolist()
+        if user >= 0:
+            assert row[-1] == histories[user][-1]
+            ends.append(user)
     assert sorted(targets) == [2, *range(4, 40), *range(41, 47)]
+    assert ends == [1, 2, 3], "each history of two items ends once"
 
 
 def recall_of(scores: list[float], history: list[int], target: int, k: int = 2, *, exclude_seen: bool = True) -> float:
@@ -212,7 +217,7 @@ def test_the_simple_tables_are_their_equations() -> None:
 def test_cold_items_take_no_part_in_the_softmax(tmp_path: Path) -> None:
     few = Sequences((SPLIT.train.values % 4).astype(np.int32), SPLIT.train.offsets)
     split = Split(few, SPLIT.train_user_ids, SPLIT.valid, SPLIT.test, "given")
-    cold = ColdItems(np.arange(4, N_ITEMS), np.zeros((N_ITEMS - 4, 7), dtype=np.float32))
+    text = np.zeros((N_ITEMS, 7), dtype=np.float32)
     start = IdTable(N_ITEMS, 8)
 
     def make() -> SasRec:
@@ -220,7 +225,7 @@ def test_cold_items_take_no_part_in_the_softmax(tmp_path: Path) -> None:
         model.items.load_state_dict(start.state_dict())
         return model
 
-    model = fit_sequential(make, split, SHORT, FitContext(tmp_path), cold=cold)
+    model = fit_sequential(make, split, SHORT, FitContext(tmp_path), text=text)
     moved = (model.item_vectors != start.items.weight).any(dim=1)
     assert moved.tolist() == [True] * 4 + [False] * (N_ITEMS - 4)
 

@@ -30,7 +30,7 @@ from genrec.sequential.base import ColdItems, SequentialModel
 from genrec.stages import Stage, progress_bar
 from genrec.training.loop.checkpoint import work_folder
 from genrec.training.loop.epochs import FitContext
-from genrec.training.sequential.config import SequentialTrainingConfig
+from genrec.training.sequential.config import AlignerTrainingConfig
 from genrec.training.sequential.fit import fit_sequential
 
 
@@ -42,7 +42,7 @@ class Cell:
     aligner: str  # a name of `ALIGNERS`, or `plain`
     options: Any  # the aligner's configuration; of `plain` None
     shape: Any  # the backbone's configuration
-    training: SequentialTrainingConfig  # how it is trained; the seed is the cell's
+    training: AlignerTrainingConfig  # how it is trained; the seed is the cell's
     negatives: int | None  # classes that the softmax samples for a batch; None: see `Softmax`
     collaborative: CellName  # the plain cell whose vectors an aligner may look at
     text: str = TEXT  # the folder of the run with the items' text vectors
@@ -56,7 +56,7 @@ class Cell:
         """The cell's weights, the item vectors that it ranks with, its lists for the tested cases, its log."""
         facts: dict[str, Any] = {"aligner": self.aligner, "backbone": self.name.backbone, "seed": self.name.seed}
         facts |= {"shape": asdict(self.shape), "negatives": self.negatives}
-        facts |= {"training": {name: value for name, value in asdict(self.training).items() if name != "seed"}}
+        facts |= {"training": {name: value for name, value in self.training.facts().items() if name != "seed"}}
         needs = ["split", self.text]
         if self.aligner != PLAIN:
             facts["options"] = asdict(self.options)
@@ -77,7 +77,7 @@ class Cell:
                 FitContext(work, run.note, progress),
                 exclude_seen=run.exclude_seen,
                 negatives=self.negatives,
-                cold=cold,
+                text=text.values,
                 stage=self.name.folder,
             )
             histories = tested_cases(split.test, len(text)).histories

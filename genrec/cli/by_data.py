@@ -16,9 +16,9 @@ from typing import NamedTuple, TypeVar
 
 from genrec.cli.config import Effort, FitConfig
 from genrec.training.lm.config import LmConfig
-from genrec.training.sequential.config import SequentialTrainingConfig
+from genrec.training.sequential.config import AlignerTrainingConfig, SequentialTrainingConfig
 
-Trained = TypeVar("Trained", LmConfig, SequentialTrainingConfig)
+Trained = TypeVar("Trained", LmConfig, SequentialTrainingConfig, AlignerTrainingConfig)
 
 PASSES: dict[Effort, float] = {"quick": 1 / 3, "standard": 1.0, "thorough": 2.0}  # of the epochs that the rules give
 _COLLABORATIVE = 48  # epochs of the collaborative model, which stops by itself

@@ -32,14 +32,14 @@ from genrec.data.config import DataConfig
 from genrec.run_folder import TEXT
 from genrec.semtok import options as check
 from genrec.semtok.aligners import PLAIN, aligner_config, aligner_entry
-from genrec.semtok.aligners.config import RecGoatConfig
+from genrec.semtok.aligners.config import LlmEsrConfig, RecGoatConfig
 from genrec.semtok.encoders import encoder_entry
 from genrec.semtok.errors import OptionError, did_you_mean
 from genrec.semtok.folders import hash_value
 from genrec.semtok.options import MOST_SEED
 from genrec.sequential import BACKBONES
 from genrec.training.loop.options import typed_options
-from genrec.training.sequential.config import SequentialTrainingConfig
+from genrec.training.sequential.config import AlignerTrainingConfig
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class CompareConfig:
     aligners: dict[str, dict[str, Any]] = field(default_factory=lambda: {PLAIN: {}, "text": {}, "concatenation": {}})
     backbones: tuple[str, ...] = ("sasrec",)
     seeds: tuple[int, ...] = (0, 1, 2)
-    training: SequentialTrainingConfig = field(default_factory=SequentialTrainingConfig)
+    training: AlignerTrainingConfig = field(default_factory=AlignerTrainingConfig)
     negatives: int | None = None
     split_seed: int = 0
     reference: str = PLAIN
@@ -106,7 +106,7 @@ class CompareConfig:
             encoder_entry(self._encoder(name))
             if self._encoder(name) != self.text.encoder and aligner_entry(kind).reads_users:
                 raise OptionError("encoder", f"{kind} also reads users, whose texts have the vectors of text.encoder")
-            if isinstance(options, RecGoatConfig):
+            if isinstance(options, RecGoatConfig | LlmEsrConfig):
                 for backbone in self.backbones:
                     options.check_width(self.backbone(backbone).width)
             self.training_of(name)
@@ -141,17 +141,17 @@ class CompareConfig:
         typed = {key: options[key] if options[key] == value else value for key, value in typed.items()}
         return kind, aligner_config(kind, **typed)
 
-    def training_of(self, name: str) -> SequentialTrainingConfig:
+    def training_of(self, name: str) -> AlignerTrainingConfig:
         """How a line's cells are trained; raises OptionError for an unknown setting or a bad value."""
         own = self._options(name).get("training", {})
         if not isinstance(own, dict):
             raise OptionError("training", f"{own}: settings by name, such as {{epochs: 48}}")
-        known = [field.name for field in fields(SequentialTrainingConfig) if field.name != "seed"]
+        known = [field.name for field in fields(AlignerTrainingConfig) if field.name != "seed"]
         try:
             for setting in own:
                 if setting not in known:
                     raise OptionError(setting, f"is none: choose of {', '.join(known)}{did_you_mean(setting, known)}")
-            return _settled(replace(self.training, **typed_options(SequentialTrainingConfig, own)))
+            return _settled(replace(self.training, **typed_options(AlignerTrainingConfig, own)))
         except OptionError as error:
             raise error.within("training") from None
 
@@ -180,7 +180,7 @@ class CompareConfig:
         return as_yaml(self)
 
 
-def _settled(training: SequentialTrainingConfig) -> SequentialTrainingConfig:
+def _settled(training: AlignerTrainingConfig) -> AlignerTrainingConfig:
     """The same; raises OptionError where something is left to the size of the data, as it may be in `genrec fit`."""
     check.at_least_one(training, "epochs", "batch_positions")
     return training

@@ -21,14 +21,14 @@ from genrec.data.config import DataConfig
 from genrec.ranking.config import RankingConfig
 from genrec.semtok import options as check
 from genrec.semtok.aligners import ALIGNERS
-from genrec.semtok.aligners.config import FusionConfig, RecGoatConfig
+from genrec.semtok.aligners.config import FusionConfig, LlmEsrConfig, RecGoatConfig
 from genrec.semtok.encoders import best_encoder, encoder_entry
 from genrec.semtok.errors import OptionError, did_you_mean, did_you_mean_file
 from genrec.semtok.quantizers import QUANTIZERS
 from genrec.sequential import BACKBONES
 from genrec.sequential.config import SasRecConfig
 from genrec.training.lm.config import LmConfig
-from genrec.training.sequential.config import SequentialTrainingConfig
+from genrec.training.sequential.config import AlignerTrainingConfig, SequentialTrainingConfig
 
 FUSION = "fusion"  # the aligner that needs no training
 Section = TypeVar("Section")
@@ -57,14 +57,14 @@ class AlignerConfig:
 
     Attributes:
         name: fusion (nothing is trained; see `fusion`), or an aligner that is trained together with a recommender,
-            which then is a component of the fused ranking: text, concatenation, faerec, llmemb or recgoat.
+            which then is a component of the fused ranking: text, concatenation, faerec, llmemb, llm_esr or recgoat.
         backbone: of that recommender: lrurec, sasrec, gru4rec or bert4rec, of the shape of its section.
         training: how the two are trained.
     """
 
     name: str = "faerec"
     backbone: str = "lrurec"
-    training: SequentialTrainingConfig = field(default_factory=lambda: SequentialTrainingConfig(0, batch_positions=0))
+    training: AlignerTrainingConfig = field(default_factory=lambda: AlignerTrainingConfig(0, batch_positions=0))
 
     def __post_init__(self) -> None:
         _check_name(self, "name", [FUSION, *ALIGNERS])
@@ -183,7 +183,7 @@ class FitConfig:
                 raise OptionError(name, f"{other}: not a run of genrec fit{did_you_mean_file(other)}")
         check.seed(self, "seed")
         check.choice(self, "effort", get_args(Effort))
-        if isinstance(self.aligner.options if self.aligner.name != FUSION else None, RecGoatConfig):
+        if isinstance(self.aligner.options if self.aligner.name != FUSION else None, RecGoatConfig | LlmEsrConfig):
             try:
                 self.aligner.options.check_width(self.shape(self.aligner.backbone).width)
             except OptionError as error:

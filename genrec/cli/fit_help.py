@@ -14,7 +14,7 @@ SETTINGS: dict[str, dict[str, str]] = {
     },
     "How good, how long": {
         "text.encoder": "tfidf, minilm, hf:MODEL or st:MODEL; the best that is installed",
-        "aligner.name": "faerec, text, concatenation, llmemb, recgoat, or fusion (nothing is trained)",
+        "aligner.name": "faerec, text, concatenation, llmemb, llm_esr, recgoat, or fusion (nothing is trained)",
         "lm.base": "scratch, or a Hugging Face causal LM by folder or id",
         "effort": "quick, standard or thorough: so many passes over the data",
         "lm.max_items": "the last items of a history that are read; 0: 20 or 50, by their mean length",

@@ -15,6 +15,7 @@ from genrec.semtok.aligners.config import (
     ConcatenationConfig,
     FaeRecConfig,
     LlmEmbConfig,
+    LlmEsrConfig,
     RecGoatConfig,
     TextTableConfig,
 )
@@ -60,6 +61,12 @@ def _llmemb(inputs: AlignerInputs, width: int, config: LlmEmbConfig) -> ItemTabl
     return LlmEmbTable(inputs, width, config)
 
 
+def _llm_esr(inputs: AlignerInputs, width: int, config: LlmEsrConfig) -> ItemTable:
+    from genrec.semtok.aligners.llm_esr import LlmEsrTable
+
+    return LlmEsrTable(inputs, width, config)
+
+
 def _recgoat(inputs: AlignerInputs, width: int, config: RecGoatConfig) -> ItemTable:
     from genrec.semtok.aligners.recgoat import RecGoatTable
 
@@ -71,6 +78,7 @@ ALIGNERS: dict[str, Aligner] = {
     "concatenation": Aligner(ConcatenationConfig, _concatenation),
     "faerec": Aligner(FaeRecConfig, _faerec),
     "llmemb": Aligner(LlmEmbConfig, _llmemb),
+    "llm_esr": Aligner(LlmEsrConfig, _llm_esr),
     "recgoat": Aligner(RecGoatConfig, _recgoat, reads_users=True),
 }
 

@@ -156,3 +156,31 @@ class RecGoatConfig:
         """Raise OptionError, before any work, where the heads do not divide the table's width."""
         if width % self.heads:
             raise OptionError("heads", f"{self.heads} does not divide the backbone's width {width}")
+
+
+@dataclass(frozen=True)
+class LlmEsrConfig:
+    """LLM-ESR's dual view.
+
+    Attributes:
+        heads: of both cross-attentions, dividing half of the backbone's width (2 in the authors' code).
+        dropout: on what each view takes from the other.
+        weight: of the contrast between the two views of an item; 0 leaves it out, as the paper does.
+        temperature: of that contrast.
+    """
+
+    heads: int = 2
+    dropout: float = 0.1
+    weight: float = 0.0
+    temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        check.at_least_one(self, "heads")
+        check.positive(self, "temperature")
+        check.not_negative(self, "weight")
+        check.below_one(self, "dropout")
+
+    def check_width(self, width: int) -> None:
+        """Raise OptionError, before any work, where the table's width has no two halves that the heads divide."""
+        if width % (2 * self.heads):
+            raise OptionError("heads", f"{self.heads} does not divide half of the backbone's width {width}")

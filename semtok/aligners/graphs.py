@@ -45,11 +45,8 @@ def nearest(queries: NDArray[np.float32], keys: NDArray[np.float32], k: int) -> 
     return csr_array((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=(len(queries), len(keys)))
 
 
-def neighbour_graph(vectors: NDArray[np.float32], k: int) -> csr_array:
-    """Symmetric graph of the `k` nearest neighbours by cosine, with self-loops, every pair once: ones in [N, N].
-
-    RecGOAT's item-item and user-user graphs (Li et al. 2026, arXiv 2602.00682): the diagonal is set aside while
-    neighbours are chosen, two nodes are joined if either chose the other, then every node is its own neighbour.
+def nearest_others(vectors: NDArray[np.float32], k: int) -> csr_array:
+    """The at most `k` other rows of highest cosine for every row, see `nearest`: ones in [N, N].
 
     Args:
         vectors: [N, D].
@@ -60,7 +57,19 @@ def neighbour_graph(vectors: NDArray[np.float32], k: int) -> csr_array:
     # Itself is among its k + 1 nearest unless k + 1 equal vectors stand before it: then the last one is too many.
     ranks = np.arange(len(rows)) - np.searchsorted(rows, rows)
     rows, columns = rows[ranks < k], columns[ranks < k]
-    one_way = csr_array((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=chosen.shape)
+    return csr_array((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=chosen.shape)
+
+
+def neighbour_graph(vectors: NDArray[np.float32], k: int) -> csr_array:
+    """Symmetric graph of the `k` nearest neighbours by cosine, with self-loops, every pair once: ones in [N, N].
+
+    RecGOAT's item-item and user-user graphs (Li et al. 2026, arXiv 2602.00682): the diagonal is set aside while
+    neighbours are chosen, two nodes are joined if either chose the other, then every node is its own neighbour.
+
+    Args:
+        vectors: [N, D].
+    """
+    one_way = nearest_others(vectors, k)
     graph = one_way.maximum(one_way.T).maximum(eye_array(len(vectors), dtype=np.float32, format="csr"))
     return _canonical(graph)
 

@@ -21,7 +21,7 @@ from genrec.semtok.vectors import ItemVectors, unit_rows
 from genrec.sequential.aligner_inputs import cold_items
 from genrec.sequential.base import Backbone, SequentialModel
 from genrec.training.loop.epochs import FitContext
-from genrec.training.sequential.config import SequentialTrainingConfig
+from genrec.training.sequential.config import AlignerTrainingConfig
 from genrec.training.sequential.fit import fit_sequential
 
 
@@ -31,7 +31,7 @@ def fit_aligner(
     inputs: AlignerInputs,
     split: Split,
     make_backbone: Callable[[], Backbone],
-    training: SequentialTrainingConfig,
+    training: AlignerTrainingConfig,
     context: FitContext,
     *,
     exclude_seen: bool = True,
@@ -54,7 +54,7 @@ def fit_aligner(
         training,
         context,
         exclude_seen=exclude_seen,
-        cold=cold_items(inputs),
+        text=inputs.text,
         stage="aligner",
     )
 

@@ -21,7 +21,7 @@ from genrec.stages import Stage, progress_bar
 from genrec.training.aligner.fit import aligned_vectors, fit_aligner
 from genrec.training.loop.checkpoint import work_folder
 from genrec.training.loop.epochs import FitContext
-from genrec.training.sequential.config import SequentialTrainingConfig
+from genrec.training.sequential.config import AlignerTrainingConfig
 
 NEEDS = ("split", "vectors/text", "vectors/collaborative")
 
@@ -34,15 +34,14 @@ class TrainedAligner:
     options: Any  # its configuration
     backbone: str  # name of the recommender's
     shape: Any  # the backbone's configuration
-    training: SequentialTrainingConfig  # how the two are trained
+    training: AlignerTrainingConfig  # how the two are trained
     seed: int  # of the run
     stop_after: int | None = None  # epochs of a refit; None: the epoch is chosen on validation
 
     def stage(self) -> Stage:
         """The vectors, the aligner, and the recommender that it was trained with."""
-        parts = {"options": self.options, "training": self.training, self.backbone: self.shape}
-        config: dict[str, Any] = {"name": self.name, "seed": self.seed}
-        config |= {name: asdict(part) for name, part in parts.items()}
+        config: dict[str, Any] = {"name": self.name, "seed": self.seed, "training": self.training.facts()}
+        config |= {"options": asdict(self.options), self.backbone: asdict(self.shape)}
         if self.stop_after is not None:
             config["stop_after"] = self.stop_after
         needs = (*NEEDS, "vectors/users") if ALIGNERS[self.name].reads_users else NEEDS

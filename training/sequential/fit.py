@@ -1,6 +1,6 @@
 """Fits a sequential model with a softmax over the catalogue, and with whatever its item table adds to that.
 
-    loss = cross-entropy of the next items, a target + items.loss(rows of the batch, epoch)
+    loss = cross-entropy of the next items, a target + items.loss(rows of the batch, epoch) + distillation, if asked for
 
 Every position of every history is a target. Batches hold sequences of like length, so padding is a few percent. The
 epoch with the best validation recall wins; the loop stops when it has not improved for `patience` epochs.
@@ -11,7 +11,7 @@ Shapes: B sequences of a batch, T positions of the longest, M targets, N items.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -28,7 +28,13 @@ from genrec.training.loop.epochs import FitContext, Objective, Passes, Plan, Row
 from genrec.training.loop.losses import linear_cross_entropy
 from genrec.training.loop.schedule import Warmup, adamw
 from genrec.training.loop.weights import OneProcess
-from genrec.training.sequential.config import FULL_SOFTMAX, NEGATIVES, SequentialTrainingConfig
+from genrec.training.sequential.config import (
+    FULL_SOFTMAX,
+    NEGATIVES,
+    AlignerTrainingConfig,
+    SequentialTrainingConfig,
+)
+from genrec.training.sequential.distillation import SelfDistillation
 from genrec.training.sequential.sampled_softmax import Drawn, draw, inclusion, places_in, sampled_softmax
 
 Model = TypeVar("Model", bound=SequentialModel)
@@ -102,7 +108,7 @@ def fit_sequential(
     *,
     exclude_seen: bool = True,
     negatives: int | None = None,
-    cold: ColdItems | None = None,
+    text: NDArray[np.float32] | None = None,
     stage: str = "collaborative",
 ) -> Model:
     """Train on `split.train`, choose the epoch on `split.valid`; on a GPU where one answers.
@@ -111,7 +117,8 @@ def fit_sequential(
         make_model: builds the untrained model; called under the seed.
         exclude_seen: rank without the items of the history when validating.
         negatives: classes that the softmax samples a batch (`sequential.sampled_softmax`); None: the whole catalogue.
-        cold: items without training events that are ranked by their text; they are no classes of the softmax.
+        text: [N, D_t], by which items without training events are ranked, that are then no classes of the softmax, and
+            by which users are alike (`sequential.distillation`); None: neither.
         stage: what the log's rows are about.
 
     Returns:
@@ -123,14 +130,21 @@ def fit_sequential(
     torch.manual_seed(config.seed)
     device = default_device()
     model = make_model().to(device)
-    softmax = Softmax(np.bincount(split.train.values, minlength=model.n_items), negatives, cold, device)
+    counts = np.bincount(split.train.values, minlength=model.n_items)
+    unseen = np.flatnonzero(counts == 0)
+    cold = None if text is None else ColdItems(unseen, text[unseen])
+    softmax = Softmax(counts, negatives, cold, device)
     cases = split.valid.sample(config.valid_cases, config.seed)
 
     def validate() -> float:
         return validation_recall(model.scorer(cold), cases, exclude_seen=exclude_seen)
 
+    distillation = None
+    if text is not None and isinstance(config, AlignerTrainingConfig) and config.distillation:
+        distillation = SelfDistillation(split.train, text, config.distillation, config.similar_users, config.seed)
     rows = training_windows(split.train, model.config.max_items)
-    fit_recommender(_NextItems(model, softmax, validate, rows, config.batch_positions), model, config, context, stage)
+    objective = _NextItems(model, softmax, validate, rows, config.batch_positions, distillation)
+    fit_recommender(objective, model, config, context, stage)
     return model.cpu()
 
 
@@ -182,6 +196,14 @@ class RecommenderObjective(Objective):
         return {"valid_recall@10": self.recall()}
 
 
+class Window(NamedTuple):
+    """Events of a history that a model reads at once."""
+
+    events: NDArray[np.int32]  # rows of the catalogue
+    first_target: int  # the first of them that no earlier window asked for
+    user: int  # the history that ends here; -1 where it goes on
+
+
 class _NextItems(RecommenderObjective):
     """Every position of every window is a target."""
 
@@ -190,16 +212,21 @@ class _NextItems(RecommenderObjective):
         model: SequentialModel,
         softmax: Softmax,
         recall: Callable[[], float],
-        windowed: Sequence[tuple[NDArray[np.int32], int]],
+        windowed: Sequence[Window],
         batch_positions: int,
+        distillation: SelfDistillation | None = None,
     ) -> None:
         super().__init__(model, softmax, recall)
+        self._distillation = distillation
         self._windowed, self._batch_positions = windowed, batch_positions
         self._device = next(model.parameters()).device
-        self._lengths = np.array([len(row) for row, _ in windowed])
+        self._lengths = np.array([len(window.events) for window in windowed])
+        self._users = torch.tensor([window.user for window in windowed], device=self._device)
 
     def batches(self, epoch: int, rng: np.random.Generator) -> Sequence[NDArray[np.int64]]:
         """Windows of like length."""
+        if self._distillation is not None:
+            self._distillation.begin(self.model, epoch)
         self.model.train()
         return batches_by_length(self._lengths - 1, self._batch_positions, rng)
 
@@ -208,7 +235,7 @@ class _NextItems(RecommenderObjective):
         rows = torch.full((len(batch), int(self._lengths[batch].max())), PADDING)
         wanted = torch.zeros(rows.shape, dtype=torch.bool)
         for place, index in enumerate(batch):
-            row, first_target = self._windowed[index]
+            row, first_target, _ = self._windowed[index]
             rows[place, : len(row)] = torch.from_numpy(row)
             wanted[place, first_target : len(row)] = True
         rows, wanted = rows.to(self._device), wanted.to(self._device)
@@ -219,9 +246,21 @@ class _NextItems(RecommenderObjective):
             inputs, targets = places_in(used, inputs), places_in(used, targets)
             drawn = drawn._replace(rows=places_in(used, drawn.rows))
         vectors = self.model.items() if used is None else self.model.items.at(used)
-        hidden = self.model(inputs, vectors)[targets >= 0]
-        loss = self.softmax(hidden, vectors, targets[targets >= 0], drawn)
-        return self.with_table(loss, len(hidden), events, moment)
+        states, asked = self.model(inputs, vectors), targets >= 0
+        hidden = states[asked]
+        loss = self.softmax(hidden, vectors, targets[asked], drawn)
+        total, sums = self.with_table(loss, len(hidden), events, moment)
+        if self._distillation is not None:
+            at = torch.from_numpy(batch).to(self._device)
+            total = total + self._distillation.loss(*last_asked(states, asked, self._users[at]))
+        return total, sums
+
+
+def last_asked(states: Tensor, asked: Tensor, users: Tensor) -> tuple[Tensor, Tensor]:
+    """The last state [B, D] of each sequence that is asked for an item, of states [B, T, D] and bool asked [B, T], and
+    the users int64 [B], -1 where nothing is asked."""
+    places = asked.shape[1] - 1 - asked.flip(1).int().argmax(dim=1)
+    return states[torch.arange(len(states), device=states.device), places], torch.where(asked.any(dim=1), users, -1)
 
 
 def validation_recall(
@@ -255,13 +294,14 @@ def validation_recall(
     return hits / max(1, len(cases))
 
 
-def training_windows(train: Sequences, max_items: int) -> list[tuple[NDArray[np.int32], int]]:
-    """Windows of at most `max_items` + 1 events, each with the place of the first that no earlier window asked for."""
+def training_windows(train: Sequences, max_items: int) -> list[Window]:
+    """Windows of at most `max_items` + 1 events; every event but a history's first is a target once."""
     rows = []
-    for history in train:
+    for user, history in enumerate(train):
         for start, first_target, end in windows(len(history), max_items + 1):
             if end - start > 1:
-                rows.append((history[start:end], max(1, first_target - start)))
+                ends = end == len(history)
+                rows.append(Window(history[start:end], max(1, first_target - start), user if ends else -1))
     if not rows:
         raise InputError("no training history has two items: nothing to learn a sequence from")
     return rows
