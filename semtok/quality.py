@@ -99,6 +99,7 @@ def measure_quality(
     text: Floats,
     collaborative: Floats | None = None,
     interacted: NDArray[np.bool_] | None = None,
+    codes: Codes | None = None,
 ) -> SidQuality:
     """Measure the semantic IDs of N items, text and collaborative agreement on a sample of 2,000.
 
@@ -107,9 +108,10 @@ def measure_quality(
         text: text vectors [N, D_t], by whose cosine text neighbours are found.
         collaborative: collaborative vectors [N, D_c].
         interacted: bool [N], items that somebody interacted with; None: all.
+        codes: int32 [N, L], before collisions were resolved; None: the quantiser's.
     """
     levels = len(quantizer.sizes)
-    encoded = quantizer.encode(vectors)
+    encoded = quantizer.encode(vectors) if codes is None else codes
     published = ids.codes[:, :levels]
     use = [np.bincount(ids.codes[:, level], minlength=size) for level, size in enumerate(ids.sizes)]
     everyone = np.arange(len(ids))

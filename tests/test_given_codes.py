@@ -15,6 +15,7 @@ from genrec.cli.main import main
 from genrec.inference.recommender import Recommender
 from genrec.run import Run
 from genrec.semtok.errors import InputError
+from genrec.semtok.folders import read_json
 from genrec.semtok.quantizers.given import codebooks_of, read_codes, sizes_of
 from genrec.semtok.quantizers.residual import sum_codes
 
@@ -93,6 +94,9 @@ def test_a_run_is_fitted_on_given_codes(tiny_run: Path, tmp_path: Path, capsys: 
     assert len(moved) == 1
     assert moved[0] in (0, 1)
     assert len({tuple(codes) for codes in found.codes.tolist()}) == len(ids)
+    quality = read_json(copy / "semtok/quality.json")
+    assert quality["moved_share"] == pytest.approx(1 / len(ids))  # from the codes that were given
+    assert quality["collision_rate_before"] == pytest.approx(2 / len(ids))
     capsys.readouterr()
     stood = (copy / "semtok/manifest.json").read_bytes()
     assert main(command) == 0

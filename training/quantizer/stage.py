@@ -46,13 +46,13 @@ def _semtok(settings: Mapping[str, Any], options: Any, seed: int, run: Run, fold
     quantizer: Quantizer
     if settings["codes"] is None:
         quantizer = fit_quantizer(settings["quantizer"], vectors.values, settings["sizes"], options, seed, targets)
-        codes = None
+        codes = quantizer.encode(vectors.values)
     else:
         codes = read_codes(Path(settings["codes"]), catalog.item_ids)
         quantizer = ResidualKMeans(codebooks_of(vectors.values, codes, sizes_of(codes, settings["sizes"]), seed))
     ids = assign_ids(quantizer, catalog.item_ids, vectors.values, codes, extra_level=settings["extra_level"])
     quantizer.save(folder)
     ids.save(folder)
-    quality = measure_quality(ids, quantizer, vectors.values, text.values, collaborative.values, seen)
+    quality = measure_quality(ids, quantizer, vectors.values, text.values, collaborative.values, seen, codes)
     plot_quality(quality, ids, folder)
     write_atomic(folder / "quality.json", to_json(quality.to_json()))
