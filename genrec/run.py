@@ -149,9 +149,14 @@ class Run(RunFolder):
         """What the encoder made of the items' texts, [N, D_t]."""
         return self._grown("vectors/text", ItemVectors.load(self.verified("vectors/text") / "text.safetensors"))
 
+    @property
+    def has_collaborative(self) -> bool:
+        """Whether the run trained SASRec: for who reads its vectors, or as a baseline."""
+        return (self.path / "vectors/collaborative").is_dir()
+
     @_once
     def collaborative_vectors(self) -> ItemVectors:
-        """Of the items that the run was fitted on, [fitted_items, D_c]."""
+        """SASRec's, of the items that the run was fitted on, [fitted_items, D_c]."""
         folder = self.verified("vectors/collaborative")
         vectors = ItemVectors.load(folder / "collaborative.safetensors")
         if len(vectors) > len(self.catalog()):
@@ -163,7 +168,11 @@ class Run(RunFolder):
     @property
     def fitted_items(self) -> int:
         """How many items the run was fitted on: the first rows of its catalogue."""
-        return len(self.collaborative_vectors())
+        file, n = self.verified("semtok") / "quality.json", self.quality().get("n_items")
+        if not isinstance(n, int) or not self.split().last_row < n <= len(self.catalog()):
+            last = f"the split names row {self.split().last_row}, the catalogue has {len(self.catalog())} items"
+            raise InputError(f"{file}: n_items is {n!r}, but {last}")
+        return n
 
     @_once
     def user_vectors(self) -> ItemVectors | None:
@@ -247,9 +256,12 @@ class Run(RunFolder):
         """What the run's aligner read, of the items that the run was fitted on."""
         from genrec.sequential.aligner_inputs import aligner_inputs
 
-        collaborative, text, users = self.collaborative_vectors(), self.text_vectors(), self.user_vectors()
-        text = ItemVectors(text.values[: len(collaborative)], text.source)
-        return aligner_inputs(text, collaborative, self.split().train, None if users is None else users.values)
+        text, users, collaborative = self.text_vectors(), self.user_vectors(), None
+        if self.has_collaborative:
+            collaborative = self.collaborative_vectors()
+        if self.has_added_items:
+            text = ItemVectors(text.values[: self.fitted_items], text.source)
+        return aligner_inputs(text, self.split().train, collaborative, None if users is None else users.values)
 
     @_once
     def aligner(self) -> ItemTable | None:

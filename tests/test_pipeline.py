@@ -26,7 +26,7 @@ from genrec.cli.main import main
 from genrec.data.cases import Split
 from genrec.data.sequences import Sequences
 from genrec.ranking.cooccurrence import COOCCURRENCE_WEIGHTS
-from genrec.run import best_epoch
+from genrec.run import Run, best_epoch
 from genrec.semtok.folders import read_json
 from genrec.training.lm.validation import SEQUENTIAL_WEIGHTS
 
@@ -204,6 +204,27 @@ def test_a_run_reuses_the_stages_of_another_that_read_the_same(
     capsys.readouterr()
     assert main(["fit", config, *SMALL, f"--run={tmp_path / 'other'}", f"--reuse={tmp_path}"]) == 2
     assert "not a run of genrec fit" in capsys.readouterr().err
+
+
+def test_a_baseline_is_trained_where_it_is_asked_for_and_changes_nothing_else(run: Path, tmp_path: Path) -> None:
+    """Nor is it trained again where only the report lacks it; of other data it is dropped, and the run opens."""
+    ours, config = tmp_path / "run", str(run.parent / "my.yaml")
+    options = [config, *(flag for flag in SMALL if flag != "--baseline=sasrec"), f"--run={ours}"]
+    assert main(["fit", *options, f"--reuse={run}"]) == 0
+    models = {row["model"] for row in read_json(ours / "report/metrics.json")}
+    assert not (ours / "vectors/collaborative").exists()
+    assert not any("SASRec" in model for model in models)
+    assert "--baseline sasrec" in (ours / "report/report.html").read_text()
+    before = contents(ours)
+    assert main(["fit", *options, "--baseline=sasrec"]) == 0
+    after = contents(ours)
+    changed = [name for name in after if before.get(name) != after[name]]
+    assert all(name.startswith(("vectors/collaborative/", "report/")) for name in changed)
+    assert after == contents(run)
+    assert main(["fit", *options, "--data.cold_share=0.2"]) == 0
+    assert not (ours / "vectors/collaborative").exists()
+    with Run.open(ours) as opened:
+        assert opened.fitted_items == 60
 
 
 def test_the_recommender_of_a_trained_aligner_is_a_voice(

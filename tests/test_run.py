@@ -254,4 +254,17 @@ def test_collaborative_vectors_cover_the_items_that_the_split_names(run: Path) -
     ItemVectors(vectors.values[:20], vectors.source).save(run / "vectors/collaborative/collaborative.safetensors")
     seal(run, "vectors/collaborative/collaborative.safetensors", behind=False)
     with pytest.raises(InputError, match=r"vectors of 20 items, the split names row \d+"):
-        _ = Run(run).fitted_items
+        Run(run).collaborative_vectors()
+
+
+def test_the_items_that_a_run_was_fitted_on_are_those_of_its_split_and_catalogue(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    assert Run(copy).fitted_items == 60
+    file = copy / "semtok/quality.json"
+    text = file.read_text()
+    for n_items, told in (("20", "20"), ("61", "61"), ("60.5", "60.5"), ("null", "None")):
+        file.write_text(text.replace('"n_items": 60', f'"n_items": {n_items}'))
+        seal(copy, "semtok/quality.json", behind=False)
+        with pytest.raises(InputError, match=rf"n_items is {told}, but the split names row \d+"):
+            _ = Run(copy).fitted_items

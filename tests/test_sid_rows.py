@@ -113,7 +113,6 @@ def test_the_language_model_starts_from_them(init: str, tmp_path: Path) -> None:
         codebooks=BOOKS,
         item_vectors=ItemVectors(RNG.standard_normal((24, 8)).astype(np.float32), "test"),
         split=Split(histories, ("u", "v"), none, none, "given"),
-        identity=None,
     )
     config = LmConfig(width=16, text_vocabulary=300, sid_init=init)  # type: ignore[arg-type]
     first, again = build_lm(inputs, config).model.rows, build_lm(inputs, config).model.rows

@@ -52,6 +52,11 @@ class Cell:
         """Whether the aligner looks at the users' preference texts."""
         return self.aligner != PLAIN and aligner_entry(self.aligner).reads_users
 
+    @property
+    def reads_collaborative(self) -> bool:
+        """Whether the aligner looks at the plain cell's vectors."""
+        return self.aligner != PLAIN and aligner_entry(self.aligner).reads_collaborative
+
     def stage(self) -> Stage:
         """The cell's weights, the item vectors that it ranks with, its lists for the tested cases, its log."""
         facts: dict[str, Any] = {"aligner": self.aligner, "backbone": self.name.backbone, "seed": self.name.seed}
@@ -60,6 +65,7 @@ class Cell:
         needs = ["split", self.text]
         if self.aligner != PLAIN:
             facts["options"] = asdict(self.options)
+        if self.reads_collaborative:
             needs.append(self.collaborative.folder)
         if self.reads_users:
             needs.append("vectors/users")
@@ -103,6 +109,8 @@ class Cell:
         return ItemVectors.load(run.verified(self.text) / "text.safetensors")
 
     def _inputs(self, run: Run) -> AlignerInputs:
-        plain = ItemVectors.load(run.verified(self.collaborative.folder) / "item.safetensors")
+        plain = None
+        if self.reads_collaborative:
+            plain = ItemVectors.load(run.verified(self.collaborative.folder) / "item.safetensors")
         users = run.user_vectors() if self.reads_users else None
-        return aligner_inputs(self._text(run), plain, run.split().train, None if users is None else users.values)
+        return aligner_inputs(self._text(run), run.split().train, plain, None if users is None else users.values)

@@ -1,7 +1,7 @@
 """`genrec compare`: every chosen aligner through every chosen backbone by every seed, each cell in a folder of its own.
 
     catalog ─┬─ vectors/text, vectors/text-… ┬─ cells/NAME-BACKBONE-SEED ─ report
-             └─ split ─ cells/plain-sasrec-SEED ─┘
+             └─ split ─ cells/plain-sasrec-SEED ─┘          where an aligner reads its vectors
 
 A cell's manifest holds a hash of its configuration and of what it read, so a comparison that is called again, with more
 aligners or seeds too, trains what is missing alone; a cell that was interrupted goes on from its last epoch. The table
@@ -14,7 +14,7 @@ from genrec.cli.compare_config import CompareConfig
 from genrec.data.stages import catalog_stage, split_stage
 from genrec.evaluation.comparison import CellName, comparison_stage, costs, table
 from genrec.run import Run
-from genrec.semtok.aligners import PLAIN
+from genrec.semtok.aligners import PLAIN, aligner_entry
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import write_atomic
 from genrec.stages import bring_up_to_date
@@ -52,8 +52,8 @@ def compare(config: CompareConfig) -> Run:
 
 def cells_of(config: CompareConfig, seed: int) -> list[Cell]:
     """The cells of a seed, the plain model whose vectors aligners look at first."""
-    backbones = list(config.backbones)
-    if config.lines != [PLAIN] and COLLABORATIVE not in backbones:
+    backbones, kinds = list(config.backbones), {config.aligner(line)[0] for line in config.lines} - {PLAIN}
+    if COLLABORATIVE not in backbones and any(aligner_entry(kind).reads_collaborative for kind in kinds):
         backbones.insert(0, COLLABORATIVE)
     plain = sorted(backbones, key=lambda backbone: backbone != COLLABORATIVE)
     names = [CellName(PLAIN, backbone, seed) for backbone in plain]

@@ -33,6 +33,7 @@ from genrec.training.sequential.config import AlignerTrainingConfig, SequentialT
 FUSION = "fusion"  # the aligner that needs no training
 Section = TypeVar("Section")
 Effort = Literal["quick", "standard", "thorough"]
+Baseline = Literal["sasrec"]
 
 
 @dataclass(frozen=True)
@@ -137,13 +138,16 @@ class FitConfig:
         data: see `DataConfig`.
         text: see `TextConfig`.
         sasrec: shape of the collaborative model, and of the aligner's recommender where that is its backbone.
-        collaborative: its training.
+        collaborative: training of the collaborative model, SASRec of item ids alone, where an aligner or quantiser
+            reads its vectors (fusion, llmemb, recgoat, semtok.rqvae.collaborative_weight), or `baseline` asks for it.
         aligner: how the text and the collaborative modality become one vector.
         fusion: the aligner that needs no training.
         semtok: semantic IDs.
         lm: the language model and its training.
         ranking: how lists are made; `dense_weight` null takes what wins on validation.
         topk: the lists that are written at the end.
+        baseline: a model that is trained to be compared with in the report, sasrec, which can take as long as all the
+            rest; null: only baselines that need no training.
         effort: quick, standard or thorough: a third of the epochs, as many, or twice as many as the rules give where
             epochs are left to the data.
         seed: of everything random.
@@ -166,6 +170,7 @@ class FitConfig:
     lm: LmConfig = field(default_factory=lambda: LmConfig(batch_tokens=0))
     ranking: RankingConfig = field(default_factory=RankingConfig)
     topk: TopKConfig = field(default_factory=TopKConfig)
+    baseline: Baseline | None = None
     effort: Effort = "standard"
     seed: int = 0
     refit: str | None = None
@@ -183,6 +188,8 @@ class FitConfig:
                 raise OptionError(name, f"{other}: not a run of genrec fit{did_you_mean_file(other)}")
         check.seed(self, "seed")
         check.choice(self, "effort", get_args(Effort))
+        if self.baseline is not None:
+            check.choice(self, "baseline", get_args(Baseline))
         if isinstance(self.aligner.options if self.aligner.name != FUSION else None, RecGoatConfig | LlmEsrConfig):
             try:
                 self.aligner.options.check_width(self.shape(self.aligner.backbone).width)
@@ -196,6 +203,15 @@ class FitConfig:
             )
         if self.ranking.max_items not in (RankingConfig.max_items, self.lm.max_items):
             raise OptionError("ranking.max_items", f"{self.ranking.max_items}: set lm.max_items instead")
+
+    @property
+    def reads_collaborative(self) -> bool:
+        """Whether the aligner or the quantiser reads the vectors of the collaborative model."""
+        if self.aligner.name == FUSION:
+            read = self.fusion.method != "text"
+        else:
+            read = ALIGNERS[self.aligner.name].reads_collaborative
+        return read or getattr(self.semtok.options, "collaborative_weight", 0) > 0
 
     def shape(self, backbone: str) -> Any:
         """The shape of a backbone: its section, or the defaults where this configuration was made without one."""

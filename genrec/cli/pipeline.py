@@ -1,7 +1,9 @@
 """`genrec fit`: the stages of a run in order, each into its own sealed folder, skipped where nothing it reads changed.
 
-    catalog ─┬─ vectors/text ──────────┬─ vectors/item ─ semtok ─ lm ─┬─ report
-             └─ split ─ vectors/collaborative ┘                       └─ topk
+    catalog ─┬─ vectors/text ┬─ vectors/item ─ semtok ─ lm ─┬─ report
+             └─ split ───────┘                              └─ topk
+
+Where something reads it, or `--baseline sasrec` asks for it, vectors/collaborative is made beside vectors/text.
 
 A stage's manifest holds a hash of its configuration and of the files it read. An interrupted stage goes on from its
 checkpoint, or starts again; everything before it stands.
@@ -10,6 +12,8 @@ checkpoint, or starts again; everything before it stands.
 from __future__ import annotations
 
 import logging
+import shutil
+from collections.abc import Container
 from dataclasses import asdict
 
 import polars as pl
@@ -64,8 +68,10 @@ def fit(config: FitConfig, *, before_lm: bool = False) -> Run:
         lm = lm_settings(asdict(config)).stage((run,) if reuse is None else (run, reuse))
         stages = vector_stages(config)
         _keep_added_items(run, [*stages, lm])
+        _drop_stale(run, {stage.folder for stage in stages})
         run.write_settings(config.to_yaml())
-        missing = [name for name in STAGES if not (run.path / name / MANIFEST).is_file()]
+        planned = [*(stage.folder for stage in stages), lm.folder, "report"]
+        missing = [name for name in planned if not (run.path / name / MANIFEST).is_file()]
         _log.info(opening_line(config, size, missing))
         for stage in stages if before_lm else [*stages, lm]:
             bring_up_to_date(run, stage, reuse)
@@ -102,16 +108,14 @@ def data_stages(config: FitConfig) -> list[Stage]:
 def vector_stages(config: FitConfig) -> list[Stage]:
     """Text vectors to semantic IDs, of a configuration that is settled."""
     c, selection_run = config, None if config.refit is None else Run(config.refit)
-    stop_after = None if selection_run is None else selection_run.chosen_epochs("vectors/collaborative")
-    reads_users = c.aligner.name in ALIGNERS and ALIGNERS[c.aligner.name].reads_users
-    users = [users_stage(c.aligner.options.writer)] if reads_users else []
-    return [
-        text_stage(c.text.encoder),
-        collaborative_stage(c.sasrec, c.collaborative, c.seed, stop_after=stop_after),
-        *users,
-        _item_stage(c, selection_run),
-        semtok_stage(asdict(c.semtok), c.semtok.options, c.seed),
-    ]
+    stages = [text_stage(c.text.encoder)]
+    if c.reads_collaborative or c.baseline is not None:
+        stop_after = None if selection_run is None else selection_run.chosen_epochs("vectors/collaborative")
+        stages.append(collaborative_stage(c.sasrec, c.collaborative, c.seed, stop_after=stop_after))
+    if c.aligner.name in ALIGNERS and ALIGNERS[c.aligner.name].reads_users:
+        stages.append(users_stage(c.aligner.options.writer))
+    semtok = semtok_stage(asdict(c.semtok), c.semtok.options, c.seed, collaborative=c.reads_collaborative)
+    return [*stages, _item_stage(c, selection_run), semtok]
 
 
 def _item_stage(config: FitConfig, selection_run: Run | None) -> Stage:
@@ -123,6 +127,17 @@ def _item_stage(config: FitConfig, selection_run: Run | None) -> Stage:
     return TrainedAligner(
         aligner.name, aligner.options, aligner.backbone, shape, aligner.training, config.seed, stop_after
     ).stage()
+
+
+def _drop_stale(run: Run, planned: Container[str]) -> None:
+    """Remove vectors that nobody asks for any more and that were made of other data: the run could not be opened."""
+    for name in ("vectors/collaborative", "vectors/users"):
+        if name in planned or not (run.path / name).is_dir():
+            continue
+        try:
+            run.check_finished([name])
+        except InputError:
+            shutil.rmtree(run.path / name)
 
 
 def _keep_added_items(run: Run, stages: list[Stage]) -> None:

@@ -33,7 +33,7 @@ from genrec.semtok.vectors import unit_rows
 from genrec.sequential.sasrec import SasRec
 from genrec.stages import Stage, bring_up_to_date, progress_bar
 
-NEEDS = ("catalog", "split", "vectors/text", "vectors/collaborative", "vectors/item", "semtok", "lm")
+NEEDS = ("catalog", "split", "vectors/text", "vectors/item", "semtok", "lm")
 SAMPLES, LAST, FIRST = 3, 5, 5  # cases that are shown, items of their histories, and of their lists
 OpenRanker = Callable[[Run], Ranker]
 
@@ -45,7 +45,12 @@ def report_stage(run: Run, open_ranker: OpenRanker) -> Stage:
         open_ranker: opens the run's model.
     """
     config = {"title": run.path.name, "ranks": True, "samples": SAMPLES}
-    return Stage("report", config, NEEDS, partial(_report, open_ranker))
+    return Stage("report", config, needs(run), partial(_report, open_ranker))
+
+
+def needs(run: Run) -> tuple[str, ...]:
+    """The folders that the report of a run reads: SASRec, a baseline, where the run has trained it."""
+    return (*NEEDS, "vectors/collaborative") if run.has_collaborative else NEEDS
 
 
 def update_report(run: Run, open_ranker: OpenRanker) -> None:
@@ -58,11 +63,11 @@ def update_report(run: Run, open_ranker: OpenRanker) -> None:
     run.settings()
     stage = report_stage(run, open_ranker)
     with contextlib.suppress(InputError), Run.open(run.path) as opened:  # which takes no right to write
-        opened.check_finished(NEEDS)
+        opened.check_finished(needs(opened))
         if stage.is_current(opened):
             return
     with run.locked():
-        run.check_finished(NEEDS)
+        run.check_finished(needs(run))
         bring_up_to_date(run, stage)
 
 
@@ -77,7 +82,8 @@ def _report(open_ranker: OpenRanker, run: Run, folder: Path) -> None:
     rows += search_diagnosis(ranker, cases, filters)
     for name in ("Markov", "ItemKnn", *(part for model in sequential for part in (model, f"{model} + co-occurrence"))):
         rows += compare(lists, cases, reference=name)
-    training = [row for part in ("vectors/collaborative", "vectors/item", "lm") for row in run.training_log(part)]
+    trained = ("vectors/collaborative", "vectors/item", "lm")
+    training = [row for part in trained if part in needs(run) for row in run.training_log(part)]
     title, notes = f"Report of {run.path.name}", _notes(run, ranker.config)
     shown = next((ranked for name, ranked in lists.items() if name.endswith(DEFAULT)), None)
     write_report(
@@ -121,6 +127,7 @@ def _notes(run: Run, ranking: RankingConfig) -> list[str]:
             if ranking.language_model_share < 1
             else []
         ),
+        *([] if run.has_collaborative else ["Baselines are those that need no training: --baseline sasrec adds one."]),
         "Items of the history are left out of every list."
         if run.exclude_seen
         else "Items of the history may be listed.",
@@ -186,9 +193,11 @@ def _ranker_lists(run: Run, ranker: Ranker, filters: list[ItemFilter]) -> Lists:
 
 
 def _sequential_models(run: Run) -> dict[str, Score]:
-    """SASRec of ID vectors, and the one that the run's aligner was trained with, where there is one: float32 [B, N]."""
+    """SASRec of ID vectors and the model that the run's aligner was trained with, where they are: float32 [B, N]."""
     n_items = run.fitted_items
-    models: dict[str, Score] = {"SASRec": SasRec.load(run.verified("vectors/collaborative")).score}
+    models: dict[str, Score] = {}
+    if run.has_collaborative:
+        models["SASRec"] = SasRec.load(run.verified("vectors/collaborative")).score
     aligned = run.sequential()
     if aligned is not None:
         models[f"{aligned.backbone.name}, aligned"] = lambda histories: aligned.score(histories)[:, :n_items]

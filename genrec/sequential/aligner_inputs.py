@@ -18,20 +18,24 @@ from genrec.sequential.base import ColdItems
 
 
 def aligner_inputs(
-    text: ItemVectors, collaborative: ItemVectors, train: Sequences, user_text: NDArray[np.float32] | None = None
+    text: ItemVectors,
+    train: Sequences,
+    collaborative: ItemVectors | None = None,
+    user_text: NDArray[np.float32] | None = None,
 ) -> AlignerInputs:
-    """What an aligner reads, from the vectors of both modalities and the training histories.
+    """What an aligner reads, from vectors and the training histories.
 
     Args:
         text: [N, D_t].
-        collaborative: [N, D_c].
         train: U histories.
+        collaborative: [N, D_c]; None for an aligner that does not read them, and so the next.
         user_text: [U, D_t].
     """
     n_items, values = len(text), train.values
     matrix = user_item_matrix(train, n_items)
     counts = np.bincount(values, minlength=n_items).astype(np.int64)
-    return AlignerInputs(text.values, collaborative.values, counts, matrix, user_text)
+    known = None if collaborative is None else collaborative.values
+    return AlignerInputs(text.values, known, counts, matrix, user_text)
 
 
 def cold_items(inputs: AlignerInputs) -> ColdItems:

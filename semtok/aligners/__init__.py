@@ -35,6 +35,7 @@ class Aligner:
     # builds the table: (inputs, width, config). A saved one is built anew and given its weights
     table: Callable[[AlignerInputs, int, Any], ItemTable]
     reads_users: bool = False  # it reads the vectors of the users' preference texts
+    reads_collaborative: bool = False  # it reads the vectors of a recommender of item ids alone
 
 
 def _text(inputs: AlignerInputs, width: int, config: TextTableConfig) -> ItemTable:
@@ -77,9 +78,9 @@ ALIGNERS: dict[str, Aligner] = {
     "text": Aligner(TextTableConfig, _text),
     "concatenation": Aligner(ConcatenationConfig, _concatenation),
     "faerec": Aligner(FaeRecConfig, _faerec),
-    "llmemb": Aligner(LlmEmbConfig, _llmemb),
+    "llmemb": Aligner(LlmEmbConfig, _llmemb, reads_collaborative=True),
     "llm_esr": Aligner(LlmEsrConfig, _llm_esr),
-    "recgoat": Aligner(RecGoatConfig, _recgoat, reads_users=True),
+    "recgoat": Aligner(RecGoatConfig, _recgoat, reads_users=True, reads_collaborative=True),
 }
 
 

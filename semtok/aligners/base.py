@@ -25,19 +25,21 @@ class AlignerInputs:
     """Everything an aligner may look at; all of it from training histories and item texts."""
 
     text: NDArray[np.float32]  # [N, D_t]
-    collaborative: NDArray[np.float32]  # [N, D_c]; rows of items without training interactions mean nothing
+    # [N, D_c], rows of items without training interactions mean nothing; None where no aligner asks for them
+    collaborative: NDArray[np.float32] | None
     counts: NDArray[np.int64]  # [N], training interactions of each item; 0 marks a cold-start item
     user_item: csr_array  # [U, N], 1 where a user interacted with an item in training
     # [U, D_t], vectors of the users' preference texts; None where no aligner asks for them
     user_text: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
-        n = {len(self.text), len(self.collaborative), len(self.counts), self.user_item.shape[1]}
-        if len(n) > 1:
+        if not len(self.text) == len(self.counts) == self.user_item.shape[1]:
             raise InputError(
-                f"aligner: {len(self.text)} text vectors, {len(self.collaborative)} collaborative vectors, "
-                f"{len(self.counts)} counts and {self.user_item.shape[1]} columns of the interaction matrix"
+                f"aligner: {len(self.text)} text vectors, {len(self.counts)} counts and {self.user_item.shape[1]} "
+                "columns of the interaction matrix"
             )
+        if self.collaborative is not None and len(self.collaborative) != len(self.text):
+            raise InputError(f"aligner: {len(self.collaborative)} collaborative vectors for {len(self.text)} items")
         if self.user_text is not None and len(self.user_text) != self.user_item.shape[0]:
             raise InputError(f"aligner: {len(self.user_text)} user texts for {self.user_item.shape[0]} users")
 

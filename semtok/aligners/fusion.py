@@ -60,23 +60,26 @@ class Fusion:
 
     @classmethod
     def fit(
-        cls, text: ItemVectors, collaborative: ItemVectors, counts: NDArray[np.integer], config: FusionConfig
+        cls, text: ItemVectors, collaborative: ItemVectors | None, counts: NDArray[np.integer], config: FusionConfig
     ) -> Fusion:
         """Fit both sides' axes and the regression.
 
         Args:
             text: [N, D_t].
-            collaborative: [N, D_c]; rows of cold-start items are not read.
+            collaborative: [N, D_c]; rows of cold-start items are not read. Text alone needs none.
             counts: integers [N], training interactions of each item.
 
         Raises:
-            InputError: different numbers of items, or no item has interactions (text alone needs none).
+            InputError: different numbers of items, no collaborative vectors, or no item has interactions (text alone
+                needs none).
         """
-        _check_rows(text, collaborative, counts)
         state: dict[str, Floats] = {}
         state["text_mean"], state["text_axes"] = principal_axes(text.values, config.width)
         if config.method == "text":
             return cls(config, state)
+        if collaborative is None:
+            raise InputError(f"fusion: --fusion.method {config.method} needs collaborative vectors")
+        _check_rows(text, collaborative, counts)
         seen = counts > 0
         if not seen.any():
             raise InputError("fusion: no item occurs in the training histories, so there is nothing to fuse")

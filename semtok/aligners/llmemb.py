@@ -40,12 +40,14 @@ class LlmEmbTable(ItemTable):
     def __init__(self, inputs: AlignerInputs, width: int, config: LlmEmbConfig) -> None:
         super().__init__()
         self.n_items, self.width, self.config = len(inputs.text), width, config
+        known = inputs.collaborative
+        if known is None:
+            raise InputError("llmemb: no collaborative vectors")
         mean, axes = self.read_axes(inputs)
         self.register_buffer("text_mean", torch.from_numpy(mean))
         self.register_buffer("text_axes", torch.from_numpy(axes))
         self.register_buffer("components", torch.from_numpy((inputs.text - mean) @ axes))
         self.adapter = self.make_adapter(axes.shape[1])
-        known = inputs.collaborative
         if known.shape[1] != width:  # inner products need a common width; the main axes keep most of them
             interacted = inputs.counts > 0
             mean, axes = principal_axes(known[interacted] if interacted.any() else known, width)

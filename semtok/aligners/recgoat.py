@@ -90,6 +90,8 @@ class RecGoatTable(ItemTable):
         self.n_items, self.width, self.config = len(inputs.text), width, config
         if inputs.user_text is None:
             raise InputError("recgoat: no vectors of the users' preference texts")
+        if inputs.collaborative is None:
+            raise InputError("recgoat: no collaborative vectors")
         mean, scale = mean_and_scale(inputs.text)
         known = inputs.counts > 0
         self.register_buffer("text_mean", torch.from_numpy(mean))

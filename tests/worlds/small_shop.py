@@ -8,7 +8,7 @@ from genrec.data.sample_shop import make_sample_shop
 from genrec.semtok.folders import hash_file
 
 SMALL = [
-    "--text.encoder=tfidf",
+    "--text.encoder=tfidf", "--baseline=sasrec",
     "--sasrec.width=16", "--lrurec.width=16",
     "--collaborative.epochs=3", "--aligner.training.epochs=3", "--lm.epochs=2", "--lm.width=16",
     "--lm.text_vocabulary=300", "--lm.dense_width=16", "--lm.valid_cases=50", "--topk.k=5", "--topk.shard_size=40",
@@ -16,7 +16,6 @@ SMALL = [
 LITTLE = {  # the same from Python
     "text": {"encoder": "tfidf"},
     "sasrec": {"width": 16},
-    "collaborative": {"epochs": 1},
     "aligner": {"training": {"epochs": 1}},
     "lm": {"epochs": 1, "width": 16, "text_vocabulary": 300, "dense_width": 16, "valid_cases": 50},
     "topk": {"k": 5},

@@ -23,7 +23,7 @@ from genrec.training.loop.checkpoint import work_folder
 from genrec.training.loop.epochs import FitContext
 from genrec.training.sequential.config import AlignerTrainingConfig
 
-NEEDS = ("split", "vectors/text", "vectors/collaborative")
+NEEDS, COLLABORATIVE = ("split", "vectors/text"), "vectors/collaborative"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,9 @@ class TrainedAligner:
         config |= {"options": asdict(self.options), self.backbone: asdict(self.shape)}
         if self.stop_after is not None:
             config["stop_after"] = self.stop_after
-        needs = (*NEEDS, "vectors/users") if ALIGNERS[self.name].reads_users else NEEDS
+        entry = ALIGNERS[self.name]
+        read = {COLLABORATIVE: entry.reads_collaborative, "vectors/users": entry.reads_users}
+        needs = (*NEEDS, *(folder for folder, is_read in read.items() if is_read))
         return Stage("vectors/item", config, needs, self._make)
 
     def _make(self, run: Run, folder: Path) -> None:
@@ -62,17 +64,18 @@ class TrainedAligner:
             )
             save_table(model.items, folder)
             frozen(model, cold_items(inputs)).save(folder)
-            source = f"{self.name}({run.text_vectors().source}, {run.collaborative_vectors().source})"
+            source = f"{self.name}({run.text_vectors().source}, {self.backbone})"
             aligned_vectors(model.items, inputs, source).save(folder / "item.safetensors")
 
 
 def fusion_stage(config: FusionConfig) -> Stage:
     """The aligner that needs no training."""
-    return Stage("vectors/item", asdict(config), NEEDS, partial(_fuse, config))
+    needs = NEEDS if config.method == "text" else (*NEEDS, COLLABORATIVE)
+    return Stage("vectors/item", asdict(config), needs, partial(_fuse, config))
 
 
 def _fuse(config: FusionConfig, run: Run, folder: Path) -> None:
-    text, collaborative = run.text_vectors(), run.collaborative_vectors()
+    text, collaborative = run.text_vectors(), None if config.method == "text" else run.collaborative_vectors()
     counts = np.bincount(run.split().train.values, minlength=len(text))
     fusion = Fusion.fit(text, collaborative, counts, config)
     fusion.save(folder)

@@ -45,8 +45,6 @@ class LmInputs:
         codebooks: [V_l, W] for each level of the quantiser, from which the SID token embeddings start.
         item_vectors: [N, W], what was quantised; content of the dense head, and of items at the input.
         split: histories to train on and cases to choose the epoch on.
-        identity: [N, dense_width] first identity vectors of the dense head (collaborative vectors), or None for small
-            random ones.
         exclude_seen: validate without the items of the history.
         sequential: the recommender of the run's aligner, where it has one: the teacher, and a part of the fusion.
     """
@@ -56,7 +54,6 @@ class LmInputs:
     codebooks: Sequence[NDArray[np.float32]]
     item_vectors: ItemVectors
     split: Split
-    identity: NDArray[np.float32] | None
     exclude_seen: bool = True
     sequential: SequentialModel | None = None
 
@@ -113,9 +110,6 @@ def build_lm(inputs: LmInputs, config: LmConfig) -> LanguageModel:
         torch.from_numpy(seen),
         config.identity_dropout,
     )
-    if inputs.identity is not None and inputs.identity.shape[1] == config.dense_width:
-        with torch.no_grad():
-            head.identity.copy_(torch.from_numpy(inputs.identity))
     head.requires_grad_(config.dense_weight > 0 or config.node_vectors)
     nodes = None
     if config.node_vectors:

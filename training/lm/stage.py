@@ -34,7 +34,7 @@ from genrec.training.lm.validation import Validation
 from genrec.training.loop.checkpoint import work_folder
 from genrec.training.loop.epochs import FitContext
 
-NEEDS = ("catalog", "split", "vectors/collaborative", "vectors/item", "semtok")
+NEEDS = ("catalog", "split", "vectors/item", "semtok")
 
 
 class LmSettings(NamedTuple):
@@ -85,7 +85,6 @@ def lm_inputs(run: Run) -> LmInputs:
         codebooks=run.quantizer().codebooks,
         item_vectors=run.item_vectors(),
         split=run.split(),
-        identity=run.collaborative_vectors().values,
         exclude_seen=run.exclude_seen,
         sequential=run.sequential(),
     )

@@ -22,7 +22,7 @@ from genrec.training.quantizer.fit import fit_quantizer
 from genrec.training.quantizer.letter import Collaborative
 
 
-def semtok_stage(settings: Mapping[str, Any], options: Any, seed: int) -> Stage:
+def semtok_stage(settings: Mapping[str, Any], options: Any, seed: int, *, collaborative: bool) -> Stage:
     """Semantic IDs.
 
     Args:
@@ -30,19 +30,22 @@ def semtok_stage(settings: Mapping[str, Any], options: Any, seed: int) -> Stage:
             given.
         options: configuration of the chosen quantiser.
         seed: of the run.
+        collaborative: the run has collaborative vectors for a stage before the report; the codes are held to them.
     """
-    needs, facts = ("catalog", "split", "vectors/text", "vectors/item"), {**settings, "seed": seed}
+    needs, facts = ["catalog", "split", "vectors/text", "vectors/item"], {**settings, "seed": seed}
+    if collaborative:
+        needs.append("vectors/collaborative")
     path = facts.pop("codes")
     if path is not None:
         facts["codes"] = hash_file(Path(path))
-    return Stage("semtok", facts, needs, partial(_semtok, settings, options, seed))
+    return Stage("semtok", facts, tuple(needs), partial(_semtok, settings, options, seed, collaborative))
 
 
-def _semtok(settings: Mapping[str, Any], options: Any, seed: int, run: Run, folder: Path) -> None:
-    catalog, vectors = run.catalog(), run.item_vectors()
-    text, collaborative = run.text_vectors(), run.collaborative_vectors()
+def _semtok(settings: Mapping[str, Any], options: Any, seed: int, collaborative: bool, run: Run, folder: Path) -> None:
+    catalog, vectors, text = run.catalog(), run.item_vectors(), run.text_vectors()
+    known = run.collaborative_vectors().values if collaborative else None
     seen = np.bincount(run.split().train.values, minlength=len(text)) > 0
-    targets = Collaborative(collaborative.values, seen)
+    targets = None if known is None else Collaborative(known, seen)
     quantizer: Quantizer
     if settings["codes"] is None:
         quantizer = fit_quantizer(settings["quantizer"], vectors.values, settings["sizes"], options, seed, targets)
@@ -53,6 +56,6 @@ def _semtok(settings: Mapping[str, Any], options: Any, seed: int, run: Run, fold
     ids = assign_ids(quantizer, catalog.item_ids, vectors.values, codes, extra_level=settings["extra_level"])
     quantizer.save(folder)
     ids.save(folder)
-    quality = measure_quality(ids, quantizer, vectors.values, text.values, collaborative.values, seen, codes)
+    quality = measure_quality(ids, quantizer, vectors.values, text.values, known, seen, codes)
     plot_quality(quality, ids, folder)
     write_atomic(folder / "quality.json", to_json(quality.to_json()))
