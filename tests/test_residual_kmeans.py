@@ -51,6 +51,29 @@ def test_the_same_seed_gives_the_same_codebooks() -> None:
         np.testing.assert_array_equal(first, second)
 
 
+def test_levels_of_several_codebooks_alternate_between_parts_that_know_nothing_of_each_other() -> None:
+    """Each codebook by itself is residual k-means of its part of the rotated vectors; together they add up."""
+    vectors = np.random.default_rng(1).normal(size=(200, 8)).astype(np.float32)
+    quantizer = ResidualKMeans(fit_codebooks(vectors, (4, 5, 6, 7), seed=0, parts=2))
+    books, codes = quantizer.codebooks, quantizer.encode(vectors)
+    assert quantizer.sizes == (4, 5, 6, 7)
+    for even in (books[0], books[2]):
+        for odd in (books[1], books[3]):
+            np.testing.assert_allclose(even @ odd.T, 0, atol=1e-5)
+    for first, second in ((0, 1), (1, 0)):
+        alone = nearest_codes([books[first], books[first + 2]], vectors)
+        np.testing.assert_array_equal(codes[:, [first, first + 2]], alone)
+        moved = vectors + 5 * books[second][0]  # in the other part alone
+        np.testing.assert_array_equal(quantizer.encode(moved)[:, [first, first + 2]], alone)
+    assert np.square(vectors - quantizer.decode(codes)).sum() < 0.6 * np.square(vectors).sum()
+
+
+@pytest.mark.parametrize(("sizes", "width"), [((4, 4), 8), ((4, 4, 4), 2)])
+def test_there_are_no_more_codebooks_than_levels_and_dimensions(sizes: tuple[int, ...], width: int) -> None:
+    with pytest.raises(InputError, match=rf"codebooks 3: must be at most the {len(sizes)} levels and {width} dim"):
+        fit_codebooks(np.zeros((9, width), dtype=np.float32), sizes, seed=0, parts=3)
+
+
 @pytest.mark.parametrize("n_items", [1, 2, 5])
 def test_a_catalogue_smaller_than_a_level_is_described_exactly(n_items: int) -> None:
     points = grid()[::10][:n_items]

@@ -67,7 +67,7 @@ class QuantizerEntry:
 def _fit_kmeans(vectors: Floats, sizes: tuple[int, ...], config: ResidualKMeansConfig, seed: int) -> Quantizer:
     from genrec.semtok.quantizers.residual_kmeans import ResidualKMeans, fit_codebooks
 
-    return ResidualKMeans(fit_codebooks(vectors, sizes, seed, config.iterations))
+    return ResidualKMeans(fit_codebooks(vectors, sizes, seed, config.iterations, config.codebooks))
 
 
 def _load_kmeans(folder: Path) -> Quantizer:

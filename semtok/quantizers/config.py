@@ -16,12 +16,15 @@ class ResidualKMeansConfig:
 
     Attributes:
         iterations: k-means steps at most.
+        codebooks: independent codebooks whose levels alternate, each of its own part of the randomly rotated vectors,
+            as in Mixture-of-Codes (arXiv 2410.09560); 1: every level codes the whole vector.
     """
 
     iterations: int = 100
+    codebooks: int = 1
 
     def __post_init__(self) -> None:
-        check.at_least_one(self, "iterations")
+        check.at_least_one(self, "iterations", "codebooks")
 
 
 @dataclass(frozen=True)

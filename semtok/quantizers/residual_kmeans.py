@@ -2,7 +2,11 @@
 
 As RQ-k-means in OneRec (arXiv 2502.18965) and GRID (arXiv 2507.22224), which finds it no worse than an RQ-VAE.
 
-Shapes: N vectors, D input width (the latent width W is D), L levels, V_l codes on level l.
+With several codebooks, as in Mixture-of-Codes (arXiv 2410.09560), the vectors are rotated at random and cut into as
+many parts; level l codes part l mod C alone, so codebooks are independent and one trie holds them all. Turned back,
+the centres of a part are orthogonal to those of every other, so that encoding by residuals needs to know of none.
+
+Shapes: N vectors, D input width (the latent width W is D), L levels, V_l codes on level l, C codebooks.
 """
 
 from __future__ import annotations
@@ -72,15 +76,40 @@ class ResidualKMeans:
         return cls([books[name] for name in spec])
 
 
-def fit_codebooks(latents: Floats, sizes: Sequence[int], seed: int, iterations: int = 100) -> list[Floats]:
-    """k-means centres of the residuals, level after level: one float32 [V_l, W] a level, deterministic by seed."""
+def fit_codebooks(
+    latents: Floats, sizes: Sequence[int], seed: int, iterations: int = 100, parts: int = 1
+) -> list[Floats]:
+    """k-means centres of the residuals, level after level: one float32 [V_l, W] a level, deterministic by seed.
+
+    Args:
+        latents: [N, W].
+        sizes: V_l.
+        parts: C, codebooks whose levels alternate.
+
+    Raises:
+        InputError: more parts than levels or dimensions.
+    """
+    if parts > min(len(sizes), latents.shape[1]):
+        least = f"{len(sizes)} levels and {latents.shape[1]} dimensions"
+        raise InputError(f"--semtok.residual_kmeans.codebooks {parts}: must be at most the {least}")
     rest = np.ascontiguousarray(latents, dtype=np.float32)
+    axes = None if parts == 1 else np.array_split(_rotation(latents.shape[1], seed), parts, axis=1)
     codebooks: list[Floats] = []
     for level, size in enumerate(sizes):
-        book = _centres(rest, size, seed + level, iterations)
+        if axes is None:
+            book = _centres(rest, size, seed + level, iterations)
+        else:
+            part = axes[level % parts]  # [W, W / C]
+            book = _centres(np.ascontiguousarray(rest @ part), size, seed + level, iterations) @ part.T
         codebooks.append(book)
         rest = rest - book[nearest_codes([book], rest)[:, 0]]
     return codebooks
+
+
+def _rotation(width: int, seed: int) -> Floats:
+    """A random orthogonal matrix float32 [W, W]."""
+    drawn = np.random.default_rng(seed).normal(size=(width, width))
+    return np.linalg.qr(drawn).Q.astype(np.float32)
 
 
 def _centres(rows: Floats, size: int, seed: int, iterations: int) -> Floats:
