@@ -17,6 +17,7 @@ SETTINGS: dict[str, dict[str, str]] = {
         "aligner.name": "faerec, text, concatenation, llmemb, llm_esr, recgoat, or fusion (nothing is trained)",
         "lm.base": "scratch, or a Hugging Face causal LM by folder or id",
         "effort": "quick, standard or thorough: so many passes over the data",
+        "baseline": "sasrec: trained to be compared with, which may double the time",
         "lm.max_items": "the last items of a history that are read; 0: 20 or 50, by their mean length",
         "topk.k": "items in each user's list; 0 writes no lists",
     },
