@@ -66,7 +66,7 @@ def read(folder: Path) -> LmInputs:
     vectors = ItemVectors(encoder.encode(texts), encoder.name)
     quantizer = fit_quantizer("residual_kmeans", vectors.values, (), ResidualKMeansConfig(iterations=10), 0)
     ids = assign_ids(quantizer, catalog.item_ids, vectors.values)
-    return LmInputs(catalog, ids, list(quantizer.codebooks), vectors, split, None)
+    return LmInputs(catalog, ids, list(quantizer.codebooks), vectors, split)
 
 
 def codes_only(example: Example) -> Example:

@@ -14,6 +14,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, DistributedType
+from numpy.typing import NDArray
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 from worlds.walk import TINY
@@ -39,7 +40,7 @@ from genrec.training.lm.data import collate, history_examples
 from genrec.training.lm.fit import fit_lm
 from genrec.training.lm.save import save_lm
 from genrec.training.lm.stage import lm_settings
-from genrec.training.lm.validation import DENSE_WEIGHTS, Figures, Validation
+from genrec.training.lm.validation import DENSE_WEIGHTS, Validation
 from genrec.training.loop.epochs import FitContext, Log
 
 
@@ -59,7 +60,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> LmInputs:
     codes = np.array([[row // 8, row % 8] for row in range(60)], dtype=np.int32)
     books = [rng.standard_normal((8, 6)).astype(np.float32) for _ in range(2)]
     vectors = ItemVectors(rng.standard_normal((60, 6)).astype(np.float32), "random")
-    return LmInputs(catalog, SemanticIds(catalog.item_ids, codes, (8, 8)), books, vectors, split, None)
+    return LmInputs(catalog, SemanticIds(catalog.item_ids, codes, (8, 8)), books, vectors, split)
 
 
 def fitted(inputs: LmInputs, config: LmConfig, work: Path, log: Log = lambda row: None, **told: Any) -> LanguageModel:
@@ -303,17 +304,26 @@ def test_the_epoch_is_chosen_by_the_model_alone_without_what_people_had(inputs: 
     assert figures["selection"] == pytest.approx(max(found))
 
 
-def test_shares_are_chosen_by_ndcg_and_for_fewer_voices_where_equal(
+def test_fusion_weights_are_chosen_by_ndcg_without_a_beam_whose_worth_is_chance(
     inputs: LmInputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     validation = Validation(inputs, RankingConfig(max_items=6, beams=8), 10, 0)
-    by_ndcg = {FusionWeights(0.3, 0.2): 0.5, FusionWeights(0.7): 0.4}
+    hits: dict[FusionWeights, int] = {}  # cases, of 40, with the target in first place; in all others it is tenth
 
-    def figures(built: LanguageModel, shares: list[FusionWeights], cases: Cases) -> dict[FusionWeights, Figures]:
+    def ranks(
+        built: LanguageModel, weights: list[FusionWeights], cases: Cases
+    ) -> dict[FusionWeights, NDArray[np.int64]]:
         assert len(cases) == 40
-        return {one: Figures(1 - by_ndcg.get(one, 0.1), by_ndcg.get(one, 0.1)) for one in shares}
+        return {each: np.where(np.arange(40) < hits.get(each, 5), 1, 10) for each in weights}
 
-    monkeypatch.setattr(validation, "by_weights", figures)
-    assert validation.choose(build_lm(inputs, TINY)) == FusionWeights(0.3, 0.2)
-    by_ndcg.clear()
-    assert validation.choose(build_lm(inputs, TINY)) == FusionWeights(0.5)
+    monkeypatch.setattr(validation, "ranks", ranks)
+    built = build_lm(inputs, TINY)
+    hits |= {FusionWeights(0.3, 0.2): 30, FusionWeights(1.0, 0.6): 8}
+    assert validation.choose(built) == FusionWeights(0.3, 0.2)
+    hits[FusionWeights(1.0, 0.6)] = 29  # one case of forty is no difference
+    assert validation.choose(built) == FusionWeights(1.0, 0.6)
+    hits.clear()
+    assert validation.choose(built) == FusionWeights(1.0)  # the fewest scorers
+    headless = Validation(inputs, RankingConfig(max_items=6, beams=8, dense_weight=0.0), 10, 0)
+    monkeypatch.setattr(headless, "ranks", ranks)
+    assert headless.choose(built) == FusionWeights(0.0)

@@ -43,7 +43,7 @@ def world(seed: int = 0) -> LmInputs:
     catalog = Catalog(tuple(map(str, range(N))), titles, pl.DataFrame(), np.zeros(N, dtype=bool))
     books = [rng.standard_normal((4, 6)).astype(np.float32) for _ in range(2)]
     vectors = ItemVectors(rng.standard_normal((N, 6)).astype(np.float32), "random")
-    return LmInputs(catalog, SemanticIds(catalog.item_ids, CODES, (4, 4)), books, vectors, split, None, False)
+    return LmInputs(catalog, SemanticIds(catalog.item_ids, CODES, (4, 4)), books, vectors, split, exclude_seen=False)
 
 
 def recommender(n_items: int, seed: int = 0, max_items: int = 4) -> SequentialModel:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from genrec.data.cases import Cases
 from genrec.decoding.filters import ItemFilter
 from genrec.decoding.trie import CodeTrie
-from genrec.evaluation.metrics import ndcg, rank_of_target, recall
+from genrec.evaluation.metrics import ndcg, paired_interval, rank_of_target, recall
 from genrec.ranking.allocation import choose_allocation
 from genrec.ranking.config import FusionWeights, RankingConfig
 from genrec.ranking.cooccurrence import COOCCURRENCE_WEIGHTS, Cooccurrence
@@ -21,15 +23,8 @@ from genrec.training.lm.build import LanguageModel, LmInputs
 
 DENSE_WEIGHTS = (0.0, 0.3, 0.5, 0.7, 1.0)
 SEQUENTIAL_WEIGHTS = (0.0, 0.3, 0.5, 0.7, 1.0)
-CHOICE = 4
+CHOICE, CHOSEN_BY = 4, 10  # times as many cases for the fusion weights, and K of the metrics
 _SCORES = 1 << 29  # of all cases and items; every pair of weights reads them all
-
-
-class Figures(NamedTuple):
-    """Means over the cases."""
-
-    recall: float
-    ndcg: float
 
 
 class Validation:
@@ -70,36 +65,47 @@ class Validation:
         """
         alone = [FusionWeights(dense) for dense in self.dense_weights]
         fused = [FusionWeights(*pair) for pair in product(self.dense_weights, self.cooccurrence_weights)]
-        found = self.by_weights(lm, [FusionWeights(0.0), FusionWeights(1.0), *alone, *fused], self.cases)
-        best = _best(fused, found)
+        ranks = self.ranks(lm, [FusionWeights(0.0), FusionWeights(1.0), *alone, *fused], self.cases)
+        found = {weights: float(recall(each, CHOSEN_BY).mean()) for weights, each in ranks.items()}
+        best = _best(fused, ranks)
         return {
-            "valid_beam_recall@10": found[FusionWeights(0.0)].recall,
-            "valid_dense_recall@10": found[FusionWeights(1.0)].recall,
-            "valid_fused_recall@10": found[best].recall,
+            "valid_beam_recall@10": found[FusionWeights(0.0)],
+            "valid_dense_recall@10": found[FusionWeights(1.0)],
+            "valid_fused_recall@10": found[best],
             "dense_weight": best.dense,
             "cooccurrence_weight": best.cooccurrence,
-            "selection": max(found[weights].recall for weights in alone),
+            "selection": max(found[weights] for weights in alone),
         }
 
     def choose(self, lm: LanguageModel) -> FusionWeights:
-        """The fusion weights that win by NDCG@10, which a sample of cases tells apart better than Recall@10."""
+        """The fusion weights that win by NDCG@10, which a sample of cases tells apart better than Recall@10.
+
+        The beam, which is most of a list's time, stays in where the cases say for sure that it helps: where the paired
+        interval to the best weights without it lies above zero.
+        """
         sequential = [0.0] if self.sequential is None else SEQUENTIAL_WEIGHTS
         if self.config.sequential_weight is not None:
             sequential = [self.config.sequential_weight]
         weights = [
             FusionWeights(*three) for three in product(self.dense_weights, self.cooccurrence_weights, sequential)
         ]
-        return _best(weights, self.by_weights(lm, weights, self.cases_of_choice))
+        ranks = self.ranks(lm, weights, self.cases_of_choice)
+        best, without = _best(weights, ranks), [each for each in weights if each.dense == 1]
+        if without:
+            best_without = _best(without, ranks)
+            if paired_interval(ndcg(ranks[best], CHOSEN_BY), ndcg(ranks[best_without], CHOSEN_BY)).low <= 0:
+                return best_without
+        return best
 
     def allocate(self, lm: LanguageModel, ranking: RankingConfig) -> RankingConfig:
         """`ranking` with the certainty by which lists go without the language model."""
         ranker = self._ranker(lm)
         return choose_allocation(ranker, ranking, self.cases_of_choice, exclude_seen=self.exclude_seen)
 
-    def by_weights(
-        self, lm: LanguageModel, weights: Sequence[FusionWeights], cases: Cases, k: int = 10
-    ) -> Mapping[FusionWeights, Figures]:
-        """Recall@k and NDCG@k of the fused ranking by its weights."""
+    def ranks(
+        self, lm: LanguageModel, weights: Sequence[FusionWeights], cases: Cases, k: int = CHOSEN_BY
+    ) -> Mapping[FusionWeights, NDArray[np.int64]]:
+        """Ranks of the targets int64 [B] in the fused lists of k items, by their weights; 0: not in the list."""
         everything = ItemFilter(self.trie)
         lists = self._ranker(lm).fused_lists(
             cases.histories,
@@ -108,16 +114,14 @@ class Validation:
             exact=False,
             filters=[everything.deny(history) for history in cases.histories] if self.exclude_seen else None,
         )
-        ranks = {weight: rank_of_target(rows, cases.targets) for weight, rows in lists.items()}
-        return {weight: Figures(float(recall(r, k).mean()), float(ndcg(r, k).mean())) for weight, r in ranks.items()}
+        return {weight: rank_of_target(rows, cases.targets) for weight, rows in lists.items()}
 
     def _ranker(self, lm: LanguageModel) -> Ranker:
         parts = (lm.scorer(), self.trie, lm.vocabulary, self.codes, lm.model.head, self.config, self.cooccurrence)
         return Ranker(*parts, self.sequential)
 
 
-def _best(weights: Sequence[FusionWeights], found: Mapping[FusionWeights, Figures]) -> FusionWeights:
+def _best(weights: Sequence[FusionWeights], ranks: Mapping[FusionWeights, NDArray[np.int64]]) -> FusionWeights:
     """Of equal weights those with less of the other component scorers, and codes and dense head most even."""
-    return max(
-        weights, key=lambda each: (found[each].ndcg, -each.sequential, -each.cooccurrence, -abs(each.dense - 0.5))
-    )
+    found = {each: float(ndcg(ranks[each], CHOSEN_BY).mean()) for each in weights}
+    return max(weights, key=lambda each: (found[each], -each.sequential, -each.cooccurrence, -abs(each.dense - 0.5)))
