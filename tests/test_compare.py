@@ -194,6 +194,8 @@ def test_slices_by_frequency() -> None:
         "cold": [False, False, False, True],
         "warm_tail": [False, True, True, False],
         "tail_users": [True] * 4,
+        "seen_pair": [False, True, True, False],
+        "new_pair": [True, False, False, True],
         "1-4": [False, True, True, False],
         "5-9": [True, False, False, False],
     }

@@ -24,8 +24,8 @@ def _cases(same_day: list[bool] | None = None) -> Cases:
 
 
 def _lists(*firsts: int) -> np.ndarray:
-    """Lists of 20 ranks that begin with these items; the rest is padding."""
-    rows = np.full((4, 20), -1, dtype=np.int32)
+    """Lists of 50 ranks that begin with these items; the rest is padding."""
+    rows = np.full((4, 50), -1, dtype=np.int32)
     rows[:, 0] = firsts
     return rows
 
@@ -38,6 +38,8 @@ def test_slices() -> None:
         "tail": [2, 3],
         "cold": [3],
         "tail_users": [0, 1, 2, 3],  # three of four would be too few
+        "seen_pair": [0],
+        "new_pair": [1, 2, 3],  # 4 was not followed by 0, nor 0 by 2; 1 came after 0, 8 after nothing
         "history_1-4": [0, 3],
         "history_5-9": [1],
         "history_10-19": [2],
@@ -65,6 +67,17 @@ def test_tail_users_have_the_shortest_histories(lengths: list[int], expected: li
     assert np.flatnonzero(slices(cases, TRAIN, ITEMS)["tail_users"]).tolist() == expected
 
 
+def test_a_pair_is_seen_where_it_follows_within_one_training_sequence() -> None:
+    train = Sequences.from_lists([[0, 1], [], [2], [1, 0, 2, 1]])
+    wanted = {(0, 1): True, (1, 0): True, (0, 2): True, (2, 1): True, (1, 2): False, (2, 2): False, (1, 1): False}
+    histories = Sequences.from_lists([*([9, item] for item, _ in wanted), []])
+    targets = np.array([*(target for _, target in wanted), 1], dtype=np.int32)
+    names = tuple(map(str, range(len(targets))))
+    cases = Cases(names, names, histories, targets, None, targets < 0)
+    assert slices(cases, train, ITEMS)["seen_pair"].tolist() == [*wanted.values(), False]
+    assert "seen_pair" not in slices(cases, Sequences.from_lists([]), ITEMS)
+
+
 def test_without_a_case_there_is_no_slice() -> None:
     none = np.array([], dtype=np.int32)
     assert slices(Cases((), (), Sequences.from_lists([]), none, None, none > 0), TRAIN, ITEMS) == {}
@@ -87,7 +100,7 @@ def test_rows_are_the_metrics_of_their_slice() -> None:
     cases, lists = _cases(), {"one": _lists(1, 0, 0, 0), "two": _lists(9, 9, 9, 8)}
     rows = evaluate(lists, cases, TRAIN, ITEMS, split="valid")
     keys = [(row["model"], row["slice"], row["metric"], row["k"]) for row in rows]
-    assert len(set(keys)) == len(keys) == 2 * (8 * 3 + 2) * len(KS)
+    assert len(set(keys)) == len(keys) == 2 * (10 * 3 + 2) * len(KS)
     assert {row["split"] for row in rows} == {"valid"}
     by_key = dict(zip(keys, rows, strict=True))
     assert by_key["one", "all", "recall", 10]["value"] == 0.5
@@ -120,7 +133,7 @@ def test_compare_pairs_every_other_model_with_the_reference() -> None:
 
 def test_lists_that_do_not_answer_the_cases_are_refused() -> None:
     for wrong in (_lists(1, 0, 0, 0)[:3], _lists(1, 0, 0, 0)[:, :10]):
-        with pytest.raises(ValueError, match=r"short: lists of shape .* for 4 cases; 20 ranks are read"):
+        with pytest.raises(ValueError, match=r"short: lists of shape .* for 4 cases; 50 ranks are read"):
             evaluate({"short": wrong}, _cases(), TRAIN, ITEMS)
 
 
@@ -134,7 +147,7 @@ def test_rank_leaves_out_what_was_seen_and_does_not_depend_on_the_chunk() -> Non
     for chunk in (1, 2, 100):
         assert np.array_equal(rank(score, histories, exclude_seen=True, k=3, chunk=chunk), whole)
     assert rank(score, histories, exclude_seen=False, k=2).tolist() == [[0, 1]] * 5
-    assert rank(score, Sequences.from_lists([]), exclude_seen=True).shape == (0, 20)
+    assert rank(score, Sequences.from_lists([]), exclude_seen=True).shape == (0, 50)
 
 
 def test_padded() -> None:

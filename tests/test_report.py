@@ -13,7 +13,7 @@ import pytest
 from genrec.data.cases import Cases
 from genrec.data.sequences import Sequences
 from genrec.evaluation.report import _COLOURS, Sample, write_report
-from genrec.evaluation.tables import Row, compare, evaluate
+from genrec.evaluation.tables import Row, compare, evaluate, padded
 from genrec.evaluation.verdict import verdict
 
 LOG = [
@@ -37,9 +37,10 @@ def rows() -> list[Row]:
     targets = rng.integers(0, 30, size=60).astype(np.int32)
     cases = Cases(names, names, histories, targets, None, targets == 29)
     train = Sequences.from_lists([rng.integers(0, 29, size=9) for _ in names])
-    lists = {
-        name: np.stack([rng.permutation(30)[:20] for _ in names]).astype(np.int32) for name in ("<ours> & co", "Markov")
+    ranked = {
+        name: Sequences.from_lists([rng.permutation(30)[:20] for _ in names]) for name in ("<ours> & co", "Markov")
     }
+    lists = {name: padded(rows) for name, rows in ranked.items()}
     return evaluate(lists, cases, train, 30) + compare(lists, cases, reference="Markov")
 
 

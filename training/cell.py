@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from genrec.evaluation.comparison import CellName
+from genrec.evaluation.comparison import RANKS, CellName
 from genrec.evaluation.tables import rank, tested_cases
 from genrec.run import Run
 from genrec.run_folder import TEXT
@@ -87,7 +87,7 @@ class Cell:
                 stage=self.name.folder,
             )
             histories = tested_cases(split.test, len(text)).histories
-            lists = rank(model.scorer(cold), histories, exclude_seen=run.exclude_seen)
+            lists = rank(model.scorer(cold), histories, exclude_seen=run.exclude_seen, k=RANKS)
             model.save(folder)
             source = f"{self.name.name}-{self.name.backbone}"
             ItemVectors(model.ranking_vectors(cold), source).save(folder / "item.safetensors")

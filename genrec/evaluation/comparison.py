@@ -135,7 +135,7 @@ def write_comparison(
         name = "ContentKnn" if text is main else f"ContentKnn {text.source}"
         baselines[name] = ContentKnn(unit_rows(text.values)).score
     for name, score in baselines.items():
-        lists = rank(score, tested.histories, exclude_seen=exclude_seen)
+        lists = rank(score, tested.histories, exclude_seen=exclude_seen, k=RANKS)
         rows += _figures([Result(CellName(name, "", 0), lists, main)], tested, groups)
     write_atomic(folder / "metrics.json", to_json(rows))
     firsts = [line[0] for line in _lines(results)]

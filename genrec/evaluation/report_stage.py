@@ -44,7 +44,7 @@ def report_stage(run: Run, open_ranker: OpenRanker) -> Stage:
     Args:
         open_ranker: opens the run's model.
     """
-    config = {"title": run.path.name, "ranks": True, "samples": SAMPLES}
+    config = {"title": run.path.name, "ranks": max(KS), "samples": SAMPLES}
     return Stage("report", config, needs(run), partial(_report, open_ranker))
 
 

@@ -36,7 +36,7 @@ from genrec.evaluation.metrics import (
     top_k,
 )
 
-KS = (1, 5, 10, 20)
+KS = (1, 5, 10, 20, 50)
 METRICS = {"recall": recall, "ndcg": ndcg, "mrr": mrr}
 HEAD_SHARE = 0.2
 TAIL_USERS = 0.8
@@ -117,7 +117,9 @@ def slices(cases: Cases, train: Sequences, n_items: int) -> dict[str, NDArray[np
     `head` targets are among the 20% of the catalogue with most training events (of equally many, the lower row first),
     `tail` are all others, also `cold` ones, which have no training event. `tail_users` are the 80% of the cases with
     the shortest histories (LLM-ESR, arXiv 2405.20646), and all others with as many items as the longest of these.
-    `same_day` and `later_day` exist where days are known and some target shares its day with the last history item.
+    Targets of `seen_pair` followed the last item of the history in some training sequence too, so that remembering the
+    pair is enough; those of `new_pair`, all others, take generalisation. `same_day` and `later_day` exist where days
+    are known and some target shares its day with the last history item.
     """
     counts = np.bincount(train.values, minlength=n_items)
     most = np.argsort(-counts, kind="stable")[: round(HEAD_SHARE * n_items)]
@@ -126,6 +128,8 @@ def slices(cases: Cases, train: Sequences, n_items: int) -> dict[str, NDArray[np
     every = {"all": np.ones(len(cases), dtype=bool), "head": head, "tail": ~head, "cold": cases.cold}
     if len(cases):
         every["tail_users"] = lengths <= np.quantile(lengths, TAIL_USERS, method="inverted_cdf")
+        seen = _seen_pairs(cases, train, n_items)
+        every |= {"seen_pair": seen, "new_pair": ~seen}
     if cases.same_day is not None and cases.same_day.any():
         every |= {"same_day": cases.same_day, "later_day": ~cases.same_day}
     for name, (least, most_items) in HISTORY_GROUPS.items():
@@ -133,11 +137,22 @@ def slices(cases: Cases, train: Sequences, n_items: int) -> dict[str, NDArray[np
     return {name: members for name, members in every.items() if members.any()}
 
 
+def _seen_pairs(cases: Cases, train: Sequences, n_items: int) -> NDArray[np.bool_]:
+    """Whether the target followed the history's last item in some training sequence, bool [B]."""
+    owners = np.repeat(np.arange(len(train)), train.lengths)
+    pairs = train.values[:-1].astype(np.int64) * n_items + train.values[1:]
+    histories, seen = cases.histories, np.zeros(len(cases), dtype=bool)
+    some = histories.lengths > 0
+    last = histories.values[histories.offsets[1:][some] - 1].astype(np.int64)
+    seen[some] = np.isin(last * n_items + cases.targets[some], pairs[owners[:-1] == owners[1:]])
+    return seen
+
+
 def evaluate(lists: Lists, cases: Cases, train: Sequences, n_items: int, *, split: str = "test") -> list[Row]:
-    """Recall, NDCG and MRR at 1, 5, 10, 20 on every slice; coverage and Gini of what is recommended, over all cases.
+    """Recall, NDCG and MRR at every one of `KS` by slice; coverage and Gini of what is recommended, over all cases.
 
     Args:
-        lists: ranked catalogue rows [B, at least 20] by model's name, -1 pads.
+        lists: ranked catalogue rows [B, at least 50] by model's name, -1 pads.
         cases: what the lists answer.
         train: the training sequences, by which items are head, tail or cold.
     """
@@ -188,11 +203,13 @@ COLUMNS = {
     "Recall@5": ("all", "recall", 5),
     "Recall@10": ("all", "recall", 10),
     "NDCG@10": ("all", "ndcg", 10),
-    "MRR@10": ("all", "mrr", 10),
+    "Recall@50": ("all", "recall", 50),
     "head": ("head", "recall", 10),
     "tail": ("tail", "recall", 10),
     "tail users": ("tail_users", "recall", 10),
     "cold": ("cold", "recall", 10),
+    "seen pair": ("seen_pair", "recall", 10),
+    "new pair": ("new_pair", "recall", 10),
     "same day": ("same_day", "recall", 10),
     "later day": ("later_day", "recall", 10),
     "coverage@10": ("all", "coverage", 10),
