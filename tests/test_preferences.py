@@ -12,6 +12,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from worlds.chat_server import ChatHandler, answering
 from worlds.small_shop import SMALL, write_shop
 
 from genrec.cli.main import main
@@ -99,6 +100,32 @@ def test_a_model_is_asked_once_about_the_same_and_goes_on_where_it_stopped(model
     assert answers.read_bytes() == kept
     answers.write_bytes(kept.replace(json.dumps(whole[4]).encode(), b'"Likes tests."'))
     assert preference_texts(str(model), catalog(), histories, answers)[4] == "Likes tests."
+
+
+def test_a_server_is_asked_once_about_the_same_and_goes_on_where_it_was_down(tmp_path: Path) -> None:
+    """Answers that came stay; a server that is down is named with the flag, in one line."""
+    histories, answers = Sequences.from_lists([[2, 3], [0, 1], [], [2, 3], [4]]), tmp_path / "answers.jsonl"
+    facts = template_texts(catalog(), histories)
+
+    def answer(request: dict[str, Any]) -> str:
+        told = request["messages"][0]["content"]
+        assert "response_format" not in request
+        return f"They like\n {next(fact for fact in facts if fact and fact in told)}" if "Hose" in told else " "
+
+    with answering() as address:
+        ChatHandler.answer = answer
+        found = preference_texts(address, catalog(), histories, answers)
+        assert found == [f"They like {fact}" if "Hose" in fact else fact for fact in facts]
+        assert any("Hose" in fact for fact in facts)
+        assert len(ChatHandler.asked) == 3
+        ChatHandler.answer = "500"
+        with pytest.raises(
+            InputError, match=rf"--aligner.recgoat.writer {address}: the server does not answer"
+        ) as refused:
+            preference_texts(address, catalog(), Sequences.from_lists([[0, 1], [1]]), answers)
+        assert "\n" not in str(refused.value)
+        assert len(ChatHandler.asked) == 4
+    assert preference_texts(address, catalog(), histories, answers) == found
 
 
 def test_recgoat_reads_what_the_model_wrote(model: Path, tmp_path: Path) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, get_args
 
 import numpy as np
 import polars as pl
@@ -18,18 +16,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import Qwen3Config, Qwen3ForCausalLM
+from worlds.chat_server import ChatHandler, answering
 from worlds.vllm_server import vllm_server
 
 from genrec.inference.chat.catalog_words import CatalogWords, words_of_catalog
 from genrec.inference.chat.config import ChatConfig
 from genrec.inference.chat.model_reader import ModelReader, harmless, reader_for
 from genrec.inference.chat.reading import Act, Question, Reading
-from genrec.inference.chat.server import ChatServer
 from genrec.inference.chat.state import ConversationState
 from genrec.inference.chat.turn_json import Limit, TurnError, TurnJson, parse_turn, reading_of
 from genrec.inference.chat.understanding import RulesReader
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.errors import OptionError
+from genrec.tasks.chat_server import ChatServer
 from genrec.training.lm.base import scratch_tokenizer
 
 ROWS: list[tuple[str, str, list[str], float, int]] = [
@@ -165,64 +164,18 @@ def test_whatever_a_model_says_only_what_is_true_is_kept(turn: TurnJson) -> None
         assert found.wish is None
 
 
-class _Server(BaseHTTPRequestHandler):
-    """A server that answers with `answer`: the text of the model's message, or a way to fail."""
-
-    answer: ClassVar[str] = ""
-    asked: ClassVar[list[dict[str, Any]]] = []
-    stop: ClassVar[threading.Event] = threading.Event()
-
-    def do_GET(self) -> None:
-        self._send(json.dumps({"data": [{"id": "any-model"}]}).encode())
-
-    def do_POST(self) -> None:
-        type(self).asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        if self.answer == "slow":
-            self.stop.wait(30)
-        elif self.answer == "drip":
-            self.send_response(200)
-            self.end_headers()
-            while not self.stop.wait(0.05):
-                self.wfile.write(b" ")
-        elif self.answer == "500":
-            self.send_error(500)
-        elif self.answer == "other":
-            self._send(b'{"hello": [[[')
-        elif self.answer == "long":
-            self._send(b" " * (2 << 20))
-        else:
-            self._send(json.dumps({"choices": [{"message": {"content": self.answer}}]}).encode())
-
-    def _send(self, content: bytes) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
 @pytest.fixture
 def address() -> Iterator[str]:
-    _Server.asked, _Server.stop = [], threading.Event()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Server)
-    server.handle_error = lambda *arguments: None  # type: ignore[method-assign] # the client went away, as it should
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    _Server.stop.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with answering() as address:
+        yield address
 
 
 def test_a_server_reads_turns(address: str) -> None:
-    _Server.answer = json.dumps(NOTHING | {"acts": ["wish"], "wish": "tent", "categories": ["Tents"]})
+    ChatHandler.answer = json.dumps(NOTHING | {"acts": ["wish"], "wish": "tent", "categories": ["Tents"]})
     found = ModelReader(f"{address}/v1/", CATALOG).read("ich suche ein zelt", ConversationState())
     assert (found.wish, found.where) == ("tent", {"categories": ("Tents",)})
     assert not any("rules" in note for note in found.notes)
-    asked = _Server.asked[0]
+    asked = ChatHandler.asked[0]
     assert asked["model"] == "any-model"
     schema = asked["response_format"]["json_schema"]["schema"]
     assert schema["properties"]["any_value_of"]["items"]["enum"] == ["brand", "categories", "price", "year"]
@@ -238,7 +191,7 @@ def test_a_server_reads_turns(address: str) -> None:
      "500", "other", "long", "slow", "drip"],
 )  # fmt: skip
 def test_where_the_model_fails_rules_read(address: str, answer: str) -> None:
-    _Server.answer = answer
+    ChatHandler.answer = answer
     text, state = "coffee beans under 9, not from Brightcup", ConversationState()
     began = time.monotonic()
     found = ModelReader(address, CATALOG, timeout=1.0).read(text, state)
@@ -258,15 +211,15 @@ def test_a_server_that_is_down(address: str) -> None:
 
 
 def test_a_slow_server_is_left_alone_for_a_while(address: str) -> None:
-    _Server.answer = "slow"
+    ChatHandler.answer = "slow"
     reader = ModelReader(address, CATALOG, timeout=0.5, pause=3600.0)
     for _ in range(3):
         found = reader.read("coffee", ConversationState())
         assert found.notes[-1] == "the reading server is slow, so rules read this"
-    assert len(_Server.asked) == 1
+    assert len(ChatHandler.asked) == 1
     again = ModelReader(address, CATALOG, timeout=0.5, pause=0.0)
     again.read("coffee", ConversationState())
-    _Server.answer = json.dumps(NOTHING | {"acts": ["greet"]})
+    ChatHandler.answer = json.dumps(NOTHING | {"acts": ["greet"]})
     assert again.read("hallo", ConversationState()).acts == ("greet",)
 
 
@@ -300,7 +253,7 @@ def test_a_real_vllm_server_gives_json_of_the_schema_whatever_the_model(tmp_path
         server = ChatServer(address, timeout=300.0, max_tokens=6000)
         reader = ModelReader(address, CATALOG, timeout=300.0)
         for text in ("coffee under 20", "<|im_end|> wie teuer ist das zweite?", "🙂"):
-            answer = server.json(reader.messages(text, SHOWN), reader.schema)
+            answer = server.answer(reader.messages(text, SHOWN), reader.schema)
             turn = parse_turn(answer)
             assert set(turn.any_value_of) <= set(CATALOG.attributes.columns)
             found = reader.read(text, SHOWN)

@@ -6,7 +6,7 @@ template does, which is free and the same on every machine:
     Likes Sponges & Scrubbers, Fasteners. Brands: Scotch-Brite, 3M. Prices: 6.49 to 19.99. Lately: Magic Eraser; …
 
 `preference_texts` has the template's facts put into sentences by a causal language model where one is named
-(`--aligner.recgoat.writer`).
+(`--aligner.recgoat.writer`), here or behind an OpenAI-compatible server.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,10 +32,12 @@ from genrec.semtok.device import default_device
 from genrec.semtok.errors import InputError
 from genrec.semtok.pretrained import open_folder
 from genrec.semtok.schema import parse_as
+from genrec.tasks.chat_server import ChatServer, ServerError, is_address
 
 TEMPLATE = "template"
 _COMMON = 0.5  # a category that more than this share of all items has says nothing about a user
 _LONGEST = 500  # characters of a text that a model wrote
+_PATIENCE = 120.0  # seconds for an answer of a server, which may have a queue
 
 
 def template_texts(
@@ -89,18 +92,51 @@ class LanguageModelWriter:
         return [_cut(text, _LONGEST) for text in texts]
 
     def _prompt(self, facts: str) -> str:
-        question = f"A customer of a shop. {facts}\nIn two sentences, what does this customer like?"
+        question = _question(facts)
         if self._frame is None:
             return f"{question}\nThis customer likes"
         return question.join(self._frame)
+
+
+class ServerWriter:
+    """The same by the model of an OpenAI-compatible server, asked about several histories at once.
+
+    Args:
+        address: such as http://localhost:8000.
+        batch: histories that are asked about at once.
+    """
+
+    def __init__(self, address: str, *, batch: int = 32) -> None:
+        self._server, self.address, self.batch = ChatServer(address, timeout=_PATIENCE), address, batch
+
+    def __call__(self, facts: Sequence[str]) -> list[str]:
+        """One text for the template's facts about each history; where the model has nothing to say, these stand.
+
+        Raises:
+            InputError: the server does not answer; what it answered before is kept.
+        """
+        try:
+            with ThreadPoolExecutor(self.batch) as pool:
+                answers = list(pool.map(self._ask, facts))
+        except ServerError as error:
+            kept = "the answers so far are kept, and the same command goes on"
+            raise InputError(f"--aligner.recgoat.writer {self.address}: the server {error}; {kept}") from None
+        return [_cut(" ".join(answer.split()) or given, _LONGEST) for answer, given in zip(answers, facts, strict=True)]
+
+    def _ask(self, facts: str) -> str:
+        return self._server.answer([{"role": "user", "content": _question(facts)}])
+
+
+def _question(facts: str) -> str:
+    return f"A customer of a shop. {facts}\nIn two sentences, what does this customer like?"
 
 
 def preference_texts(writer: str, catalog: Catalog, histories: Sequences, answers: Path) -> list[str]:
     """One text for every history of catalogue rows, oldest first; without history it is empty.
 
     Args:
-        writer: `template`, or a model of `LanguageModelWriter`. It is asked once about histories of which the template
-            says the same.
+        writer: `template`, a model of `LanguageModelWriter`, or the address of a server. It is asked once about
+            histories of which the template says the same.
         answers: JSON lines that a model's answers are added to as they come; those that stand there are not asked for
             again, so that an interrupted job goes on.
     """
@@ -110,7 +146,7 @@ def preference_texts(writer: str, catalog: Catalog, histories: Sequences, answer
     written = _read_answers(answers)
     missing = sorted({fact for fact in facts if fact} - written.keys(), key=lambda fact: (len(fact), fact))
     if missing:
-        model = LanguageModelWriter(writer)
+        model = ServerWriter(writer) if is_address(writer) else LanguageModelWriter(writer)
         with open(answers, "a", encoding="utf-8") as file, tqdm(total=len(missing), desc="preference texts") as bar:
             for start in range(0, len(missing), model.batch):
                 some = missing[start : start + model.batch]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from genrec.semtok import options as check
 from genrec.semtok.errors import OptionError
+from genrec.tasks.chat_server import is_address
 
 
 @dataclass(frozen=True)
@@ -46,19 +46,11 @@ class ChatConfig:
             raise OptionError("k", f"{self.k} is not in 1 to 50")
         check.path(self, "run", "compare")
         check.port(self, "port")
-        if self.prose is not None and not _is_address(self.prose):
+        if self.prose is not None and not is_address(self.prose):
             raise OptionError("prose", f"{self.prose!r}: an address such as http://localhost:8001")
-        if self.reader != "rules" and not _is_address(self.reader):
+        if self.reader != "rules" and not is_address(self.reader):
             raise OptionError("reader", f"{self.reader!r}: rules, or an address such as http://localhost:8000")
         if self.compare is not None and not self.web:
             raise OptionError("compare", "needs --web: two runs are compared on the web page")
         if self.images and not self.web:
             raise OptionError("images", "needs --web: pictures are shown on the web page")
-
-
-def _is_address(text: str) -> bool:
-    try:
-        address = urlsplit(text)
-        return address.scheme in ("http", "https") and bool(address.hostname) and address.port != 0
-    except ValueError:  # a port or a host that is none
-        return False

@@ -25,12 +25,12 @@ from genrec.decoding.cache_argument import cache_argument
 from genrec.decoding.torch_scorer import TorchScorer
 from genrec.decoding.vocabulary import SidVocabulary, encode_text
 from genrec.inference.chat.prose import Facts, Prose, ProseError, TemplateProse
-from genrec.inference.chat.server import connect, respond
 from genrec.inference.chat.state import Speaker
 from genrec.inference.recommender import Recommender
 from genrec.run import Run
 from genrec.semtok.chat_template import chat_frame
 from genrec.semtok.pretrained import open_folder
+from genrec.tasks.chat_server import connect, respond
 
 MAX_TOKENS = 64
 TIMEOUT = 20.0  # seconds for connecting, for each piece, and for the whole

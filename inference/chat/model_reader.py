@@ -23,11 +23,11 @@ import polars as pl
 
 from genrec.inference.chat.catalog_words import words_of, words_of_catalog
 from genrec.inference.chat.reading import Reader, Reading
-from genrec.inference.chat.server import ChatServer, ServerError
 from genrec.inference.chat.state import ConversationState, say_conditions
 from genrec.inference.chat.turn_json import TurnError, TurnJson, parse_turn, reading_of
 from genrec.inference.chat.understanding import LONGEST, RulesReader
 from genrec.semtok.catalog import Catalog
+from genrec.tasks.chat_server import ChatServer, ServerError
 
 TIMEOUT = 10.0  # seconds for one turn, after which rules read it
 PAUSE = 30.0  # seconds for which a server that was slow or down is not asked again: other people wait behind a turn
@@ -85,7 +85,7 @@ class ModelReader:
         if time.monotonic() < self._asked_from:
             return self._by_rules(text, state, self._why)
         try:
-            answer = self._server.json(self.messages(text[:LONGEST], state), self.schema)
+            answer = self._server.answer(self.messages(text[:LONGEST], state), self.schema)
             return reading_of(parse_turn(answer), text[:LONGEST], state, self._words, self._catalog)
         except ServerError as error:
             self._asked_from, self._why = time.monotonic() + self._pause, f"the reading server {error}"

@@ -128,8 +128,8 @@ class RecGoatConfig:
         epsilon: entropy of the transport, in units of the costs' spread.
         text_share: b at the start; it is learned.
         dropout: in both attentions and on the result.
-        writer: of the users' preference texts: template, smollm2, or a causal language model by folder or id, which
-            puts the template's facts into sentences.
+        writer: of the users' preference texts: template, smollm2, a causal language model by folder or id, or the
+            address of an OpenAI-compatible server (vLLM), whose model puts the template's facts into sentences.
     """
 
     item_neighbours: int = 20

@@ -1,9 +1,10 @@
-"""`ChatServer`: one question to an OpenAI-compatible server, answered as JSON of a schema within a time limit.
+"""`ChatServer`: one question to an OpenAI-compatible server, answered in time, as JSON of a schema if asked.
 
     server = ChatServer("http://localhost:8000", timeout=10.0)
-    server.json([{"role": "user", "content": "..."}], schema)        # the text of a JSON object
+    server.answer([{"role": "user", "content": "..."}])              # text
+    server.answer([{"role": "user", "content": "..."}], schema)      # the text of a JSON object
 
-The schema goes along as `response_format` of the type `json_schema` (structured output): vLLM and others constrain
+A schema goes along as `response_format` of the type `json_schema` (structured output): vLLM and others constrain
 what is generated to it, whatever the model.
 """
 
@@ -19,6 +20,15 @@ from urllib.parse import SplitResult, urlsplit
 MAX_TOKENS = 500
 LONGEST_ANSWER = 1 << 20  # bytes
 _PIECE = 1 << 14
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is the address of a server, such as http://localhost:8000."""
+    try:
+        address = urlsplit(text)
+        return address.scheme in ("http", "https") and bool(address.hostname) and address.port != 0
+    except ValueError:  # a port or a host that is none
+        return False
 
 
 class ServerError(Exception):
@@ -57,16 +67,16 @@ class ChatServer:
         self._address, self._timeout, self._max_tokens = urlsplit(address), timeout, max_tokens
         self._model: str | None = None
 
-    def json(self, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any]) -> str:
-        """What the model answers to a schema, which the caller checks; raises ServerError where none comes in time."""
+    def answer(self, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any] | None = None) -> str:
+        """What the model answers, to a schema which the caller checks; raises ServerError where none comes in time."""
         end = time.monotonic() + self._timeout
         try:
             if self._model is None:
                 self._model = str(self._ask("GET", "/v1/models", None, end)["data"][0]["id"])
-            asked = {
-                "model": self._model, "messages": list(messages), "max_tokens": self._max_tokens, "temperature": 0,
-                "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}},
-            }  # fmt: skip
+            asked: dict[str, Any] = {"model": self._model, "messages": list(messages), "temperature": 0}
+            asked["max_tokens"] = self._max_tokens
+            if schema is not None:
+                asked["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
             return str(self._ask("POST", "/v1/chat/completions", asked, end)["choices"][0]["message"]["content"])
         except TimeoutError as error:
             raise ServerError("is slow") from error
