@@ -6,7 +6,9 @@ import numpy as np
 import ot
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 
+from genrec.semtok.aligners.sinkhorn import sinkhorn
 from genrec.semtok.aligners.transport import FeatureMap, feature_costs
 
 
@@ -73,3 +75,29 @@ def test_constant_features_leave_the_last_plan() -> None:
     moved = FeatureMap(3)
     moved.update(torch.ones(5, 3), torch.ones(5, 3))
     torch.testing.assert_close(moved.plan, torch.eye(3))
+
+
+def test_sinkhorn_has_even_shares_and_tends_to_the_best_assignment() -> None:
+    costs = torch.rand(6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    plan = sinkhorn(costs, epsilon=0.005, iterations=2000).exp()
+    torch.testing.assert_close(plan.sum(dim=0), torch.full((6,), 1 / 6, dtype=torch.float64))
+    torch.testing.assert_close(plan.sum(dim=1), torch.full((6,), 1 / 6, dtype=torch.float64), atol=1e-3, rtol=0)
+    rows, columns = linear_sum_assignment(costs.numpy())
+    assert plan.argmax(dim=1)[rows].tolist() == columns.tolist()
+
+
+def test_sinkhorn_agrees_with_scaling_in_float64() -> None:
+    costs = torch.rand(5, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    kernel, v = torch.exp(-costs / 0.5), torch.ones(3, dtype=torch.float64)
+    for _ in range(20):
+        u = (1 / 5) / (kernel @ v)
+        v = (1 / 3) / (kernel.T @ u)
+    torch.testing.assert_close(sinkhorn(costs, 0.5, 20).exp(), u[:, None] * kernel * v)
+
+
+def test_sinkhorn_stays_finite_where_the_kernel_underflows() -> None:
+    costs = torch.tensor([[500.0, 501.0], [500.0, 502.0], [500.0, 503.0], [500.0, 504.0]])
+    assert not torch.exp(-costs).any()
+    plan = sinkhorn(costs, epsilon=1.0, iterations=50)
+    torch.testing.assert_close(plan.exp().sum(dim=0), torch.tensor([0.5, 0.5]))
+    assert plan.argmax(dim=1).tolist() == [1, 1, 0, 0]  # half of the rows each, those that lose least

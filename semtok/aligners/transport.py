@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from genrec.semtok.quantizers.sinkhorn import sinkhorn
+from genrec.semtok.aligners.sinkhorn import sinkhorn
 
 
 class FeatureMap(nn.Module):

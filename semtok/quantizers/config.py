@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from genrec.semtok import options as check
-
-Gradient = Literal["straight_through", "rotation"]
 
 
 @dataclass(frozen=True)
@@ -34,12 +31,7 @@ class RqVaeConfig:
     Attributes:
         latent_width: W.
         hidden_widths: widths of the encoder's hidden layers; the decoder has them in reverse.
-        gradient: how the gradient passes the quantiser (`pass_gradient`).
         commitment: weight of the pull of latents towards their codes.
-        balanced_last_level: spread a batch evenly over the last level's codes while fitting (`sinkhorn`), as LC-Rec
-            (arXiv 2311.09049) does.
-        sinkhorn_epsilon: entropy of the balanced assignment, in units of the batch's mean squared distance.
-        sinkhorn_iterations: updates of the balanced assignment.
         collaborative_weight: alpha of LETTER (arXiv 2405.07314): quantised vectors are contrasted with the items'
             collaborative ones (`collaborative_contrast`; 0.01 in the paper). 0: off.
         diversity_weight: beta of LETTER: codes form even groups (`code_diversity`; 1e-4 in the paper). 0: off.
@@ -53,11 +45,7 @@ class RqVaeConfig:
 
     latent_width: int = 64
     hidden_widths: tuple[int, ...] = (512,)
-    gradient: Gradient = "straight_through"
     commitment: float = 0.25
-    balanced_last_level: bool = False
-    sinkhorn_epsilon: float = 0.01
-    sinkhorn_iterations: int = 50
     collaborative_weight: float = 0.0
     diversity_weight: float = 0.0
     diversity_clusters: int = 10
@@ -68,9 +56,8 @@ class RqVaeConfig:
     revive_every: int = 100
 
     def __post_init__(self) -> None:
-        check.choice(self, "gradient", get_args(Gradient))
-        check.at_least_one(self, "latent_width", "sinkhorn_iterations", "diversity_clusters", "steps", "batch_size")
+        check.at_least_one(self, "latent_width", "diversity_clusters", "steps", "batch_size")
         check.sizes(self, "hidden_widths")
         check.not_negative(self, "commitment", "collaborative_weight", "diversity_weight")
         check.not_negative(self, "warmup_steps", "revive_every")
-        check.positive(self, "sinkhorn_epsilon", "learning_rate")
+        check.positive(self, "learning_rate")

@@ -9,7 +9,7 @@ Shapes: B vectors, D input width, W latent width, L levels, V_l codes on level l
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -21,9 +21,8 @@ from torch.nn import functional
 
 from genrec.semtok.arrays import state_spec
 from genrec.semtok.errors import InputError
-from genrec.semtok.quantizers.config import Gradient, RqVaeConfig
+from genrec.semtok.quantizers.config import RqVaeConfig
 from genrec.semtok.quantizers.residual import Codes, Floats, code_costs, nearest_codes, sum_codes
-from genrec.semtok.quantizers.sinkhorn import sinkhorn
 from genrec.semtok.quantizers.state import load_arrays, load_config, save_state
 
 
@@ -83,8 +82,8 @@ class RqVae(nn.Module):
         rest, quantised = latents, torch.zeros_like(latents)
         codes, residuals = [], []
         codebook = commitment = latents.new_zeros(())
-        for level, book in enumerate(self.books):
-            chosen = self._choose(rest.detach(), book.detach(), level)
+        for book in self.books:
+            chosen = torch.cdist(rest.detach(), book.detach()).argmin(dim=1)
             vector = functional.embedding(chosen, book)
             residuals.append(rest.detach())
             codes.append(chosen)
@@ -92,16 +91,10 @@ class RqVae(nn.Module):
             commitment = commitment + (rest - vector.detach()).square().mean()
             quantised = quantised + vector.detach()
             rest = rest - vector.detach()
-        quantised = pass_gradient(latents, quantised, self.config.gradient)
+        # Straight through: the gradient passes the quantiser unchanged (van den Oord et al. 2017, arXiv 1711.00937).
+        quantised = latents + (quantised - latents).detach()
         reconstruction = functional.mse_loss(self.decoder(quantised), inputs)
         return RqVaeOutput(reconstruction, codebook, commitment, torch.stack(codes, dim=1), residuals, quantised)
-
-    def _choose(self, rest: Tensor, book: Tensor, level: int) -> Tensor:
-        distances = torch.cdist(rest, book).square()  # [B, V]
-        if self.training and self.config.balanced_last_level and level == len(self.books) - 1:
-            scaled = distances / distances.mean().clamp_min(1e-12)
-            return sinkhorn(scaled, self.config.sinkhorn_epsilon, self.config.sinkhorn_iterations).argmax(dim=1)
-        return distances.argmin(dim=1)
 
     @property
     def codebooks(self) -> list[Floats]:
@@ -141,7 +134,7 @@ class RqVae(nn.Module):
         """Read what `save` wrote; raises InputError where it is missing or foreign."""
         config = load_config(folder, cls.name)
         try:
-            options = {key: value for key, value in config.items() if key not in ("name", "width", "sizes")}
+            options = {option.name: config[option.name] for option in fields(RqVaeConfig)}
             options["hidden_widths"] = tuple(options["hidden_widths"])
             model = cls(config["width"], tuple(config["sizes"]), RqVaeConfig(**options))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -149,26 +142,6 @@ class RqVae(nn.Module):
         tensors = load_arrays(folder, cls.name, state_spec(model))
         model.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in tensors.items()})
         return model.eval()
-
-
-def pass_gradient(latents: Tensor, quantised: Tensor, gradient: Gradient) -> Tensor:
-    """The quantised vectors [B, W], through which the gradient reaches the latents.
-
-    straight_through: z + sg[q - z], the gradient unchanged (van den Oord et al. 2017, arXiv 1711.00937).
-    rotation: q = lambda R z with lambda = |q| / |z| and R the rotation of z onto q, both held constant, so that the
-        gradient is turned and scaled as z is (Fifty et al. 2024, arXiv 2410.06424, eq. 4):
-        R z = z - 2 s (s . z) + 2 q^ (z^ . z), with z^, q^ unit vectors and s = unit(z^ + q^).
-    """
-    if gradient == "straight_through":
-        return latents + (quantised - latents).detach()
-    size = latents.detach().norm(dim=-1, keepdim=True).clamp_min(1e-6)
-    target = quantised.norm(dim=-1, keepdim=True).clamp_min(1e-6)
-    source_unit, target_unit = latents.detach() / size, quantised / target
-    middle = functional.normalize(source_unit + target_unit, dim=-1)
-    along_middle = (latents * middle).sum(dim=-1, keepdim=True)
-    along_source = (latents * source_unit).sum(dim=-1, keepdim=True)
-    turned = latents - 2 * along_middle * middle + 2 * along_source * target_unit
-    return turned * (target / size)
 
 
 def _mlp(widths: Sequence[int]) -> nn.Sequential:

@@ -1,6 +1,6 @@
 """Entropic optimal transport with even shares, in the log domain.
 
-Shapes: B rows (vectors), V columns (codes).
+Shapes: B rows, V columns.
 """
 
 from __future__ import annotations
