@@ -160,13 +160,13 @@ def test_every_aligner_through_every_backbone(tmp_path: Path) -> None:
         "{plain: {}, text: {}, concatenation: {}, faerec: {}, llmemb: {}, recgoat: {heads: 2}, bare: "
         "{aligner: faerec, weight: 0}, taught: "
         "{aligner: llm_esr, weight: 0.1, training: {epochs: 2, distillation: 0.1}}}",
-        "gru4rec: {width: 16}\nbert4rec: {width: 16}\nlrurec: {width: 16}\n"
-        "backbones: [sasrec, gru4rec, bert4rec, lrurec]\n",
+        "gru4rec: {width: 16}\nbert4rec: {width: 16}\nlrurec: {width: 16}\nfmlprec: {width: 16}\n"
+        "backbones: [sasrec, gru4rec, bert4rec, lrurec, fmlprec]\n",
     )
     assert main(["compare", str(config), "--seeds", "[0]", "--training.epochs", "1", "--negatives", "20"]) == 0
     models = {row["model"] for row in read_json(tmp_path / "run/report/metrics.json")}
-    assert len(models) == 8 * 4 + 3
-    assert {"bare bert4rec", "plain lrurec", "recgoat gru4rec", "taught lrurec"} <= models
+    assert len(models) == 8 * 5 + 3
+    assert {"bare bert4rec", "plain lrurec", "faerec fmlprec", "recgoat gru4rec", "taught lrurec"} <= models
 
 
 def small_split() -> Split:

@@ -63,12 +63,10 @@ def test_every_aligner_is_trained(aligner: str, tmp_path: Path) -> None:
     assert main(["fit", str(config), *SMALL, f"--aligner.name={aligner}", "--before_lm"]) == 0
 
 
-@pytest.mark.parametrize("backbone", ["sasrec", "gru4rec", "bert4rec"])
+@pytest.mark.parametrize("backbone", ["sasrec", "gru4rec", "bert4rec", "fmlprec"])
 def test_every_backbone_is_trained(backbone: str, tmp_path: Path) -> None:
     config = write_shop(tmp_path)
-    # BERT4Rec reads both ways and is no teacher
-    options = [f"--aligner.backbone={backbone}", "--lm.teacher_share=0", "--before_lm"]
-    assert main(["fit", str(config), *SMALL, *options]) == 0
+    assert main(["fit", str(config), *SMALL, f"--aligner.backbone={backbone}", "--before_lm"]) == 0
 
 
 @pytest.mark.parametrize("quantizer", ["rqvae", "residual_kmeans"])

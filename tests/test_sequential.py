@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from worlds.ring import N_ITEMS, ring_split
 
 from genrec.data.sequences import Sequences
 from genrec.semtok.aligners.base import IdTable, ItemTable
 from genrec.semtok.errors import InputError
 from genrec.sequential import BACKBONES
-from genrec.sequential.base import MASK, PADDING, ColdItems, SequentialModel
+from genrec.sequential.base import MASK, PADDING, ColdItems, SequentialModel, padded_rows
 from genrec.sequential.bert4rec import Bert4RecBackbone
-from genrec.sequential.config import Bert4RecConfig, Gru4RecConfig, LruRecConfig, SasRecConfig
+from genrec.sequential.config import Bert4RecConfig, FmlpRecConfig, Gru4RecConfig, LruRecConfig, SasRecConfig
+from genrec.sequential.fmlprec import FilterLayer, FmlpRecBackbone
 from genrec.sequential.gru4rec import Gru4RecBackbone
 from genrec.sequential.lrurec import LinearRecurrence, scan
 from genrec.sequential.sasrec import SasRec
@@ -33,6 +35,7 @@ CONFIGS: Mapping[str, Any] = {
     "gru4rec": Gru4RecConfig,
     "bert4rec": Bert4RecConfig,
     "lrurec": LruRecConfig,
+    "fmlprec": FmlpRecConfig,
 }
 CAUSAL = ["sasrec", "gru4rec", "lrurec"]
 
@@ -74,6 +77,7 @@ def test_the_registry_has_what_is_configured() -> None:
         ("sasrec", (-1, 1), {"layers": 2}),
         ("gru4rec", (-1, 1), {}),
         ("lrurec", (-1, 1), {}),
+        ("fmlprec", (-1, 1), {}),
         ("bert4rec", (1,), {"mask_share": 0.3, "last_share": 0.8}),  # gaps are slow teachers: the easier ring
     ],
 )
@@ -250,6 +254,92 @@ def test_bert4rec_hides_what_it_asks_for_and_asks_for_something() -> None:
     assert 0 < seen_first < 120
 
 
+@pytest.mark.parametrize("places", [1, 2, 7, 10])
+def test_a_filter_is_the_product_of_spectra_and_a_circular_convolution(places: int) -> None:
+    torch.manual_seed(0)
+    layer, x = FilterLayer(places, 3).double(), torch.randn(2, places, 3, dtype=torch.float64)
+    weight = torch.view_as_complex(layer.spectrum)
+    for length in range(1, places + 1):  # shorter ones stand on a circle of zeros
+        padded = F.pad(x[:, :length], (0, 0, 0, places - length))
+        expected = torch.fft.irfft(torch.fft.rfft(padded, dim=1) * weight, n=places, dim=1)[:, :length]
+        torch.testing.assert_close(layer(x[:, :length]), expected)
+    taps, found = torch.fft.irfft(weight, n=places, dim=0), layer(x)
+    for t in range(places):
+        by_hand = sum(taps[(t - s) % places] * x[:, s] for s in range(places))
+        torch.testing.assert_close(found[:, t], by_hand)
+    assert torch.autograd.gradcheck(layer, x.requires_grad_())
+
+
+def test_fmlprec_reads_the_whole_history_in_every_state_and_its_order() -> None:
+    model = small("fmlprec")
+    rows = torch.tensor([[1, 2, 3, 4, 5]])
+    for place in range(5):
+        changed = rows.clone()
+        changed[0, place] = 11
+        assert not any(torch.allclose(model(rows)[0, t], model(changed)[0, t]) for t in range(5))
+    assert not torch.allclose(model(rows)[0, 4], model(torch.tensor([[2, 1, 3, 4, 5]]))[0, 4])
+
+
+def test_fmlprec_has_a_sequence_for_each_target_and_none_that_has_seen_it() -> None:
+    backbone = FmlpRecBackbone(FmlpRecConfig(width=4))
+    rows = torch.tensor([[1, 2, 3, 4], [5, 6, PADDING, PADDING], [7, 8, 9, 10]])
+    wanted = torch.tensor([[False, True, True, True], [False, True, False, False], [False, False, True, True]])
+    inputs, targets = backbone.training_pairs(rows, wanted)
+    pairs = [
+        ([row for row in read if row != PADDING], [(at, row) for at, row in enumerate(asked) if row != PADDING])
+        for read, asked in zip(inputs.tolist(), targets.tolist(), strict=True)
+    ]
+    ended = [([1, 2, 3], [(2, 4)]), ([5], [(0, 6)]), ([7, 8, 9], [(2, 10)])]  # the histories' own, in their order
+    assert pairs == [*ended, ([1], [(0, 2)]), ([1, 2], [(1, 3)]), ([7, 8], [(1, 9)])]
+    wanted[1] = False  # a history that is asked for nothing keeps its place
+    inputs, targets = backbone.training_pairs(rows, wanted)
+    assert (targets[1] == PADDING).all()
+    assert len(inputs) == 6
+
+
+def test_what_fmlprec_learns_of_an_item_has_not_read_those_after_it() -> None:
+    model, rows = small("fmlprec"), torch.tensor([[1, 2, 3, 4, 5, 6, 7]])
+
+    def learned(rows: Tensor) -> dict[int, Tensor]:
+        """The states that training compares with items, by how many items stand before the target."""
+        inputs, targets = model.backbone.training_pairs(rows, torch.arange(rows.shape[1])[None] > 0)
+        places = (targets >= 0).nonzero()
+        return {int(place) + 1: state for (_, place), state in zip(places, model(inputs)[targets >= 0], strict=True)}
+
+    before = learned(rows)
+    assert sorted(before) == [1, 2, 3, 4, 5, 6]
+    for changed in range(1, 7):
+        other = rows.clone()
+        other[0, changed] = 11
+        after = learned(other)
+        for read in before:
+            assert torch.allclose(before[read], after[read]) == (read <= changed)
+
+
+def test_a_batch_of_fmlprec_in_parts_has_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small("fmlprec").train()
+    rows, _ = model.backbone.training_pairs(torch.randint(0, N_ITEMS, (3, 8)), torch.ones(3, 8, dtype=torch.bool))
+    direction = torch.randn(*rows.shape, 16)
+    gradients = []
+    for positions in (1 << 15, 20, 1):
+        monkeypatch.setattr("genrec.sequential.fmlprec._POSITIONS", positions)
+        model.zero_grad()
+        (model(rows) * direction).sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for other in gradients[1:]:
+        torch.testing.assert_close(gradients[0], other)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_answers_within_a_history_are_those_after_what_was_read(name: str) -> None:
+    model = small(name)
+    histories = [[3, 4, 5, 6], [1, 2, 3, 4, 5, 6, 7], [8]]
+    sequences, lengths = torch.tensor([1, 0, 1, 2, 1]), torch.tensor([2, 4, 7, 1, 1])
+    states = model.answers_within(padded_rows(Sequences.from_lists(histories)), sequences, lengths)
+    begun = [histories[i][:n] for i, n in zip(sequences.tolist(), lengths.tolist(), strict=True)]
+    torch.testing.assert_close(states, model.hidden(Sequences.from_lists(begun)), atol=1e-5, rtol=1e-5)
+
+
 def test_cold_items_are_read_and_ranked_by_their_words() -> None:
     torch.manual_seed(0)
     text = torch.randn(6, 5)
@@ -281,6 +371,7 @@ def test_cold_items_are_read_and_ranked_by_their_words() -> None:
         ("bert4rec", {"heads": 3}, "heads 3"),
         ("lrurec", {"width": 0}, "width 0"),
         ("lrurec", {"max_items": 0}, "max_items 0"),
+        ("fmlprec", {"layers": 0}, "layers 0"),
     ],
 )
 def test_bad_shapes_name_the_flag(name: str, settings: dict[str, Any], message: str) -> None:

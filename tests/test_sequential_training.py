@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from genrec.semtok.aligners.simple import ConcatenationTable, TextTable
 from genrec.semtok.errors import InputError
 from genrec.sequential import BACKBONES
 from genrec.sequential.base import SequentialModel
-from genrec.sequential.config import Bert4RecConfig, SasRecConfig
+from genrec.sequential.config import SasRecConfig
 from genrec.sequential.sasrec import SasRec
 from genrec.training.loop.epochs import FitContext
 from genrec.training.sequential.config import SequentialTrainingConfig
@@ -39,14 +40,14 @@ def fit_sasrec(workdir: Path, log: Callable[[Mapping[str, Any]], None], **option
     )
 
 
-def fit_bert4rec(workdir: Path, log: Callable[[Mapping[str, Any]], None], **options: Any) -> torch.nn.Module:
+def fit_other(name: str, workdir: Path, log: Callable[[Mapping[str, Any]], None], **options: Any) -> torch.nn.Module:
     def make() -> SequentialModel:
-        return SequentialModel(IdTable(N_ITEMS, 8), BACKBONES["bert4rec"].build(Bert4RecConfig(width=8)))
+        return SequentialModel(IdTable(N_ITEMS, 8), BACKBONES[name].build(BACKBONES[name].config(width=8)))
 
     return fit_sequential(make, SPLIT, SHORT, FitContext(workdir, log), **options)
 
 
-@pytest.mark.parametrize("fit", [fit_sasrec, fit_bert4rec])
+@pytest.mark.parametrize("fit", [fit_sasrec, partial(fit_other, "bert4rec"), partial(fit_other, "fmlprec")])
 @pytest.mark.parametrize("options", [{}, {"negatives": 5}])
 def test_resumed_is_undisturbed(fit: Callable[..., torch.nn.Module], options: Any, tmp_path: Path) -> None:
     undisturbed, broken = tmp_path / "a", tmp_path / "b"

@@ -34,12 +34,16 @@ SHARE = 0.6
 
 
 def taught(
-    codes: NDArray[np.int32], sizes: tuple[int, ...], histories: list[list[int]], max_items: int
+    codes: NDArray[np.int32],
+    sizes: tuple[int, ...],
+    histories: list[list[int]],
+    max_items: int,
+    backbone: str = "sasrec",
 ) -> tuple[Teacher, Batch]:
     """A teacher of all items but row 0, and a batch of the histories behind a row of text."""
     ids = np.split(np.arange(5, 5 + sum(sizes)), np.cumsum(sizes)[:-1])
     vocabulary = SidVocabulary(tuple(ids), 4)
-    model = recommender(len(codes), max_items=max_items)
+    model = recommender(len(codes), max_items=max_items, backbone=backbone)
     spelled, trie = SpelledItems(vocabulary, codes), CodeTrie(codes, sizes)
     teacher = Teacher(model, spelled, trie, torch.from_numpy(codes), torch.arange(1, len(codes)), SHARE)
     rows = history_examples(
@@ -49,16 +53,17 @@ def taught(
     return teacher, collate([text, *rows], 0)
 
 
+@pytest.mark.parametrize("backbone", ["sasrec", "bert4rec", "fmlprec"])  # the last two read in both directions
 @settings(deadline=None, max_examples=30)
 @given(st.data())
-def test_a_lesson_is_its_equation(data: st.DataObject) -> None:
+def test_a_lesson_is_its_equation(backbone: str, data: st.DataObject) -> None:
     sizes = data.draw(st.sampled_from([(3, 4), (2, 3, 2), (5,)]))
     every = np.stack(np.unravel_index(np.arange(int(np.prod(sizes))), sizes), axis=1).astype(np.int32)
     n = data.draw(st.integers(2, len(every)))
     codes = every[np.random.default_rng(data.draw(st.integers(0, 99))).permutation(len(every))[:n]]
     items = st.lists(st.integers(0, n - 1), min_size=1, max_size=9)
     histories = data.draw(st.lists(items, min_size=1, max_size=3))
-    teacher, batch = taught(codes, sizes, histories, max_items=3)
+    teacher, batch = taught(codes, sizes, histories, max_items=3, backbone=backbone)
     soft = teacher(batch)
     targets = [(w, k) for w in _windows(histories) for k in range(w[1], len(w[0]))]
     assert soft is not None or all(len(w) == 1 for w, _ in _windows(histories))

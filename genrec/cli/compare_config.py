@@ -51,7 +51,7 @@ class CompareConfig:
         data: see `DataConfig`.
         text: see `TextConfig`.
         aligners: names and options, in the order of the table; `plain` comes first whether it is named or not.
-        backbones: sasrec, gru4rec, bert4rec or lrurec, each run with every aligner.
+        backbones: sasrec, gru4rec, bert4rec, lrurec or fmlprec, each run with every aligner.
         seeds: each draws every cell's initialisation, dropout and batches; the split is the same for all.
         training: of every cell whose line does not say otherwise; its own seed is not read.
         negatives: classes that the softmax samples for a batch; null: none, it is over the whole catalogue, and over

@@ -59,7 +59,7 @@ class AlignerConfig:
     Attributes:
         name: fusion (nothing is trained; see `fusion`), or an aligner that is trained together with a recommender,
             which then is a component of the fused ranking: text, concatenation, faerec, llmemb, llm_esr or recgoat.
-        backbone: of that recommender: lrurec, sasrec, gru4rec or bert4rec, of the shape of its section.
+        backbone: of that recommender: lrurec, sasrec, gru4rec, bert4rec or fmlprec, of the shape of its section.
         training: how the two are trained.
     """
 

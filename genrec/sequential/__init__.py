@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from genrec.sequential.config import Bert4RecConfig, Gru4RecConfig, LruRecConfig, SasRecConfig
+from genrec.sequential.config import Bert4RecConfig, FmlpRecConfig, Gru4RecConfig, LruRecConfig, SasRecConfig
 
 if TYPE_CHECKING:
     from genrec.sequential.base import Backbone
@@ -54,9 +54,16 @@ def _lrurec(config: LruRecConfig) -> Backbone:
     return LruRecBackbone(config)
 
 
+def _fmlprec(config: FmlpRecConfig) -> Backbone:
+    from genrec.sequential.fmlprec import FmlpRecBackbone
+
+    return FmlpRecBackbone(config)
+
+
 BACKBONES: dict[str, BackboneEntry] = {
     "sasrec": BackboneEntry(SasRecConfig, _sasrec),
     "gru4rec": BackboneEntry(Gru4RecConfig, _gru4rec),
     "bert4rec": BackboneEntry(Bert4RecConfig, _bert4rec),
     "lrurec": BackboneEntry(LruRecConfig, _lrurec),
+    "fmlprec": BackboneEntry(FmlpRecConfig, _fmlprec),
 }

@@ -52,14 +52,17 @@ class ColdItems:
 class Backbone(nn.Module):
     """Item vectors of a history in, hidden states out; the hidden state is compared with item vectors.
 
-    A causal backbone writes `forward` alone: state t has read the items up to t and is asked for item t + 1.
+    A causal backbone writes `forward` alone: state t has read the items up to t and is asked for item t + 1. One that
+    reads in both directions says so, and writes how it is trained.
 
     Attributes:
         name: its key in BACKBONES, its section in a configuration and the stem of its files.
         config: a frozen dataclass with `width` (D) and `max_items` (the last items of a history that are read).
+        causal: no state has read what stands behind it.
     """
 
     name: ClassVar[str]
+    causal: ClassVar[bool] = True
     config: Any
 
     def forward(self, x: Tensor, rows: Tensor) -> Tensor:
@@ -79,7 +82,8 @@ class Backbone(nn.Module):
             wanted: bool [B, T + 1], events that are to be targets (each event is in one window of a long history).
 
         Returns:
-            Rows to read and, of the same shape, rows to predict there, PADDING where nothing is.
+            Rows to read and, of the same shape, rows to predict there, PADDING where nothing is. The first B sequences
+            end as the histories do; a backbone whose last state alone may be asked has more of them.
         """
         return rows[:, :-1], torch.where(wanted, rows, PADDING)[:, 1:]
 
@@ -179,6 +183,22 @@ class SequentialModel(nn.Module):
         inputs, places = self.backbone.question(rows, lengths)
         with evaluating(self):
             states: Tensor = self(inputs, read)[torch.arange(len(inputs), device=read.device), places]
+        return states
+
+    def answers_within(self, rows: Tensor, sequences: Tensor, lengths: Tensor) -> Tensor:
+        """States [M, D] that answer what follows the first `lengths` items of `sequences`.
+
+        Args:
+            rows: int64 [B, T], right-padded.
+            sequences: int64 [M], of the B.
+            lengths: int64 [M], from 1 to T.
+        """
+        if self.backbone.causal:
+            states: Tensor = self(rows)[sequences, lengths - 1]
+            return states
+        before = torch.arange(rows.shape[1], device=rows.device) < lengths[:, None]
+        inputs, places = self.backbone.question(torch.where(before, rows[sequences], PADDING), lengths)
+        states = self(inputs)[torch.arange(len(inputs), device=rows.device), places]
         return states
 
     def score(self, histories: Sequences) -> Scores:

@@ -22,7 +22,7 @@ from genrec.sequential.transformer import TransformerBlock
 class Bert4RecBackbone(Backbone):
     """Learned positions and a learned vector for gaps; a GELU layer before items are compared (equation 7)."""
 
-    name = "bert4rec"
+    name, causal = "bert4rec", False
 
     def __init__(self, config: Bert4RecConfig) -> None:
         super().__init__()

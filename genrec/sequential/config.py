@@ -108,6 +108,26 @@ class LruRecConfig:
         check_shape(self)
 
 
+@dataclass(frozen=True)
+class FmlpRecConfig:
+    """Shape of the network.
+
+    Attributes:
+        width: D, also the width of the item vectors.
+        layers: blocks of a filter and a feed-forward layer.
+        dropout: on item vectors, filter and feed-forward outputs.
+        max_items: the last items of a history that are read, and the places that a filter goes round.
+    """
+
+    width: int = 128
+    layers: int = 2
+    dropout: float = 0.5
+    max_items: int = 50
+
+    def __post_init__(self) -> None:
+        check_shape(self)
+
+
 def check_shape(config: Any) -> None:
     """Refuse a width, a number of layers or items below 1, and a dropout outside [0, 1)."""
     check.at_least_one(config, "width", "layers", "max_items")

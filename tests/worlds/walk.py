@@ -12,9 +12,8 @@ from genrec.semtok.aligners.base import FrozenTable
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.semantic_ids import SemanticIds
 from genrec.semtok.vectors import ItemVectors
+from genrec.sequential import BACKBONES
 from genrec.sequential.base import SequentialModel
-from genrec.sequential.config import SasRecConfig
-from genrec.sequential.sasrec import SasRecBackbone
 from genrec.training.lm.build import LmInputs
 from genrec.training.lm.config import LmConfig
 
@@ -46,8 +45,9 @@ def world(seed: int = 0) -> LmInputs:
     return LmInputs(catalog, SemanticIds(catalog.item_ids, CODES, (4, 4)), books, vectors, split, exclude_seen=False)
 
 
-def recommender(n_items: int, seed: int = 0, max_items: int = 4) -> SequentialModel:
+def recommender(n_items: int, seed: int = 0, max_items: int = 4, backbone: str = "sasrec") -> SequentialModel:
     """A random one, by the seed, that knows nothing of the walk."""
     torch.manual_seed(seed)
-    backbone = SasRecBackbone(SasRecConfig(width=8, layers=1, heads=2, max_items=max_items))
-    return SequentialModel(FrozenTable(torch.randn(n_items, 8), 0.7 * torch.randn(n_items, 8)), backbone).eval()
+    entry = BACKBONES[backbone]
+    network = entry.build(entry.config(width=8, layers=1, max_items=max_items))
+    return SequentialModel(FrozenTable(torch.randn(n_items, 8), 0.7 * torch.randn(n_items, 8)), network).eval()

@@ -48,7 +48,7 @@ class Teacher(nn.Module):
     """A frozen recommender that is asked about histories spelled in codes.
 
     Args:
-        model: reads a history from left to right.
+        model: of any backbone; one that is not causal reads a history once for each of its items.
         spelled: finds items among tokens.
         trie: of the catalogue.
         codes: int [N, L] semantic IDs by catalogue row.
@@ -89,7 +89,7 @@ class Teacher(nn.Module):
         histories = self.spelled.rows(batch.input_ids[is_history])[:, n_levels::n_levels][:, :longest]
         before = places // n_levels  # items that stand before the target
         known = (before >= 1) & (before <= longest)
-        states = self.model(histories)[is_history.cumsum(0)[rows] - 1, (before - 1).clamp(0, longest - 1)]
+        states = self.model.answers_within(histories, is_history.cumsum(0)[rows] - 1, before.clamp(1, longest))
         shares = self.share * known.to(states.dtype)
         return TeacherTargets(
             SoftTargets(states, self.vectors, shares), self._codes(states, batch.items[rows, places], shares)

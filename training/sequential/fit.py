@@ -252,7 +252,8 @@ class _NextItems(RecommenderObjective):
         total, sums = self.with_table(loss, len(hidden), events, moment)
         if self._distillation is not None:
             at = torch.from_numpy(batch).to(self._device)
-            total = total + self._distillation.loss(*last_asked(states, asked, self._users[at]))
+            ended = slice(len(batch))  # the histories as they end, before what a backbone reads beside them
+            total = total + self._distillation.loss(*last_asked(states[ended], asked[ended], self._users[at]))
         return total, sums
 
 
