@@ -357,8 +357,17 @@ class Run(RunFolder):
 
 
 def other_section(one: Mapping[str, Any], other: Mapping[str, Any], free: Collection[str]) -> str | None:
-    """The first section in which two resolved configurations differ, but for the free ones."""
-    return next((name for name in other if name not in free and one.get(name) != other[name]), None)
+    """The first section in which two resolved configurations differ, but for the free ones.
+
+    An option that one of them lacks is unknown to the version of genrec that wrote it, and is not compared.
+    """
+    return next((name for name in other if name not in free and name in one and _differ(one[name], other[name])), None)
+
+
+def _differ(one: Any, other: Any) -> bool:
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return any(_differ(one[name], other[name]) for name in one.keys() & other.keys())
+    return bool(one != other)
 
 
 def best_epoch(rows: list[dict[str, Any]]) -> int:

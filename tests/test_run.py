@@ -17,7 +17,7 @@ from worlds.hostile import seal
 from genrec import run_folder
 from genrec.add_items import add
 from genrec.cli.main import main
-from genrec.run import DataFacts, Run
+from genrec.run import DataFacts, Run, other_section
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import hash_file, new_folder, read_json, to_json, write_atomic, write_manifest
 from genrec.semtok.schema import read_as
@@ -255,6 +255,16 @@ def test_collaborative_vectors_cover_the_items_that_the_split_names(run: Path) -
     seal(run, "vectors/collaborative/collaborative.safetensors", behind=False)
     with pytest.raises(InputError, match=r"vectors of 20 items, the split names row \d+"):
         Run(run).collaborative_vectors()
+
+
+def test_settings_are_compared_where_both_versions_of_genrec_know_the_option() -> None:
+    older = {"seed": 0, "lm": {"epochs": 3, "gone": 1}, "semtok": {"kmeans": {"iterations": 9}}}
+    newer = {"seed": 1, "lm": {"epochs": 3}, "semtok": {"kmeans": {"iterations": 9, "parts": 1}}, "baseline": None}
+    assert other_section(older, newer, ["seed"]) is None
+    assert other_section(newer, older, ["seed"]) is None
+    assert other_section(older, newer, []) == "seed"
+    for section, value in (("lm", {"epochs": 4}), ("semtok", {"kmeans": {"iterations": 8}}), ("lm", None)):
+        assert other_section(older, newer | {section: value}, ["seed"]) == section
 
 
 def test_the_items_that_a_run_was_fitted_on_are_those_of_its_split_and_catalogue(run: Path, tmp_path: Path) -> None:
