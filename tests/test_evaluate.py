@@ -104,7 +104,7 @@ def test_evaluate_over_seeds(
     both = [read_json(one / "report/metrics.json") for one in (run, again)]
 
     def mean(model: str) -> float:
-        wanted = {"slice": "all", "metric": "recall", "k": 10}
+        wanted = {"split": "test", "slice": "all", "metric": "recall", "k": 10}
         found = [
             row["value"] for rows in both for row in rows if row["model"] == model and wanted.items() <= row.items()
         ]
@@ -112,6 +112,8 @@ def test_evaluate_over_seeds(
         return float(np.mean(found))
 
     assert f"| {mean('SASRec'):.4f} ±" in figures["SASRec"]
+    assert f"| {mean('genrec beam'):.4f} ±" in figures["genrec beam"]  # which the search's diagnosis has a row of too
+    assert not any("every item scored" in model for model in figures)
     assert f"| {mean('genrec fused (default)'):.4f} ±" in figures["genrec fused"]
     assert f"| {mean('genrec fused (default)') - mean('SASRec'):+.4f} [" in differences["SASRec"]
     assert "genrec fused" not in differences

@@ -65,7 +65,7 @@ def table_over_seeds(runs: Sequence[Run]) -> str:
 def _figures(runs: Sequence[Run]) -> str:
     values: dict[str, dict[tuple[str, str, int], list[float]]] = {}
     for run in runs:
-        for row in run.metrics():
+        for row in (row for row in run.metrics() if row["split"] == "test"):  # not what the search is diagnosed on
             key = row["slice"], row["metric"], row["k"]
             values.setdefault(row["model"].removesuffix(DEFAULT), {}).setdefault(key, []).append(row["value"])
     columns = {name: key for name, key in COLUMNS.items() if any(key in figures for figures in values.values())}
