@@ -17,7 +17,6 @@ from genrec.data.sample_shop import make_sample_shop
 # Far too little training, so that the example is quick. Leave these out for your own data.
 QUICK = {
     "lm": {"epochs": 3, "width": 64},
-    "collaborative": {"epochs": 3},
     "aligner": {"training": {"epochs": 3}},
 }
 
