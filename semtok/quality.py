@@ -2,7 +2,7 @@
 
 Use it to see collapse, collisions and prefixes that mean nothing; it does not rank two healthy tokenizers.
 
-Shapes: N items, L levels, V_l codes on level l.
+Shapes: N items, U people, L levels, V_l codes on level l, S sampled items, P pairs of neighbours.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from genrec.semtok.quantizers import Quantizer
 from genrec.semtok.quantizers.collisions import path_numbers, shared_by
@@ -42,7 +43,7 @@ class SidQuality:
     reconstruction_error: float
     # share of an item's 10 nearest items by text that share its first code, first two, and so on
     text_agreement: tuple[float, ...]
-    # the same for the nearest by collaborative vector, or None without these
+    # the same for the nearest by the people who interacted with both, or None without a log
     collaborative_agreement: tuple[float, ...] | None
     random_agreement: tuple[float, ...]  # the same for two random items
 
@@ -97,8 +98,7 @@ def measure_quality(
     quantizer: Quantizer,
     vectors: Floats,
     text: Floats,
-    collaborative: Floats | None = None,
-    interacted: NDArray[np.bool_] | None = None,
+    user_item: csr_array | None = None,
     codes: Codes | None = None,
 ) -> SidQuality:
     """Measure the semantic IDs of N items, text and collaborative agreement on a sample of 2,000.
@@ -106,15 +106,14 @@ def measure_quality(
     Args:
         vectors: what was quantised, [N, D].
         text: text vectors [N, D_t], by whose cosine text neighbours are found.
-        collaborative: collaborative vectors [N, D_c].
-        interacted: bool [N], items that somebody interacted with; None: all.
+        user_item: [U, N], 1 where a person interacted with an item in training, by whose columns' cosine collaborative
+            neighbours are found.
         codes: int32 [N, L], before collisions were resolved; None: the quantiser's.
     """
     levels = len(quantizer.sizes)
     encoded = quantizer.encode(vectors) if codes is None else codes
     published = ids.codes[:, :levels]
     use = [np.bincount(ids.codes[:, level], minlength=size) for level, size in enumerate(ids.sizes)]
-    everyone = np.arange(len(ids))
     return SidQuality(
         n_items=len(ids),
         sizes=ids.sizes,
@@ -125,10 +124,8 @@ def measure_quality(
         entropy=tuple(_entropy(counts) for counts in use),
         gini=tuple(_gini(counts) for counts in use),
         reconstruction_error=_relative_error(vectors, quantizer.decode(published)),
-        text_agreement=_agreement(ids, text, everyone),
-        collaborative_agreement=None
-        if collaborative is None
-        else _agreement(ids, collaborative, everyone if interacted is None else np.flatnonzero(interacted)),
+        text_agreement=_text_agreement(ids, text),
+        collaborative_agreement=None if user_item is None else _collaborative_agreement(ids, user_item),
         random_agreement=tuple(_pair_chance(ids.codes[:, :depth], ids.sizes) for depth in _depths(ids)),
     )
 
@@ -145,18 +142,44 @@ def nearest_items(vectors: Floats, rows: NDArray[np.int64], k: int) -> NDArray[n
     return found
 
 
-def _agreement(ids: SemanticIds, vectors: Floats, candidates: NDArray[np.int64]) -> tuple[float, ...]:
-    """Share of the neighbours among `candidates` that share a prefix, by its length."""
-    k = min(NEIGHBOURS, len(candidates) - 1)
+def _text_agreement(ids: SemanticIds, text: Floats) -> tuple[float, ...]:
+    """Share of the neighbours by text vector that share a prefix, by its length."""
+    k, sample = min(NEIGHBOURS, len(ids) - 1), _sample(np.arange(len(ids)))
     if k < 1:
         return (math.nan,) * len(_depths(ids))
-    size = min(_SAMPLE, len(candidates))
-    sample = np.sort(np.random.default_rng(0).choice(len(candidates), size=size, replace=False))
-    neighbours = nearest_items(vectors[candidates], sample, k)
+    return _agreement(ids, np.repeat(sample, k), nearest_items(text, sample, k).ravel())
+
+
+def _collaborative_agreement(ids: SemanticIds, user_item: csr_array) -> tuple[float, ...]:
+    """The same for those that were interacted with by the same people; an item may have fewer of them."""
+    counts = np.asarray(user_item.sum(axis=0)).ravel()
+    items, neighbours, sample = [], [], _sample(np.flatnonzero(counts))
+    for chunk in np.array_split(sample, max(1, len(sample) // 128)):
+        together = (user_item[:, chunk].T @ user_item).tocsr()  # [., N], people of both
+        together.sort_indices()
+        for row, item in enumerate(chunk):
+            part = slice(together.indptr[row], together.indptr[row + 1])
+            others, cosines = together.indices[part], together.data[part] / np.sqrt(counts[together.indices[part]])
+            cosines[others == item] = -np.inf
+            best = others[np.argsort(-cosines, kind="stable")[: min(NEIGHBOURS, len(others) - 1)]]
+            items.append(np.full(len(best), item))
+            neighbours.append(best)
+    if not sum(map(len, items)):
+        return (math.nan,) * len(_depths(ids))
+    return _agreement(ids, np.concatenate(items), np.concatenate(neighbours))
+
+
+def _sample(candidates: NDArray[np.int64]) -> NDArray[np.int64]:
+    """At most `_SAMPLE` of some items, [S], in their order."""
+    return np.sort(np.random.default_rng(0).choice(candidates, size=min(_SAMPLE, len(candidates)), replace=False))
+
+
+def _agreement(ids: SemanticIds, items: NDArray[np.int64], neighbours: NDArray[np.int64]) -> tuple[float, ...]:
+    """Share of the pairs [P] whose items share a prefix, by its length."""
     shares = []
     for depth in _depths(ids):
-        nodes = path_numbers(ids.codes[candidates, :depth], ids.sizes)
-        shares.append(float(np.mean(nodes[neighbours] == nodes[sample][:, None])))
+        nodes = path_numbers(ids.codes[:, :depth], ids.sizes)
+        shares.append(float(np.mean(nodes[items] == nodes[neighbours])))
     return tuple(shares)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 from genrec.semtok.quality import _gini, measure_quality, nearest_items
 from genrec.semtok.quality_plots import plot_quality
@@ -36,7 +37,7 @@ def test_shares_and_balance_are_counted() -> None:
 
 
 def test_agreement_is_by_prefix_and_against_chance() -> None:
-    quality = measure_quality(IDS, QUANTIZER, VECTORS, VECTORS + 1, VECTORS[::-1] + 1)
+    quality = measure_quality(IDS, QUANTIZER, VECTORS, VECTORS + 1, csr_array(np.ones((3, 6))))
     # Every other item is among the 10 nearest, so neighbours agree as often as random pairs do: 4*3 + 2*1 of 6*5 pairs.
     assert quality.random_agreement == pytest.approx((14 / 30, 4 / 30))
     assert quality.text_agreement == pytest.approx(quality.random_agreement)
@@ -51,12 +52,35 @@ def test_neighbours_that_share_codes_show_up() -> None:
     codes = np.stack([group, np.arange(160) // 8], axis=1).astype(np.int32)
     ids = SemanticIds(tuple(map(str, range(160))), codes, (8, 20))
     quantizer = ResidualKMeans([directions.astype(np.float32), np.zeros((20, 16), dtype=np.float32)])
-    quality = measure_quality(ids, quantizer, vectors, vectors, vectors[::-1], interacted=np.arange(160) < 88)
+    people = np.eye(8)[:, group] * (np.arange(160) < 88)  # each interacts with a group, of its first eleven items
+    quality = measure_quality(ids, quantizer, vectors, vectors, csr_array(people))
     assert quality.text_agreement == (1.0,)
-    assert quality.collaborative_agreement == (1.0,)  # reversed groups are groups too
+    assert quality.collaborative_agreement == (1.0,)
     assert quality.random_agreement == pytest.approx((19 / 159,))
     shuffled = vectors[rng.permutation(160)]
     assert measure_quality(ids, quantizer, vectors, shuffled).text_agreement[0] < 0.3
+
+
+def test_collaborative_neighbours_are_those_of_brute_force() -> None:
+    rng = np.random.default_rng(0)
+    matrix = (rng.random((40, 30)) < rng.random(30) * 0.3).astype(float)
+    matrix[:, :3] = 0  # nobody's
+    codes = np.stack([np.arange(30) % 4, np.arange(30) // 4], axis=1).astype(np.int32)
+    ids = SemanticIds(tuple(map(str, range(30))), codes, (4, 8))
+    quantizer = ResidualKMeans([rng.normal(size=(size, 2)).astype(np.float32) for size in (4, 8)])
+    vectors = rng.normal(size=(30, 2)).astype(np.float32)
+    found = measure_quality(ids, quantizer, vectors, vectors, csr_array(matrix)).collaborative_agreement
+    shared = []
+    for item in np.flatnonzero(matrix.sum(axis=0)):
+        norms = np.linalg.norm(matrix, axis=0) * np.linalg.norm(matrix[:, item])
+        cosines = np.divide(matrix.T @ matrix[:, item], norms, out=np.zeros(30), where=norms > 0)
+        cosines[item] = 0
+        best = [other for other in np.argsort(-cosines, kind="stable")[:10] if cosines[other] > 0]
+        shared += [codes[item, 0] == codes[other, 0] for other in best]
+    assert found == pytest.approx((np.mean(shared),))
+    nobody = measure_quality(ids, quantizer, vectors, vectors, csr_array((4, 30))).collaborative_agreement
+    assert nobody is not None
+    assert np.isnan(nobody).all()
 
 
 def test_reconstruction_error_is_relative_to_the_spread() -> None:
@@ -92,7 +116,7 @@ def test_a_catalogue_of_one_item_has_a_report_that_is_json() -> None:
 
 
 def test_pictures_have_the_same_bytes_each_time(tmp_path: Path) -> None:
-    quality = measure_quality(IDS, QUANTIZER, VECTORS, VECTORS + 1, VECTORS[::-1] + 1)
+    quality = measure_quality(IDS, QUANTIZER, VECTORS, VECTORS + 1, csr_array(np.ones((3, 6))))
     (tmp_path / "again").mkdir()
     first = plot_quality(quality, IDS, tmp_path)
     second = plot_quality(quality, IDS, tmp_path / "again")

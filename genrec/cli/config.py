@@ -24,7 +24,7 @@ from genrec.semtok.aligners import ALIGNERS
 from genrec.semtok.aligners.config import FusionConfig, LlmEsrConfig, RecGoatConfig
 from genrec.semtok.encoders import best_encoder, encoder_entry
 from genrec.semtok.errors import OptionError, did_you_mean, did_you_mean_file
-from genrec.semtok.quantizers import QUANTIZERS
+from genrec.semtok.quantizers import QUANTIZERS, reads_collaborative
 from genrec.sequential import BACKBONES
 from genrec.sequential.config import SasRecConfig
 from genrec.training.lm.config import LmConfig
@@ -211,7 +211,7 @@ class FitConfig:
             read = self.fusion.method != "text"
         else:
             read = ALIGNERS[self.aligner.name].reads_collaborative
-        return read or getattr(self.semtok.options, "collaborative_weight", 0) > 0
+        return read or reads_collaborative(self.semtok.options)
 
     def shape(self, backbone: str) -> Any:
         """The shape of a backbone: its section, or the defaults where this configuration was made without one."""

@@ -114,8 +114,7 @@ def vector_stages(config: FitConfig) -> list[Stage]:
         stages.append(collaborative_stage(c.sasrec, c.collaborative, c.seed, stop_after=stop_after))
     if c.aligner.name in ALIGNERS and ALIGNERS[c.aligner.name].reads_users:
         stages.append(users_stage(c.aligner.options.writer))
-    semtok = semtok_stage(asdict(c.semtok), c.semtok.options, c.seed, collaborative=c.reads_collaborative)
-    return [*stages, _item_stage(c, selection_run), semtok]
+    return [*stages, _item_stage(c, selection_run), semtok_stage(asdict(c.semtok), c.semtok.options, c.seed)]
 
 
 def _item_stage(config: FitConfig, selection_run: Run | None) -> Stage:

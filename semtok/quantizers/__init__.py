@@ -88,6 +88,11 @@ QUANTIZERS: dict[str, QuantizerEntry] = {
 }
 
 
+def reads_collaborative(options: Any) -> bool:
+    """Whether the codes of a quantiser of these options are held to collaborative vectors."""
+    return getattr(options, "collaborative_weight", 0) > 0
+
+
 def load_quantizer(folder: Path) -> Quantizer:
     """The quantiser that was saved in a folder.
 
