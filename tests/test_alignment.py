@@ -54,7 +54,7 @@ def stages(folder: Path, *options: str) -> Path:
 def test_inputs_count_events_and_mark_who_took_what() -> None:
     text = ItemVectors(np.eye(4, 3, dtype=np.float32), "words")
     behaviour = ItemVectors(np.eye(4, 2, dtype=np.float32), "log")
-    inputs = aligner_inputs(text, behaviour, Sequences.from_lists([[0, 1, 0], [], [1]]))
+    inputs = aligner_inputs(text, Sequences.from_lists([[0, 1, 0], [], [1]]), behaviour)
     assert inputs.counts.tolist() == [2, 2, 0, 0]
     assert inputs.user_item.toarray().tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [0, 1, 0, 0]]
     assert cold_items(inputs).rows.tolist() == [2, 3]
@@ -64,7 +64,7 @@ def test_inputs_count_events_and_mark_who_took_what() -> None:
 def test_cold_items_have_vectors_from_their_words() -> None:
     rng = np.random.default_rng(0)
     text = ItemVectors(rng.normal(size=(6, 5)).astype(np.float32), "words")
-    inputs = aligner_inputs(text, text, Sequences.from_lists([[0, 1, 2, 3]]))
+    inputs = aligner_inputs(text, Sequences.from_lists([[0, 1, 2, 3]]))
     torch.manual_seed(0)
     table = make_table("faerec", inputs, 4).eval()
     vectors = aligned_vectors(table, inputs, "faerec").values
@@ -142,7 +142,7 @@ def test_the_recommender_stays_as_it_was_trained(tmp_path: Path) -> None:
     """What is saved scores as the trained model does; later items are read and ranked by the vectors they are given."""
     rng = np.random.default_rng(0)
     text = ItemVectors(rng.normal(size=(6, 5)).astype(np.float32), "words")
-    inputs = aligner_inputs(text, text, Sequences.from_lists([[0, 1, 2, 3]]))
+    inputs = aligner_inputs(text, Sequences.from_lists([[0, 1, 2, 3]]))
     cold, histories = cold_items(inputs), Sequences.from_lists([[0, 1], [], [5, 2, 4]])
     torch.manual_seed(0)
     shape = SasRecConfig(width=4, layers=1, heads=1, max_items=3)
