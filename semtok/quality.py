@@ -144,7 +144,7 @@ def nearest_items(vectors: Floats, rows: NDArray[np.int64], k: int) -> NDArray[n
 
 def _text_agreement(ids: SemanticIds, text: Floats) -> tuple[float, ...]:
     """Share of the neighbours by text vector that share a prefix, by its length."""
-    k, sample = min(NEIGHBOURS, len(ids) - 1), _sample(np.arange(len(ids)))
+    k, sample = min(NEIGHBOURS, len(ids) - 1), _drawn(np.arange(len(ids)))
     if k < 1:
         return (math.nan,) * len(_depths(ids))
     return _agreement(ids, np.repeat(sample, k), nearest_items(text, sample, k).ravel())
@@ -153,13 +153,14 @@ def _text_agreement(ids: SemanticIds, text: Floats) -> tuple[float, ...]:
 def _collaborative_agreement(ids: SemanticIds, user_item: csr_array) -> tuple[float, ...]:
     """The same for those that were interacted with by the same people; an item may have fewer of them."""
     counts = np.asarray(user_item.sum(axis=0)).ravel()
-    items, neighbours, sample = [], [], _sample(np.flatnonzero(counts))
+    items, neighbours, sample = [], [], _drawn(np.flatnonzero(counts))
     for chunk in np.array_split(sample, max(1, len(sample) // 128)):
         together = (user_item[:, chunk].T @ user_item).tocsr()  # [., N], people of both
         together.sort_indices()
         for row, item in enumerate(chunk):
             part = slice(together.indptr[row], together.indptr[row + 1])
-            others, cosines = together.indices[part], together.data[part] / np.sqrt(counts[together.indices[part]])
+            others = together.indices[part]
+            cosines = together.data[part] / np.sqrt(counts[others])  # but for the item's own length, the same for all
             cosines[others == item] = -np.inf
             best = others[np.argsort(-cosines, kind="stable")[: min(NEIGHBOURS, len(others) - 1)]]
             items.append(np.full(len(best), item))
@@ -169,7 +170,7 @@ def _collaborative_agreement(ids: SemanticIds, user_item: csr_array) -> tuple[fl
     return _agreement(ids, np.concatenate(items), np.concatenate(neighbours))
 
 
-def _sample(candidates: NDArray[np.int64]) -> NDArray[np.int64]:
+def _drawn(candidates: NDArray[np.int64]) -> NDArray[np.int64]:
     """At most `_SAMPLE` of some items, [S], in their order."""
     return np.sort(np.random.default_rng(0).choice(candidates, size=min(_SAMPLE, len(candidates)), replace=False))
 

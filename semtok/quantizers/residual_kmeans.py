@@ -90,8 +90,8 @@ def fit_codebooks(
         InputError: more parts than levels or dimensions.
     """
     if parts > min(len(sizes), latents.shape[1]):
-        least = f"{len(sizes)} levels and {latents.shape[1]} dimensions"
-        raise InputError(f"--semtok.residual_kmeans.codebooks {parts}: must be at most the {least}")
+        most = f"{len(sizes)} levels and {latents.shape[1]} dimensions"
+        raise InputError(f"--semtok.residual_kmeans.codebooks {parts}: must be at most the {most}")
     rest = np.ascontiguousarray(latents, dtype=np.float32)
     axes = None if parts == 1 else np.array_split(_rotation(latents.shape[1], seed), parts, axis=1)
     codebooks: list[Floats] = []
