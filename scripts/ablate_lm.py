@@ -6,7 +6,7 @@
 RUN is a finished run of `genrec fit`. Each line is a fit of its configuration with the overrides of `LINES`, in
 `RUN-ablations/LINE`; stages that read the same are taken from RUN. A line that is done stays, so the command can be
 stopped and called again. The table: Recall@10 of the test cases, the fused ranking's difference to that of RUN with a
-paired 95% bootstrap interval, and the seconds of the language-model stage, validation and preference steps included.
+paired 95% bootstrap interval, and the seconds of the language-model stage, validation included.
 """
 
 from __future__ import annotations
@@ -46,8 +46,6 @@ LINES: dict[str, list[str]] = {
         "--semtok.rqvae.collaborative_weight=0.01",
         "--semtok.rqvae.diversity_weight=1e-4",
     ],
-    "dpo": ["--lm.preference.method=dpo"],
-    "grpo": ["--lm.preference.method=grpo"],
 }
 MODELS = ("genrec beam", "genrec dense", "genrec fused")
 

@@ -177,15 +177,15 @@ def test_a_scratch_model_has_no_warm_up(inputs: LmInputs, tmp_path: Path) -> Non
         assert torch.equal(a, b), name
 
 
-def test_tasks_and_preference_stage_are_set_by_flags_and_read_back(tmp_path: Path) -> None:
+def test_tasks_and_warm_up_are_set_by_flags_and_read_back(tmp_path: Path) -> None:
     for name in ("items.jsonl", "log.csv"):
         (tmp_path / name).write_text("")
     text = f"{{data: {{items: {tmp_path}/items.jsonl, interactions: {tmp_path}/log.csv}}, run: {tmp_path}/run}}"
     (tmp_path / "config.yaml").write_text(text)
-    flags = ["--lm.tasks.query_to_codes", "0.5", "--lm.preference.method", "dpo", "--lm.warmup_steps", "7"]
+    flags = ["--lm.tasks.query_to_codes", "0.5", "--lm.warmup_steps", "7"]
     config = settled(load_config(tmp_path / "config.yaml", flags), DataSize(30, 20, 300))
     assert config.lm.tasks == TaskWeights(query_to_codes=0.5)
-    assert (config.lm.preference.method, config.lm.warmup_steps) == ("dpo", 7)
+    assert config.lm.warmup_steps == 7
     assert lm_settings(yaml.safe_load(config.to_yaml())).lm == config.lm
 
 

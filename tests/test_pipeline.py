@@ -141,20 +141,6 @@ def test_the_same_seed_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:
     assert contents(tmp_path / "run") == contents(run)
 
 
-def test_preference_goes_on_from_a_finished_model(run: Path, tmp_path: Path) -> None:
-    """To the bytes of a fit that did both, but for a note of transformers that the tokenizer came from a folder."""
-    config, both, after = str(run.parent / "my.yaml"), tmp_path / "both", tmp_path / "after"
-    prefer = [f"--lm.preference.{one}" for one in ("method=dpo", "steps=4", "validate_every=2", "histories=8")]
-    assert main(["fit", config, *SMALL, *prefer, "--topk.k=0", f"--run={both}"]) == 0
-    assert main(["fit", config, *SMALL, *prefer, "--topk.k=0", f"--run={after}", f"--reuse={run}"]) == 0
-    ours, theirs = (contents(one / "lm") for one in (after, both))
-    assert {name for name in ours if ours[name] != theirs[name]} <= {"tokenizer_config.json", "manifest.json"}
-    assert ours.keys() == theirs.keys()
-    assert len(read_json(after / "lm/preference.json")["rows"]) == 3
-    logged = [json.loads(line) for line in (after / "log.jsonl").read_text().splitlines()]
-    assert not [row for row in logged if row["stage"] == "lm" and "epoch" in row]
-
-
 def test_a_refit_learns_as_long_from_validation_items_too(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

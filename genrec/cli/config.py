@@ -251,7 +251,7 @@ def with_sections(kind: type[Section], sections: Mapping[str, type[Any]]) -> typ
 @cache  # the same parts give the same class, or two readings of one file would differ
 def _with_sections(kind: Any, sections: tuple[tuple[str, type[Any]], ...]) -> Any:
     told = (kind.__doc__ or "").rstrip()
-    told += "".join(f"\n        {name}: its options." for name, _ in sections if f"        {name}: " not in told)
+    told += "".join(f"\n        {name}: options of {name}." for name, _ in sections if f"        {name}: " not in told)
     named = {"__module__": kind.__module__, "__doc__": f"{told}\n    "}
     added = [(name, part, field(default_factory=part)) for name, part in sections]
     return make_dataclass(kind.__name__, added, bases=(kind,), frozen=True, namespace=named)

@@ -188,8 +188,8 @@ def _best(scores: Tensor, width: int) -> tuple[Tensor, Tensor]:
     top = scores.topk(min(width + 1, scores.shape[1]), dim=1)
     if bool(top.values[:, 0].isnan().any()):
         raise InputError(
-            "the model's scores are not numbers: its training diverged; lower --lm.learning_rate,"
-            " --lm.head_learning_rate or --lm.preference.learning_rate"
+            "the model's scores are not numbers: its training diverged; lower --lm.learning_rate or"
+            " --lm.head_learning_rate"
         )
     index = top.indices[:, :width].sort(dim=1).values
     threshold = top.values[:, width - 1 : width]

@@ -11,50 +11,12 @@ from genrec.semtok.errors import OptionError
 from genrec.tasks.weights import TaskWeights
 
 SCRATCH = "scratch"
-Method = Literal["none", "dpo", "grpo"]
 ScoreSpace = Literal["level", "vocabulary"]
 SidInit = Literal["random", "aligned"]
 
 
 # Of accelerate, by the name of their packages.
 TRACKERS = ("aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb")
-
-
-@dataclass(frozen=True)
-class PreferenceStageConfig:
-    """Preference optimisation after fine-tuning.
-
-    Attributes:
-        method: none; dpo: softmax over the beam's wrong items; grpo: rewards for hit and rank.
-        steps: optimiser steps at most.
-        histories: training prefixes a step.
-        items: items of a list.
-        beta: dpo: weight of the log-ratio to the fine-tuned model.
-        rank_weight: grpo: weight of the rank reward beside the hit's.
-        kl_weight: weight of the KL divergence from the fine-tuned model, for either method.
-        learning_rate: peak, AdamW without weight decay.
-        validate_every: steps between validations.
-        patience: validations without a better one before stopping.
-    """
-
-    method: Method = "none"
-    steps: int = 200
-    histories: int = 32
-    items: int = 10
-    beta: float = 1.0
-    rank_weight: float = 1.0
-    kl_weight: float = 0.05
-    learning_rate: float = 3e-5
-    validate_every: int = 20
-    patience: int = 3
-
-    def __post_init__(self) -> None:
-        check.choice(self, "method", get_args(Method))
-        check.at_least_one(self, "steps", "histories", "validate_every", "patience")
-        if self.items < 2:
-            raise OptionError("items", f"{self.items} must be at least 2: a list of one has no order")
-        check.positive(self, "beta", "learning_rate")
-        check.not_negative(self, "rank_weight", "kl_weight")
 
 
 @dataclass(frozen=True)
@@ -92,7 +54,6 @@ class LmConfig:
         tasks: which text tasks they are.
         warmup_steps: first batches that train nothing but SID token embeddings, item input and dense head; for base
             models, whose pretrained weights random embeddings would disturb. A scratch model has none of it.
-        preference: what follows fine-tuning, if anything: see `PreferenceStageConfig`.
         valid_cases: validation cases ranked after each epoch (drawn by seed where there are more); the shares of the
             fused ranking are chosen at the end on four times as many.
         gradient_checkpointing: trade compute for memory.
@@ -128,7 +89,6 @@ class LmConfig:
     text_share: float = 0.25
     tasks: TaskWeights = field(default_factory=TaskWeights)
     warmup_steps: int = 0
-    preference: PreferenceStageConfig = field(default_factory=PreferenceStageConfig)
     valid_cases: int = 2_000
     gradient_checkpointing: bool = False
     precision: Literal["no", "bf16", "fp16"] = "no"

@@ -22,13 +22,12 @@ from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from genrec.ranking.config import FusionWeights, RankingConfig
 from genrec.run import Run
 from genrec.run_folder import read_settings
-from genrec.semtok.errors import InputError, OptionError
+from genrec.semtok.errors import InputError
 from genrec.stages import Stage, check_stage_folder, is_made_of, make_stage, progress_bar
 from genrec.tasks.weights import TaskWeights
 from genrec.training.lm.build import LmInputs
-from genrec.training.lm.config import LmConfig, PreferenceStageConfig
+from genrec.training.lm.config import LmConfig
 from genrec.training.lm.fit import fit_lm
-from genrec.training.lm.preference_stage import preference_finetune
 from genrec.training.lm.save import load_lm, save_lm
 from genrec.training.lm.validation import Validation
 from genrec.training.loop.checkpoint import work_folder
@@ -54,8 +53,8 @@ class LmSettings(NamedTuple):
         """Fine-tunes and writes a model folder.
 
         Args:
-            finetuned_in: runs whose finished model may only lack the preference stage, or the choice of the lists for
-                which it is asked, which then is all that is done.
+            finetuned_in: runs whose finished model may only lack the choice of the lists for which it is asked, which
+                then is all that is done.
         """
         # What watches the training changes none of its bytes.
         config: dict[str, Any] = {"lm": asdict(replace(self.lm, tracker=None)), "ranking": asdict(self.ranking)}
@@ -68,13 +67,14 @@ class LmSettings(NamedTuple):
 
     def finetuned(self, run: Run, others: Iterable[Run]) -> Path | None:
         """The folder of a finished model, in one of the other runs, that lacks only what comes after fine-tuning."""
-        before = self._replace(lm=replace(self.lm, preference=PreferenceStageConfig()))
-        whole = replace(
+        ranking = replace(
             self.ranking, language_model_share=1.0, language_model_entropy=None, certain_cooccurrence_weight=None
         )
-        lacking = [before, before._replace(ranking=whole)]
-        made_of = [settings.stage().inputs(run) for settings in lacking if settings != self]
-        return next((other.lm for other in others for each in made_of if is_made_of(other.lm, each)), None)
+        whole = self._replace(ranking=ranking)
+        if whole == self:
+            return None
+        made_of = whole.stage().inputs(run)
+        return next((other.lm for other in others if is_made_of(other.lm, made_of)), None)
 
 
 def lm_inputs(run: Run) -> LmInputs:
@@ -106,9 +106,6 @@ def _fine_tune(settings: LmSettings, others: tuple[Run, ...], run: Run, folder: 
             shutil.copyfile(finetuned / "training.json", work / "training.json")
         if built is None:
             return
-        if lm.preference.method != "none":
-            preference_finetune(built, inputs, lm, ranking, FitContext(work / "preference", run.note, progress))
-            (work / "preference/preference.json").rename(folder / "preference.json")
         if None in (ranking.dense_weight, ranking.cooccurrence_weight, ranking.sequential_weight):
             ranking = with_weights(ranking, validation.choose(built))
         if ranking.language_model_share < 1:
@@ -176,8 +173,7 @@ def main_process() -> bool:
 def lm_settings(value: Mapping[str, Any]) -> LmSettings:
     """The stage's settings from the resolved configuration of a run."""
     try:
-        parts = {"tasks": TaskWeights, "preference": PreferenceStageConfig}
-        lm = LmConfig(**{**value["lm"], **{name: kind(**value["lm"][name]) for name, kind in parts.items()}})
+        lm = LmConfig(**{**value["lm"], "tasks": TaskWeights(**value["lm"]["tasks"])})
         lm, ranking = replace(lm, seed=lm.seed + value["seed"]), RankingConfig(**value["ranking"])
         if not (lm.epochs and lm.max_items and lm.batch_tokens):
             raise InputError(
@@ -185,10 +181,6 @@ def lm_settings(value: Mapping[str, Any]) -> LmSettings:
             )
         if value.get("refit") is None:
             return LmSettings(lm, ranking)
-        if lm.preference.method != "none":
-            raise OptionError(
-                "refit", "goes without lm.preference, which chooses on validation, of which a refit has none"
-            )
         selection_run = Run(value["refit"])
         chosen = selection_run.chosen_ranking()
         ranking = replace(

@@ -1,6 +1,6 @@
-"""The one training loop. The language model, the sequential models, aligners, encoders and preference optimisation each
-give it their batches, their loss and their validation; accumulation, clipping, the schedule, the choice of the epoch,
-checkpoints that resume to the same bytes and the log are here.
+"""The one training loop. The language model, the sequential models, aligners and encoders each give it their batches,
+their loss and their validation; accumulation, clipping, the schedule, the choice of the epoch, checkpoints that resume
+to the same bytes and the log are here.
 
     fit_epochs(objective, OneProcess(model, adamw((model.parameters(), 1e-3))), plan, FitContext(workdir, log))
 
