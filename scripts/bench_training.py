@@ -55,6 +55,7 @@ from genrec.training.loop.schedule import Warmup, adamw, set_learning_rates
 from genrec.training.quantizer.fit import fit_quantizer
 
 QUICK = 2_000  # histories, and validation cases
+BATCHES = 24  # of a round
 
 
 def read(folder: Path) -> LmInputs:
@@ -159,7 +160,104 @@ def matmul_peak(tokens: int, width: int, wide: int, seconds: float = 0.3) -> flo
     return best
 
 
-def main() -> None:
+def fresh(way: str, histories: Sequences, inputs: LmInputs, config: LmConfig) -> Way:
+    """An untrained model with the examples of one way."""
+    built = build_lm(inputs, config)
+    make = history_examples if way == "all" else prefix_examples
+    examples = make(histories, inputs.semantic_ids.codes, built.vocabulary, config.max_items)
+    return Way([codes_only(example) for example in examples], built, config)
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Rounds that were timed, pair by pair.
+
+    Attributes:
+        rates: of each way and round, see `Way.rate`.
+        peak: operations a second of the widest product.
+        flops_per_token: operations of a step of all positions.
+    """
+
+    rates: dict[str, list[tuple[float, float, float]]]
+    peak: float
+    flops_per_token: float
+
+    @property
+    def ratios(self) -> list[float]:
+        """Targets a second of all positions over those of prefixes, by round."""
+        return [ours[0] / theirs[0] for ours, theirs in zip(self.rates["all"], self.rates["prefix"], strict=True)]
+
+    def figures(self, token_ratio: float) -> dict[str, float]:
+        """Medians over the rounds."""
+        over, tokens_per_second = median(self.ratios), median(rate[1] for rate in self.rates["all"])
+        return {
+            "all_position_over_per_prefix": over,
+            "token_ratio": token_ratio,
+            "share_of_token_ratio": over / token_ratio,
+            "targets_per_second_all_position": median(rate[0] for rate in self.rates["all"]),
+            "targets_per_second_per_prefix": median(rate[0] for rate in self.rates["prefix"]),
+            "padding_share": median(rate[2] for rate in self.rates["all"]),
+            "tokens_per_second": tokens_per_second,
+            "share_of_matmul_peak": tokens_per_second * self.flops_per_token / self.peak,
+        }
+
+
+def measure_speeds(ways: dict[str, Way], batch_tokens: dict[str, int], rounds: int) -> Speeds:
+    """Rounds of both ways in turn, after a few batches that are not timed."""
+    rng = np.random.default_rng(0)
+    plans = {name: batches_by_length(way.lengths, batch_tokens[name], rng) for name, way in ways.items()}
+    for name, way in ways.items():
+        way.rate(plans[name][:3])
+    rates: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ways}
+    peak, width = 0.0, ways["all"].config.width
+    for begin in range(3, 3 + rounds * BATCHES, BATCHES):
+        for name, way in ways.items():
+            rates[name].append(way.rate([plans[name][i % len(plans[name])] for i in range(begin, begin + BATCHES)]))
+        peak = max(peak, matmul_peak(batch_tokens["all"], width, 2 * width))
+    group = plans["all"][0]
+    with FlopCounterMode(display=False) as counter:
+        ways["all"].step(group)
+    return Speeds(rates, peak, counter.get_total_flops() / int(ways["all"].lengths[group].sum()))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Both ways after their epochs: recall of each case, processor seconds and steps."""
+
+    hits: dict[str, NDArray[np.float64]]
+    seconds: dict[str, float]
+    steps: dict[str, int]
+
+    def figures(self) -> dict[str, float]:
+        """Recall, its paired difference, and what it took."""
+        difference = paired_interval(self.hits["all"], self.hits["prefix"])
+        return {
+            "recall_all_position": float(self.hits["all"].mean()),
+            "recall_per_prefix": float(self.hits["prefix"].mean()),
+            "recall_difference": difference.value,
+            "recall_difference_low": difference.low,
+            "recall_difference_high": difference.high,
+            "training_seconds_all_position": self.seconds["all"],
+            "training_seconds_per_prefix": self.seconds["prefix"],
+        }
+
+
+def train_both(
+    train: Sequences, cases: Cases, inputs: LmInputs, config: LmConfig, epochs: dict[str, int], tokens: dict[str, int]
+) -> Trained:
+    """Train a fresh model each way on some histories, and rank some cases with it."""
+    hits, seconds, steps = {}, {}, {}
+    for name in epochs:
+        way = fresh(name, train, inputs, config)
+        started = time.process_time()
+        steps[name] = way.train(epochs[name], tokens[name])
+        seconds[name] = time.process_time() - started
+        hits[name] = beam_recall(way.built, inputs, config, cases)
+    return Trained(hits, seconds, steps)
+
+
+def read_options() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with items.jsonl and interactions.csv")
     parser.add_argument(
@@ -173,78 +271,28 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="interleaved pairs of rounds for the speeds")
     parser.add_argument("--max_items", type=int, default=50, help="the last items of a history that are read")
     parser.add_argument("--json", type=Path, help="write figures and conditions here")
-    options = parser.parse_args()
-    epochs = {"all": options.epochs, "prefix": options.prefix_epochs}
-    if options.quick:
-        epochs = dict.fromkeys(epochs, 1)
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = read_options()
+    epochs = {"all": 1, "prefix": 1} if options.quick else {"all": options.epochs, "prefix": options.prefix_epochs}
     torch.set_num_threads(1)
     inputs = read(options.data)
     config = LmConfig(
         max_items=options.max_items, text_share=0.0, dense_weight=0.0, learning_rate=options.learning_rate
     )
-    codes = inputs.semantic_ids.codes
-
-    def fresh(way: str, histories: Sequences) -> Way:
-        built = build_lm(inputs, config)
-        make = history_examples if way == "all" else prefix_examples
-        examples = make(histories, codes, built.vocabulary, config.max_items)
-        return Way([codes_only(example) for example in examples], built, config)
-
-    train = inputs.split.train
-    ways = {name: fresh(name, train) for name in ("all", "prefix")}
-    token_ratio = ways["prefix"].lengths.sum() / ways["all"].lengths.sum()
-    batch_tokens = {
-        "all": options.batch_tokens,
-        "prefix": options.prefix_batch_tokens or round(options.batch_tokens * token_ratio),
-    }
-    peak = 0.0
-    rates: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ways}
-    rng = np.random.default_rng(0)
-    plans = {name: batches_by_length(way.lengths, batch_tokens[name], rng) for name, way in ways.items()}
-    for name, way in ways.items():
-        way.rate(plans[name][:3])
-    each = 24
-    for begin in range(3, 3 + options.rounds * each, each):
-        for name, way in ways.items():
-            some = [plans[name][i % len(plans[name])] for i in range(begin, begin + each)]
-            rates[name].append(way.rate(some))
-        peak = max(peak, matmul_peak(options.batch_tokens, config.width, 2 * config.width))
-    group = plans["all"][0]
-    with FlopCounterMode(display=False) as counter:
-        ways["all"].step(group)
-    flops_per_token = counter.get_total_flops() / int(ways["all"].lengths[group].sum())
-    tokens_per_second = median(rate[1] for rate in rates["all"])
-
-    cases = inputs.split.valid
+    train, cases = inputs.split.train, inputs.split.valid
+    ways = {name: fresh(name, train, inputs, config) for name in epochs}
+    token_ratio = float(ways["prefix"].lengths.sum() / ways["all"].lengths.sum())
+    of_prefixes = options.prefix_batch_tokens or round(options.batch_tokens * token_ratio)
+    batch_tokens = {"all": options.batch_tokens, "prefix": of_prefixes}
+    speeds = measure_speeds(ways, batch_tokens, options.rounds)
     if options.quick:
         train = train.take(np.random.default_rng(0).permutation(len(train))[:QUICK])
         cases = cases.sample(QUICK, 0)
-    hits, seconds, steps = {}, {}, {}
-    for name in ways:
-        way = fresh(name, train)
-        started = time.process_time()
-        steps[name] = way.train(epochs[name], batch_tokens[name])
-        seconds[name] = time.process_time() - started
-        hits[name] = beam_recall(way.built, inputs, config, cases)
-    difference = paired_interval(hits["all"], hits["prefix"])
-    over = median(a[0] / b[0] for a, b in zip(rates["all"], rates["prefix"], strict=True))
-    figures = {
-        "all_position_over_per_prefix": over,
-        "token_ratio": float(token_ratio),
-        "share_of_token_ratio": over / float(token_ratio),
-        "targets_per_second_all_position": median(rate[0] for rate in rates["all"]),
-        "targets_per_second_per_prefix": median(rate[0] for rate in rates["prefix"]),
-        "recall_all_position": float(hits["all"].mean()),
-        "recall_per_prefix": float(hits["prefix"].mean()),
-        "recall_difference": difference.value,
-        "recall_difference_low": difference.low,
-        "recall_difference_high": difference.high,
-        "training_seconds_all_position": seconds["all"],
-        "training_seconds_per_prefix": seconds["prefix"],
-        "padding_share": median(rate[2] for rate in rates["all"]),
-        "tokens_per_second": tokens_per_second,
-        "share_of_matmul_peak": tokens_per_second * flops_per_token / peak,
-    }
+    trained = train_both(train, cases, inputs, config, epochs, batch_tokens)
+    figures = speeds.figures(token_ratio) | trained.figures()
     for name, value in figures.items():
         print(f"{name:36} {value:12,.4f}")
     if options.json:
@@ -253,17 +301,17 @@ def main() -> None:
             "epochs": epochs,
             "batch_tokens": batch_tokens,
             "histories_of_recall": len(train),
-            "steps": steps,
+            "steps": trained.steps,
             "rounds": options.rounds,
-            "batches_a_round": each,
-            "spread": sorted(a[0] / b[0] for a, b in zip(rates["all"], rates["prefix"], strict=True)),
+            "batches_a_round": BATCHES,
+            "spread": sorted(speeds.ratios),
             "cases": len(cases),
             "threads": 1,
             "cores": os.cpu_count(),
             "processor": platform.machine(),
             "torch": torch.__version__,
-            "flops_per_token": flops_per_token,
-            "matmul_peak": peak,
+            "flops_per_token": speeds.flops_per_token,
+            "matmul_peak": speeds.peak,
             "lm": asdict(config),
         }
         write_atomic(options.json, to_json({"figures": figures, "conditions": conditions}))
