@@ -304,7 +304,7 @@ def test_the_epoch_is_chosen_by_the_model_alone_without_what_people_had(inputs: 
     assert figures["selection"] == pytest.approx(max(found))
 
 
-def test_fusion_weights_are_chosen_by_ndcg_without_a_beam_whose_worth_is_chance(
+def test_fusion_weights_leave_their_start_for_what_is_better_for_sure(
     inputs: LmInputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     validation = Validation(inputs, RankingConfig(max_items=6, beams=8), 10, 0)
@@ -318,12 +318,17 @@ def test_fusion_weights_are_chosen_by_ndcg_without_a_beam_whose_worth_is_chance(
 
     monkeypatch.setattr(validation, "ranks", ranks)
     built = build_lm(inputs, TINY)
-    hits |= {FusionWeights(0.3, 0.2): 30, FusionWeights(1.0, 0.6): 8}
+    start = FusionWeights(1.0, 0.2)  # there is no aligned recommender
+    hits[FusionWeights(1.0, 0.6)] = 8  # three cases of forty are chance
+    assert validation.choose(built) == start
+    hits[FusionWeights(0.3, 0.2)] = 30
     assert validation.choose(built) == FusionWeights(0.3, 0.2)
-    hits[FusionWeights(1.0, 0.6)] = 29  # one case of forty is no difference
+    hits[FusionWeights(1.0, 0.6)] = 29  # and no beam for one case
     assert validation.choose(built) == FusionWeights(1.0, 0.6)
     hits.clear()
-    assert validation.choose(built) == FusionWeights(1.0)  # the fewest scorers
+    fixed = Validation(inputs, RankingConfig(max_items=6, beams=8, cooccurrence_weight=0.35), 10, 0)
+    monkeypatch.setattr(fixed, "ranks", ranks)
+    assert fixed.choose(built) == FusionWeights(1.0, 0.35)
     headless = Validation(inputs, RankingConfig(max_items=6, beams=8, dense_weight=0.0), 10, 0)
     monkeypatch.setattr(headless, "ranks", ranks)
-    assert headless.choose(built) == FusionWeights(0.0)
+    assert headless.choose(built) == FusionWeights(0.0, 0.2)

@@ -213,7 +213,7 @@ def test_a_baseline_is_trained_where_it_is_asked_for_and_changes_nothing_else(ru
         assert opened.fitted_items == 60
 
 
-def test_the_recommender_of_a_trained_aligner_is_a_voice(
+def test_the_recommender_of_a_trained_aligner_is_a_component_scorer(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It stands in the table by itself, has a share, takes new items, and a refit keeps what was chosen."""
