@@ -58,7 +58,7 @@ def test_the_lm_stage_alone_is_of_the_folder_of_its_configuration(
     shutil.copytree(run, copy)
     shutil.rmtree(copy / "lm")
     with Run(copy).locked():
-        assert lm_stage_alone(monkeypatch, copy / "config.yaml") == 1
+        assert lm_stage_alone(monkeypatch, copy / "config.yaml") == 2
     assert "another genrec process is working on this run" in capsys.readouterr().err
     assert not (copy / "lm").exists()
     assert lm_stage_alone(monkeypatch, copy / "config.yaml") == 0
@@ -77,7 +77,7 @@ def test_the_lm_stage_alone_names_a_bad_configuration(
 ) -> None:
     config = tmp_path / "config.yaml"
     config.write_bytes(text.encode(errors="surrogateescape"))
-    assert lm_stage_alone(monkeypatch, config) == 1
+    assert lm_stage_alone(monkeypatch, config) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{config}: not " in line
 

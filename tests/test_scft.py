@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -416,14 +417,16 @@ def test_the_command_reads_its_file(
     main()
     assert [json.loads(line)["step"] for line in capsys.readouterr().err.splitlines() if line.startswith("{")] == [0, 2]
     monkeypatch.setattr("sys.argv", ["scft", "--config", str(path), "--steps", "many"])
-    with pytest.raises(SystemExit, match=r"genrec.training.scft: --steps 'many': must be of the type int"):
+    with pytest.raises(SystemExit, match="2"):
         main()
+    assert "genrec.training.scft: --steps 'many': must be of the type int" in capsys.readouterr().err
     monkeypatch.setattr("sys.argv", ["scft", "--config", str(path)])
     path.write_text("items: a\nspeed: 9\n")
-    with pytest.raises(
-        SystemExit, match=r"genrec.training.scft: .*scft.yaml: speed is no option; .* did you mean 'seed'"
-    ):
+    with pytest.raises(SystemExit, match="2"):
         main()
+    assert re.search(
+        r"genrec.training.scft: .*scft.yaml: speed is no option; .* did you mean 'seed'", capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow

@@ -54,7 +54,8 @@ def main() -> None:
         if PartialState().num_processes > 1:
             os._exit(0)  # gloo's threads can keep an interpreter from ending; everything is written
     except InputError as error:
-        sys.exit(f"genrec.training.scft: {error}")
+        sys.stderr.write(f"genrec.training.scft: {error}\n")
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ def main() -> None:
             PartialState().wait_for_everyone()  # the main process still chooses and saves when the others are done
         status = 0
     except InputError as error:
-        status = 1
+        status = 2
         if main_process():
             sys.stderr.write(f"genrec.training.finetune: {error}\n")
     if PartialState().num_processes > 1:
