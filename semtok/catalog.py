@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -201,12 +201,6 @@ class Catalog:
         """The attributes beside the ids, so that a catalogue without attributes has N rows too."""
         ids = pl.DataFrame({"item_id": self.item_ids}, schema={"item_id": pl.String})
         return ids.hstack(self.attributes.get_columns())
-
-    def withdraw(self, item_ids: Iterable[str]) -> Catalog:
-        """This catalogue with some items marked as withdrawn; raises InputError naming an unknown id."""
-        marked = self.withdrawn.copy()
-        marked[self.rows(item_ids)] = True
-        return replace(self, withdrawn=marked)
 
 
 def _describe(title: str, values: Mapping[str, Any]) -> str:

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
+from worlds.table_scorer import TableScorer, TableState
 
 from genrec.decoding.beam import batches, beam_search, score_all
 from genrec.decoding.filters import ItemFilter
-from genrec.decoding.scorer import TableScorer, TableState
 from genrec.decoding.trie import CodeTrie
 from genrec.semtok.errors import InputError
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from worlds.table_scorer import TableScorer
 
 from genrec.decoding import fused_search as module
 from genrec.decoding.beam import score_all
 from genrec.decoding.fused_search import fused_search
-from genrec.decoding.scorer import TableScorer
 from genrec.decoding.trie import CodeTrie
 
 SIZES = (5, 4, 6)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from worlds.table_scorer import TableScorer
 
 from genrec.data.cases import Cases
 from genrec.data.sequences import Sequences
 from genrec.decoding.filters import ItemFilter
-from genrec.decoding.scorer import TableScorer
 from genrec.decoding.trie import CodeTrie
 from genrec.evaluation import search_diagnosis as module
 from genrec.evaluation.search_diagnosis import BEAM, EXACT, search_diagnosis

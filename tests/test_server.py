@@ -108,7 +108,7 @@ class TestStored:
         assert (ids(answer), answer.json()["version"], answer.json()["model_id"]) == (["i9"], "v000002", "run-b")
 
     def test_items_withdrawn_since_are_left_out(self, store):
-        catalog = shop().withdraw(["i5"])
+        catalog = dataclasses.replace(shop(), withdrawn=np.array([item == "i5" for item in shop().item_ids]))
         with TestClient(create_app(RingRecommender(catalog), store, CONFIG)) as client:
             assert ids(client.get("/v1/users/ann/recommendations?k=2")) == ["i3", "i7"]
 

@@ -151,7 +151,8 @@ def test_the_model_is_trained_towards_the_lesson(space: str) -> None:
     for level, beyond in enumerate(soft.codes):
         targets = beyond + F.one_hot(torch.from_numpy(CODES).long()[batch.items[rows, places], level], 4)
         assert torch.allclose(targets.sum(dim=1), torch.ones(len(targets)), atol=1e-4)
-        codes -= float((targets * model.level_log_probs(hidden[rows, places + level], level)).sum().detach())
+        logits = hidden[rows, places + level] @ model.rows[model.level_rows[level]].T
+        codes -= float((targets * logits.log_softmax(-1)).sum().detach())
     assert ours.codes.item() == pytest.approx(codes, rel=1e-4)
     assert (ours.text, ours.n_items, ours.n_text) == (plain.text, plain.n_items, plain.n_text)
     scores = model.head.query(hidden[rows, places]) @ model.head.item_matrix(model.seen_rows).T

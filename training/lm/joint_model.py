@@ -246,16 +246,6 @@ class JointModel(nn.Module):
             total = total + (beyond * logits.float()).sum()
         return total
 
-    def level_log_probs(self, hidden: Tensor, level: int) -> Tensor:
-        """Log-probabilities [..., V_l] of a level's codes after float32 hidden states [..., H], in the score space."""
-        output_rows = self.rows if self.output_rows is None else self.output_rows
-        logits = hidden @ output_rows[self.level_rows[level]].float().T
-        if self.score_space == "level":
-            return logits.log_softmax(-1)
-        words = self.lm.get_output_embeddings().weight[: self.first]
-        everything = torch.cat([words.float(), output_rows.float()])
-        return logits - (hidden @ everything.T).logsumexp(-1, keepdim=True)
-
     @torch.no_grad()
     def export(self) -> PreTrainedModel:
         """Write the SID token embeddings into the LM's matrices, resized where too small, and return the LM."""
