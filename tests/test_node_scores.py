@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
+from worlds.table_scorer import TableState
 from worlds.walk import CODES, TINY, N, recommender, world
 
 from genrec.decoding import node_scores
@@ -19,7 +20,6 @@ from genrec.decoding.beam import beam_search, score_all
 from genrec.decoding.filters import ItemFilter
 from genrec.decoding.item_input import SpelledItems
 from genrec.decoding.node_scores import FILE, NO_CHILD, NodeScorer, NodeScores
-from genrec.decoding.scorer import TableState
 from genrec.decoding.trie import CodeTrie
 from genrec.ranking.dense_head import DenseHead
 from genrec.semtok.errors import InputError
@@ -201,7 +201,7 @@ def test_the_loss_is_the_enumerated_cross_entropy_and_its_gradient() -> None:
     assert {"nodes.queries.0.weight", "head.query.weight", "head.identity", "head.content_map.weight"} <= set(found)
 
 
-def test_a_lesson_is_taught_to_the_nodes() -> None:
+def test_soft_targets_are_taught_to_the_nodes() -> None:
     inputs = world()
     built = build_lm(inputs, SMALL)
     model = built.model.eval()
@@ -210,8 +210,8 @@ def test_a_lesson_is_taught_to_the_nodes() -> None:
         model.seen_rows, SHARE,
     )  # fmt: skip
     batch = collate(history_examples(inputs.split.train.take(np.arange(3)), CODES, built.vocabulary, 6), 0)
-    lesson = teacher(batch)
-    assert lesson is not None
+    soft = teacher(batch)
+    assert soft is not None
     rows, places = (batch.items >= 0).nonzero(as_tuple=True)
     hidden, vectors, expected = model.hidden(batch.input_ids), model.head.item_matrix(), 0.0
     assert model.nodes is not None
@@ -221,10 +221,10 @@ def test_a_lesson_is_taught_to_the_nodes() -> None:
             scores = vectors @ query(hidden[rows[m], places[m] + level])
             for code in range(4):
                 below = beside & torch.from_numpy(CODES[:, level] == code)
-                target = float(lesson.codes[level][m, code]) + (CODES[item, level] == code)
+                target = float(soft.codes[level][m, code]) + (CODES[item, level] == code)
                 if below.any():
                     expected -= target * (scores[below].logsumexp(0) - scores[beside].logsumexp(0)).item()
-    assert model(batch, lesson).nodes.item() == pytest.approx(expected, rel=1e-4)
+    assert model(batch, soft).nodes.item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_saved_and_read_again_the_same_items_win(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def taught(
 @pytest.mark.parametrize("backbone", ["sasrec", "bert4rec", "fmlprec"])  # the last two read in both directions
 @settings(deadline=None, max_examples=30)
 @given(st.data())
-def test_a_lesson_is_its_equation(backbone: str, data: st.DataObject) -> None:
+def test_soft_targets_are_their_equation(backbone: str, data: st.DataObject) -> None:
     sizes = data.draw(st.sampled_from([(3, 4), (2, 3, 2), (5,)]))
     every = np.stack(np.unravel_index(np.arange(int(np.prod(sizes))), sizes), axis=1).astype(np.int32)
     n = data.draw(st.integers(2, len(every)))
@@ -94,7 +94,7 @@ def _windows(histories: list[list[int]]) -> list[tuple[list[int], int]]:
     return [(h[start:end], first - start) for h in histories for start, first, end in windows(len(h), 5)]
 
 
-def test_text_alone_is_no_lesson() -> None:
+def test_text_alone_has_no_soft_targets() -> None:
     teacher, batch = taught(CODES, (4, 4), [[1, 2]], max_items=4)
     assert teacher(Batch(batch.input_ids[:1], batch.labels[:1], batch.items[:1])) is None
 

@@ -48,8 +48,8 @@ class LmConfig:
         dense_weight: weight of its loss; 0 leaves the head untrained and computes nothing for it.
         identity_dropout: share of items whose identity vectors are absent from a step, so that codes and content learn
             to rank cold-start items.
-        teacher_share: how much of what is learned of the next item comes from what the recommender of the run's aligner
-            believes, and not from what came next (`genrec.training.lm.teacher`); nothing where no aligner was trained.
+        teacher_share: weight of soft targets, the probabilities that the recommender of the run's aligner gives, beside
+            the item that came next (`genrec.training.lm.teacher`); nothing where no aligner was trained.
         text_share: text-task rows for each item and epoch.
         tasks: which text tasks they are.
         warmup_steps: first batches that train nothing but SID token embeddings, item input and dense head; for base
