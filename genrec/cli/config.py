@@ -144,7 +144,7 @@ class FitConfig:
         fusion: the aligner that needs no training.
         semtok: semantic IDs.
         lm: the language model and its training.
-        ranking: how lists are made; `dense_weight` null takes what wins on validation.
+        ranking: how lists are made; weights of null are chosen on validation.
         topk: the lists that are written at the end.
         baseline: a model that is trained to be compared with in the report, sasrec, which can take as long as all the
             rest; null: only baselines that need no training.

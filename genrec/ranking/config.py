@@ -36,9 +36,9 @@ class RankingConfig:
     Attributes:
         ranking: see the module.
         beams: prefixes kept on each level.
-        dense_weight: w of the fused ranking, in [0, 1]; None: `genrec fit` takes what wins on validation, others 0.5.
-        cooccurrence_weight: u of the fused ranking, in [0, 1]; None: what wins on validation, others 0.
-        sequential_weight: s of the fused ranking, in [0, 1]; None: what wins on validation, others 0.
+        dense_weight: w of the fused ranking, in [0, 1]; None: `genrec fit` chooses on validation, others take 0.5.
+        cooccurrence_weight: u of the fused ranking, in [0, 1]; None: chosen on validation, by others 0.
+        sequential_weight: s of the fused ranking, in [0, 1]; None: chosen on validation, by others 0.
         language_model_share: share of the fused lists for which the language model is asked, by validation cases: those
             of which the aligned recommender and co-occurrence are least certain; 1 asks it for every list, 0 for none.
         language_model_entropy: nats above which such a distribution of theirs is uncertain; None: by that share.

@@ -217,22 +217,13 @@ class JointModel(nn.Module):
         vectors, positions = items[nodes.order], nodes.position[rows_of_items]
         total = hidden.new_zeros((), dtype=torch.float32)
         for level in range(len(nodes.sizes)):
-            log_probs = self.node_log_probs(nodes, hidden[rows, places + level], vectors, level, rows_of_items)
+            states = hidden[rows, places + level]  # after the history and the first `level` codes of each item
+            query = nodes.query(level, states) if level else self._query(states)
+            log_probs = nodes(query, vectors, level, nodes.nodes(level, rows_of_items))
             total = total - log_probs.gather(1, nodes.codes[level][positions, None]).sum()
             if soft is not None:  # what it adds to a one-hot target
                 total = total - (soft.codes[level] * log_probs).sum()
         return total
-
-    def node_log_probs(self, nodes: NodeScores, hidden: Tensor, vectors: Tensor, level: int, items: Tensor) -> Tensor:
-        """Log-probabilities [R, V_l] of the codes of a level at the nodes above some items.
-
-        Args:
-            hidden: [R, H], after the history and the first `level` codes of each item.
-            vectors: [N, D], of items in trie order.
-            items: int64 [R], catalogue rows.
-        """
-        query = nodes.query(level, hidden) if level else self._query(hidden)
-        return nodes(query, vectors, level, nodes.nodes(level, items))
 
     def _agreement(self, hidden: Tensor, output_rows: Tensor, items: Tensor, soft: TeacherTargets) -> Tensor:
         """What turns cross-entropy with the codes that came into cross-entropy with the teacher's targets.

@@ -23,7 +23,7 @@ from genrec.training.lm.build import LanguageModel, LmInputs
 
 DENSE_WEIGHTS = (0.0, 0.3, 0.5, 0.7, 1.0)
 SEQUENTIAL_WEIGHTS = (0.0, 0.3, 0.5, 0.7, 1.0)
-START = FusionWeights(1.0, 0.2, 0.5)  # near the best of every data set in docs/results
+START = FusionWeights(dense=1.0, cooccurrence=0.2, sequential=0.5)  # near the best of every data set in docs/results
 CHOICE, CHOSEN_BY = 4, 10  # times as many cases for the fusion weights, and K of the metrics
 _SCORES = 1 << 29  # of all cases and items; every pair of weights reads them all
 
@@ -81,10 +81,9 @@ class Validation:
     def choose(self, lm: LanguageModel) -> FusionWeights:
         """The fusion weights of a run, by NDCG@10, which a sample of cases tells apart better than Recall@10.
 
-        `START`, as far as nobody fixed other weights, unless the cases say for sure that others are better: that the
-        paired interval lies above zero. Weights without the beam, which is most of a list's time, come first, and then
-        those with it must be better than the best of them. Taking simply what is best would leave the choice to chance
-        where a thousand cases cannot tell.
+        They are `START`, or as near to it as fixed weights allow, unless others are better by a paired interval above
+        zero: what is simply best is chance where a few thousand cases cannot tell. Weights without the beam, which is
+        most of a list's time, are compared first; then weights with it must be better than what was chosen of those.
         """
         sequential = (0.0,) if self.sequential is None else SEQUENTIAL_WEIGHTS
         if self.config.sequential_weight is not None:
