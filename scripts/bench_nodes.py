@@ -51,6 +51,9 @@ def make_rankers(n_items: int) -> dict[str, Ranker]:
         for parameter in head.parameters():
             parameter.mul_(5.0)
     nodes = NodeScores(trie, WIDTH, WIDTH).eval()
+    with torch.no_grad():
+        for step in nodes.steps:
+            step.normal_(0.0, WIDTH**-0.5)
     settings = RankingConfig(beams=BEAMS, dense_weight=0.5, max_items=LENGTH)
     scorers: dict[str, NextCodeScorer] = {"codes": scorer, "nodes": NodeScorer(scorer, nodes, head)}
     return {name: Ranker(one, trie, vocabulary, codes, head, settings) for name, one in scorers.items()}

@@ -50,6 +50,8 @@ def test_what_was_set_by_hand_is_what_the_data_gives(
 def test_a_large_log_is_read_less_often_and_in_large_batches(tmp_path: Path) -> None:
     found = settled(config(tmp_path), DataSize(1_000_000, 1_000_000, 10_000_000))
     assert epochs(found) == (2, 1, 1)
+    assert found.lm.node_vectors is False
+    assert settled(config(tmp_path), BEAUTY).lm.node_vectors is True
     batches = found.collaborative.batch_positions, found.aligner.training.batch_positions, found.lm.batch_tokens
     assert batches == (4096, 4096, 16_384)
     assert epochs(settled(config(tmp_path), DataSize(6_040, 3_416, 1_000_209))) == (20, 10, 6)
@@ -57,7 +59,8 @@ def test_a_large_log_is_read_less_often_and_in_large_batches(tmp_path: Path) -> 
 
 def test_what_a_person_says_stays(tmp_path: Path) -> None:
     flags = ["--lm.epochs=3", "--lm.max_items=7", "--collaborative.epochs=5", "--aligner.training.epochs=4"]
-    flags += ["--lm.batch_tokens=64", "--collaborative.batch_positions=64", "--aligner.training.batch_positions=96"]
+    flags += ["--lm.node_vectors=false", "--lm.batch_tokens=64"]
+    flags += ["--collaborative.batch_positions=64", "--aligner.training.batch_positions=96"]
     said = config(tmp_path, *flags, "--effort=thorough")
     assert settled(said, BEAUTY) == said
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,16 +70,25 @@ class HiddenEngine:
         return torch.full((*codes.shape, self.sizes[state.prefixes.shape[-1]]), torch.nan)
 
 
+def nodes_of(trie: CodeTrie) -> NodeScores:
+    """Steps of any kind; those of a new model are 0."""
+    nodes = NodeScores(trie, H, D)
+    for step in nodes.steps:
+        torch.nn.init.orthogonal_(step)
+    return nodes
+
+
 def enumerated(
-    codes: NDArray[np.int32], queries: list[torch.nn.Linear], vectors: Tensor, hidden: list[Tensor]
+    codes: NDArray[np.int32], head: DenseHead, steps: Iterable[Tensor], vectors: Tensor, hidden: list[Tensor]
 ) -> Tensor:
     """log p of every item by the equation: `hidden[l]` [V_0, ..., V_(l-1), H] of one user; float64 [N]."""
-    result = []
+    result, first = [], head.query.weight.double() @ hidden[0].double()
+    added = [torch.zeros_like(head.query.weight), *steps]
     for own in codes:
         total = torch.zeros((), dtype=torch.float64)
         for level in range(codes.shape[1]):
             h = hidden[level][tuple(own[:level].tolist())].double()
-            scores = vectors.double() @ (queries[level].weight.double() @ h)
+            scores = vectors.double() @ (first + added[level].double() @ h)
             beside = torch.from_numpy((codes[:, :level] == own[:level]).all(axis=1))
             below = beside & torch.from_numpy(codes[:, level] == own[level])
             total = total + scores[below].logsumexp(0) - scores[beside].logsumexp(0)
@@ -95,12 +105,12 @@ def test_search_finds_the_best_of_all_items(
     n = data.draw(st.integers(1, int(np.prod(sizes))))
     codes, users = codes_of(sizes, n, seed), 3
     trie, engine = CodeTrie(codes, sizes), HiddenEngine(sizes, users)
-    head, nodes = head_of(codes, sizes), NodeScores(trie, H, D)
+    head, nodes = head_of(codes, sizes), nodes_of(trie)
     scorer = NodeScorer(engine, nodes, head)
     with torch.inference_mode():
-        vectors, queries = head.item_matrix(), [head.query, *nodes.queries]
+        vectors = head.item_matrix()
         expected = torch.stack(
-            [enumerated(codes, queries, vectors, [h[u] for h in engine.hidden]) for u in range(users)]
+            [enumerated(codes, head, nodes.steps, vectors, [h[u] for h in engine.hidden]) for u in range(users)]
         )
     assert torch.allclose(expected.logsumexp(1), torch.zeros(users, dtype=torch.float64), atol=1e-5)
     prompts = [[user] for user in range(users)]
@@ -167,13 +177,13 @@ def log_p(built: LanguageModel, codes: NDArray[np.int32], prompt: list[int], vec
     """log p of all items after a prompt, by plain forwards of the model in training: [N], with gradients."""
     model, vocabulary = built.model, built.vocabulary
     assert model.nodes is not None
-    queries = [model.head.query, *model.nodes.queries]
     result = []
     for own in codes:
         tokens = torch.tensor([[*prompt, *vocabulary.encode(own[None, :])[0].tolist()]])
-        hidden, total = model.hidden(tokens)[0], torch.zeros(())
+        hidden, total = model.hidden(tokens)[0][len(prompt) - 1 :], torch.zeros(())
         for level in range(codes.shape[1]):
-            scores = vectors @ queries[level](hidden[len(prompt) - 1 + level])
+            query = model.head.query(hidden[0])
+            scores = vectors @ (query + model.nodes.steps[level - 1] @ hidden[level] if level else query)
             beside = torch.from_numpy((codes[:, :level] == own[:level]).all(axis=1))
             below = beside & torch.from_numpy(codes[:, level] == own[level])
             total = total + scores[below].logsumexp(0) - scores[beside].logsumexp(0)
@@ -185,6 +195,9 @@ def test_the_loss_is_the_enumerated_cross_entropy_and_its_gradient() -> None:
     inputs = world()
     built = build_lm(inputs, replace(SMALL, item_input=False, identity_dropout=0.0))
     model = built.model.eval()
+    assert model.nodes is not None
+    for step in model.nodes.steps:
+        torch.nn.init.normal_(step, std=0.1)
     rows = history_examples(inputs.split.train.take(np.arange(2)), CODES, built.vocabulary, 6)
     model(collate(rows, 0)).nodes.backward()
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -198,7 +211,7 @@ def test_the_loss_is_the_enumerated_cross_entropy_and_its_gradient() -> None:
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
             torch.testing.assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-4, msg=name)
-    assert {"nodes.queries.0.weight", "head.query.weight", "head.identity", "head.content_map.weight"} <= set(found)
+    assert {"nodes.steps.0", "head.query.weight", "head.identity", "head.content_map.weight"} <= set(found)
 
 
 def test_soft_targets_are_taught_to_the_nodes() -> None:
@@ -215,10 +228,14 @@ def test_soft_targets_are_taught_to_the_nodes() -> None:
     rows, places = (batch.items >= 0).nonzero(as_tuple=True)
     hidden, vectors, expected = model.hidden(batch.input_ids), model.head.item_matrix(), 0.0
     assert model.nodes is not None
-    for level, query in enumerate([model.head.query, *model.nodes.queries]):
+    torch.nn.init.normal_(model.nodes.steps[0], std=0.1)
+    for level in range(CODES.shape[1]):
         for m, item in enumerate(batch.items[rows, places].tolist()):
             beside = torch.from_numpy((CODES[:, :level] == CODES[item, :level]).all(axis=1))
-            scores = vectors @ query(hidden[rows[m], places[m] + level])
+            query = model.head.query(hidden[rows[m], places[m]])
+            if level:
+                query = query + model.nodes.steps[level - 1] @ hidden[rows[m], places[m] + level]
+            scores = vectors @ query
             for code in range(4):
                 below = beside & torch.from_numpy(CODES[:, level] == code)
                 target = float(soft.codes[level][m, code]) + (CODES[item, level] == code)
@@ -249,7 +266,7 @@ def test_items_added_later_are_generated(tmp_path: Path) -> None:
     codes = codes_of(sizes, n + 3, 1)
     content = torch.randn(n + 3, W)
     head = DenseHead(H, D, torch.from_numpy(codes[:n]), sizes, content[:n], torch.ones(n, dtype=torch.bool))
-    nodes = NodeScores(CodeTrie(codes[:n], sizes), H, D)
+    nodes = nodes_of(CodeTrie(codes[:n], sizes))
     head.save(tmp_path / "dense.safetensors")
     nodes.save(tmp_path)
     trie = CodeTrie(codes, sizes)
@@ -259,13 +276,25 @@ def test_items_added_later_are_generated(tmp_path: Path) -> None:
     engine = HiddenEngine(sizes, 1)
     with torch.inference_mode():
         vectors = grown.item_matrix()
-        expected = enumerated(codes, [head.query, *nodes.queries], vectors, [h[0] for h in engine.hidden])
+        expected = enumerated(codes, head, nodes.steps, vectors, [h[0] for h in engine.hidden])
     found = beam_search(NodeScorer(engine, read, grown), trie, [[0]], beams=n + 3, k=n + 3)
     np.testing.assert_allclose(found.scores[0], expected[found.rows[0]], atol=1e-4)
     assert sorted(found.rows[0].tolist()) == list(range(n + 3))
 
 
-def test_queries_of_other_levels_are_refused(tmp_path: Path) -> None:
+def test_before_training_the_tree_is_the_dense_head() -> None:
+    torch.manual_seed(0)
+    sizes = (5, 1, 6)
+    codes = codes_of(sizes, 20, 0)
+    trie, head = CodeTrie(codes, sizes), head_of(codes, sizes)
+    engine = HiddenEngine(sizes, 1)
+    with torch.inference_mode():
+        expected = head(engine.hidden[0]).log_softmax(1)
+    found = score_all(NodeScorer(engine, NodeScores(trie, H, D), head), trie, [[0]])
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_steps_of_other_levels_are_refused(tmp_path: Path) -> None:
     NodeScores(CodeTrie(CODES, (4, 4)), H, D).save(tmp_path)
     codes = codes_of((2, 3, 2), 9, 0)
     with pytest.raises(InputError, match="not node scores of these codes"):

@@ -1,4 +1,4 @@
-"""What a fit takes from the size of its data where nobody says otherwise: an option of 0 in the sections that train.
+"""What a fit takes from the size of its data where nobody says otherwise: an option of 0, or null, of a training.
 
 The rules give what was chosen by hand on validation of five data sets of 20 to 200 thousand interactions
 (docs/results): about as many interactions are read whatever a pass over them holds, so small logs are passed over more
@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 
 from genrec.cli.config import Effort, FitConfig
 from genrec.training.lm.config import LmConfig
-from genrec.training.sequential.config import AlignerTrainingConfig, SequentialTrainingConfig
+from genrec.training.sequential.config import FULL_SOFTMAX, AlignerTrainingConfig, SequentialTrainingConfig
 
 Trained = TypeVar("Trained", LmConfig, SequentialTrainingConfig, AlignerTrainingConfig)
 
@@ -52,6 +52,8 @@ def settled(config: FitConfig, size: DataSize) -> FitConfig:
         lm = replace(lm, max_items=50 if size.interactions > _LONG * size.users else 20)
     aligned = 10 if large else _within(12, _ALIGNED / size.interactions, 40)
     read = _within(6, _READ / size.interactions, 40)
+    if lm.node_vectors is None:
+        lm = replace(lm, node_vectors=size.items <= FULL_SOFTMAX)
     collaborative = _passes(collaborative, min(_COLLABORATIVE, most["collaborative"]), config.effort)
     training = _passes(training, min(aligned, most["aligner"]), config.effort)
     lm = _passes(lm, min(read, most["lm"]), config.effort)

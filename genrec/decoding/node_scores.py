@@ -3,14 +3,15 @@
 A softmax over the rows of a few hundred codes has no parameter and no feature of an item's own. So the children of the
 node at hand are scored by the dense head's item vectors, and the softmax runs over the children that exist:
 
-    z(c | h_l) = log sum over the items i below c of exp((Q_l h_l) . v_i)
+    q_l = Q h_0 + S_l h_l, S_0 = 0
+    z(c | h_l) = log sum over the items i below c of exp(q_l . v_i)
     p(c | h_l) = exp z(c | h_l) / sum over the children c' of the node at hand of exp z(c' | h_l)
 
-h_l is the hidden state after the history and the first l codes, v_i the dense head's vector of item i, and Q_0 the
+h_l is the hidden state after the history and the first l codes, v_i the dense head's vector of item i, and Q h_0 the
 dense head's query, so that one product with all items serves both. The product over levels is a distribution over the
-catalogue, and the dense head's softmax is the special case in which Q_l h_l doesn't change with l. v_i holds a vector
-of each of the item's codes, hence a code's own score too. Items added later have vectors, so they can be generated
-without training.
+catalogue. Training begins with S_l = 0, where that is the dense head's softmax, and learns what the codes that were
+generated add to it. v_i holds a vector of each of the item's codes, hence a code's own score too. Items added later
+have vectors, so they can be generated without training.
 
 Items below a node are a range of trie positions. On the first level that is the whole catalogue; further down only what
 lies below the nodes that are asked about is read: nodes with many items by a product each, all others pair by pair.
@@ -160,9 +161,7 @@ class NodeScores(nn.Module):
     def __init__(self, trie: CodeTrie, hidden_width: int, width: int) -> None:
         super().__init__()
         self.sizes = trie.sizes
-        self.queries = nn.ModuleList(nn.Linear(hidden_width, width, bias=False) for _ in self.sizes[1:])
-        for query in self.queries:
-            nn.init.orthogonal_(query.weight)  # type: ignore[arg-type]
+        self.steps = nn.ParameterList(nn.Parameter(torch.zeros(width, hidden_width)) for _ in self.sizes[1:])
         for name, value in _flat(trie).items():
             self.register_buffer(name, value, persistent=False)
 
@@ -170,7 +169,7 @@ class NodeScores(nn.Module):
         """Log-probabilities [R, V_l] of the codes of `level`; about `NO_CHILD` where a code leads nowhere.
 
         Args:
-            query: [R, D], Q_l h_l.
+            query: [R, D], q_l.
             vectors: [N, D], of items in trie order.
             nodes: int64 [R], nodes of depth `level`.
         """
@@ -183,11 +182,10 @@ class NodeScores(nn.Module):
         bounds = getattr(self, f"bounds_{level}")
         return _below(self.codes[level], self.sizes[level], bounds[nodes], bounds[nodes + 1])
 
-    def query(self, level: int, hidden: Tensor) -> Tensor:
-        """Q_l h_l, [..., H] to [..., D], for any level but the first, whose query is the dense head's."""
-        weight = self.queries[level - 1].weight
-        assert isinstance(weight, Tensor)
-        return nn.functional.linear(hidden.to(weight.dtype), weight)
+    def query(self, level: int, first: Tensor, hidden: Tensor) -> Tensor:
+        """q_l [..., D] of any level but the first, from the dense head's query [..., D] and h_l [..., H]."""
+        step = self.steps[level - 1]
+        return first + nn.functional.linear(hidden.to(step.dtype), step)
 
     def nodes(self, level: int, items: Tensor) -> Tensor:
         """The node of depth `level` above each item (catalogue rows), int64."""
@@ -199,13 +197,13 @@ class NodeScores(nn.Module):
         return torch.searchsorted(keys, nodes * self.sizes[level] + codes).clamp_(max=len(keys) - 1)
 
     def save(self, folder: Path) -> None:
-        """Write the queries (codes and item vectors live in their own files of the run)."""
+        """Write S_1, S_2, … (codes and item vectors live in their own files of the run)."""
         state = {name: value.contiguous() for name, value in self.state_dict().items()}
         save_file(state, folder / FILE)
 
     @classmethod
     def load(cls, folder: Path, trie: CodeTrie) -> NodeScores | None:
-        """Read the queries, for a catalogue that may have grown since; None where the model was trained without.
+        """Read S_1, S_2, … for a catalogue that may have grown since; None where the model was trained without.
 
         Raises:
             InputError: made for other levels, or truncated.
@@ -213,7 +211,7 @@ class NodeScores(nn.Module):
         file = folder / FILE
         if not file.is_file():
             return None
-        spec: Spec = {f"queries.{level}.weight": ("float", ("D", "H")) for level in range(len(trie.sizes) - 1)}
+        spec: Spec = {f"steps.{level}": ("float", ("D", "H")) for level in range(len(trie.sizes) - 1)}
         state = read_tensors(file, spec, "node scores of these codes")
         width, hidden_width = next(iter(state.values())).shape if state else (1, 1)
         made = cls(trie, hidden_width, width)
@@ -249,6 +247,7 @@ class NodeState:
     Attributes:
         log_probs: float32 [B, V_0], log-probabilities of the first code.
         hidden: float32 [B, H], the last hidden state of each prompt.
+        query: [B, D], the dense head's.
         item_scores: float32 [N, B], the dense head's scores of all items, in trie order.
         inner: where the engine stands.
         nodes: int64 [B, K], the beams' nodes.
@@ -259,6 +258,7 @@ class NodeState:
 
     log_probs: Tensor
     hidden: Tensor
+    query: Tensor
     item_scores: Tensor
     inner: State
     nodes: Tensor
@@ -289,10 +289,11 @@ class NodeScorer:
         inner = self.scorer.start(prompts)
         if inner.hidden is None:
             raise InputError("node vectors need an engine that gives hidden states")
-        scores = self._vectors @ self.head.query(inner.hidden).T
+        query = self.head.query(inner.hidden)
+        scores = self._vectors @ query.T
         log_probs = _by_code(scores, self.nodes.codes[0], self.sizes[0]).clamp_(min=NO_CHILD).log_softmax(dim=1)
         root = torch.zeros(len(prompts), 1, dtype=torch.long, device=scores.device)
-        return NodeState(log_probs, inner.hidden, scores, inner, root, log_probs[:, None])
+        return NodeState(log_probs, inner.hidden, query, scores, inner, root, log_probs[:, None])
 
     @torch.inference_mode()
     def step(self, state: NodeState, parents: Tensor, codes: Tensor) -> Tensor:
@@ -302,7 +303,7 @@ class NodeScorer:
         state.nodes = self.nodes.child(state.level, state.nodes.gather(1, parents), codes)
         state.level += 1
         assert state.inner.beam_hidden is not None
-        query = self.nodes.query(state.level, state.inner.beam_hidden)
+        query = self.nodes.query(state.level, state.query[:, None], state.inner.beam_hidden)
         found: Tensor = self.nodes(query.flatten(0, 1), self._vectors, state.level, state.nodes.flatten())
         found = found.view(*codes.shape, -1)
         totals = state.below.flatten(1).gather(1, parents * state.below.shape[2] + codes)
@@ -323,7 +324,7 @@ class NodeScorer:
         Of an item whose every prefix was fed, its codes'. Of any other, that of the codes c_1 .. c_m that were fed,
         and of the item below them by the last query:
 
-            log p(c_1 .. c_m) + (Q_m h_m) . v_i - log sum over the items j below c_1 .. c_m of exp((Q_m h_m) . v_j)
+            log p(c_1 .. c_m) + q_m . v_i - log sum over the items j below c_1 .. c_m of exp(q_m . v_j)
         """
         scores: Tensor = state.item_scores.log_softmax(dim=0)
         users = torch.arange(scores.shape[1], device=scores.device)

@@ -49,7 +49,11 @@ def random_ranker(sizes: tuple[int, ...], n: int, *, beams: int, nodes: bool = F
     trie = CodeTrie(codes, sizes)
     scorer: NextCodeScorer = TorchScorer(model, vocabulary, score_space="level")
     if nodes:
-        scorer = NodeScorer(scorer, NodeScores(trie, 16, 8), head)
+        scores = NodeScores(trie, 16, 8)
+        with torch.no_grad():
+            for step in scores.steps:
+                step.normal_(0, 0.3)
+        scorer = NodeScorer(scorer, scores, head)
     config = RankingConfig(beams=beams, dense_weight=0.7, cooccurrence_weight=0.4, sequential_weight=0.2)
     table = FrozenTable(torch.randn(n, 8), torch.randn(n, 8))
     sequential = SequentialModel(table, SasRecBackbone(SasRecConfig(width=8, layers=1, max_items=10))).eval()

@@ -110,7 +110,7 @@ def build_lm(inputs: LmInputs, config: LmConfig) -> LanguageModel:
         torch.from_numpy(seen),
         config.identity_dropout,
     )
-    head.requires_grad_(config.dense_weight > 0 or config.node_vectors)
+    head.requires_grad_(config.dense_weight > 0 or bool(config.node_vectors))
     nodes = None
     if config.node_vectors:
         nodes = NodeScores(CodeTrie(inputs.semantic_ids.codes, sizes), rows.shape[1], config.dense_width)

@@ -34,7 +34,8 @@ class LmConfig:
         sid_init: first rows of the SID tokens: random, or aligned with the
             items' words (`genrec.training.lm.sid_embeddings`).
         item_input: add an item's vector to the embedding of its last code (`genrec.decoding.item_input`).
-        node_vectors: generate by the item vectors below each node of the code trie (`genrec.decoding.node_scores`).
+        node_vectors: generate by the item vectors below each node of the code trie (`genrec.decoding.node_scores`);
+            null, in `genrec fit`: up to 100,000 items, which each batch reads all.
         score_space: what the softmax over a code runs over: the level's own rows, or the whole vocabulary.
         max_items: the last items of a history that are read; 0: by their mean length, 20 or 50.
         epochs: passes over the histories at most; 0: by the size of the data.
@@ -72,7 +73,7 @@ class LmConfig:
     lora_rank: int = 0
     sid_init: SidInit = "random"
     item_input: bool = True
-    node_vectors: bool = False
+    node_vectors: bool | None = None
     score_space: ScoreSpace = "level"
     max_items: int = 0
     epochs: int = 0

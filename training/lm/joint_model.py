@@ -216,9 +216,10 @@ class JointModel(nn.Module):
         rows_of_items = targets[rows, places]
         vectors, positions = items[nodes.order], nodes.position[rows_of_items]
         total = hidden.new_zeros((), dtype=torch.float32)
+        first = self._query(hidden[rows, places])
         for level in range(len(nodes.sizes)):
             states = hidden[rows, places + level]  # after the history and the first `level` codes of each item
-            query = nodes.query(level, states) if level else self._query(states)
+            query = nodes.query(level, first, states) if level else first
             log_probs = nodes(query, vectors, level, nodes.nodes(level, rows_of_items))
             total = total - log_probs.gather(1, nodes.codes[level][positions, None]).sum()
             if soft is not None:  # what it adds to a one-hot target
