@@ -17,7 +17,7 @@ _SLICES = ("head", "tail", "cold", "same_day", "later_day")
 _FEW = 20  # cases below which a slice says nothing
 _COUNTED = ("Markov", "ItemKnn", "Popularity")
 _TRY = {
-    "ContentKnn": "a better text encoder (--text.encoder minilm, or a larger one by st:MODEL or hf:MODEL)",
+    "ContentKnn": "a better text encoder (--text.encoder hf:MODEL or st:MODEL; genrec[minilm] where it is tfidf)",
     "counts": "longer training (--lm.epochs, --aligner.training.epochs) or more data: counts alone do better",
     "SASRec": "longer training (--lm.epochs, --aligner.training.epochs), or --lm.max_items if histories are long",
     "": "several seeds (genrec evaluate RUN RUN RUN), then a refit for production (--refit)",
