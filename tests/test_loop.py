@@ -66,6 +66,7 @@ def test_windows_make_every_item_a_target_once(length: int, size: int) -> None:
     for start, first_target, end in windows(length, size):
         assert 0 <= start <= first_target < end
         assert end - start <= size
+        assert start == 0 or first_target - start >= size // 4
         targets += range(first_target, end)
     assert targets == list(range(length))
 

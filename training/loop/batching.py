@@ -12,16 +12,17 @@ from numpy.typing import NDArray
 def windows(length: int, size: int) -> list[tuple[int, int, int]]:
     """Cover `length` items by windows of at most `size`: (start, first target, end), each item a target exactly once.
 
-    From the end backwards in steps of half a window, so that the newest items have the longest context.
+    From the end backwards in steps of three quarters of a window: a target has a quarter of a window before it, or the
+    whole sequence. Halves read half as much again for lists that are no better.
 
-    >>> windows(5, 4)
-    [(0, 0, 3), (1, 3, 5)]
+    >>> windows(6, 4)
+    [(0, 0, 3), (2, 3, 6)]
     """
     result = []
     end = length
     while end > 0:
         start = max(0, end - size)
-        first_target = start if start == 0 else end - max(1, size // 2)
+        first_target = start if start == 0 else end - max(1, size * 3 // 4)
         result.append((start, first_target, end))
         end = first_target
     return result[::-1]
