@@ -113,19 +113,20 @@ class _LogSumExpBelow(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, vectors: Tensor, below: _Below) -> Tensor:
         codes, size, products, pairs = below
-        result = query.new_full((len(query), size), -torch.inf)
+        result = query.new_full((len(query), size), NO_CHILD)
         for rows, items in products:
-            result[rows] = _by_code(vectors[items] @ query[rows].T, codes[items], size)
+            found = _by_code(vectors[items] @ query[rows].T, codes[items], size)
+            result[rows] = found.masked_fill(found.isneginf(), NO_CHILD)
         if len(pairs[0]):
             x = torch.cat([(query[r] * vectors[i]).sum(1) for _, r, i in _pair_chunks(pairs, query.shape[1])])
-            cell = pairs[0] * size + codes[pairs[1]]
-            top = result.flatten().scatter_reduce(0, cell, x, "amax")
-            total = torch.zeros_like(top).scatter_add_(0, cell, (x - top[cell]).exp_())
-            few = pairs[0].unique_consecutive()
-            result[few] = (top + total.log_()).view_as(result)[few]
+            # items of one child lie together, so the sums are over runs of pairs and not over the cells of a table
+            cells, run = (pairs[0] * size + codes[pairs[1]]).unique_consecutive(return_inverse=True)
+            top = x.new_full((len(cells),), -torch.inf).scatter_reduce_(0, run, x, "amax")
+            total = torch.zeros_like(top).scatter_add_(0, run, (x - top[run]).exp_())
+            result.view(-1)[cells] = top + total.log_()
         ctx.save_for_backward(query, vectors, result)
         ctx.below = below
-        return result.masked_fill(result.isneginf(), NO_CHILD)
+        return result
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
