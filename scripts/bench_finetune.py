@@ -96,7 +96,7 @@ def measure(data: Path, base: str, way: Way, tokens: int, steps: int, answer: Si
         rows = collate(examples, PAD).to(device)
         with torch.autocast(device.type, torch.bfloat16):
             losses = model(rows)
-        loss = losses.codes + losses.nodes + losses.dense + losses.text
+        loss = losses.codes + losses.items + losses.text
         (loss / max(1, losses.n_items)).backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()

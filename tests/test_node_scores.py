@@ -193,13 +193,13 @@ def log_p(built: LanguageModel, codes: NDArray[np.int32], prompt: list[int], vec
 
 def test_the_loss_is_the_enumerated_cross_entropy_and_its_gradient() -> None:
     inputs = world()
-    built = build_lm(inputs, replace(SMALL, item_input=False, identity_dropout=0.0))
+    built = build_lm(inputs, replace(SMALL, item_input=False, identity_dropout=0.0, dense_weight=0.0))
     model = built.model.eval()
     assert model.nodes is not None
     for step in model.nodes.steps:
         torch.nn.init.normal_(step, std=0.1)
     rows = history_examples(inputs.split.train.take(np.arange(2)), CODES, built.vocabulary, 6)
-    model(collate(rows, 0)).nodes.backward()
+    model(collate(rows, 0)).items.backward()
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     loss = torch.zeros(())
@@ -241,7 +241,11 @@ def test_soft_targets_are_taught_to_the_nodes() -> None:
                 target = float(soft.codes[level][m, code]) + (CODES[item, level] == code)
                 if below.any():
                     expected -= target * (scores[below].logsumexp(0) - scores[beside].logsumexp(0)).item()
-    assert model(batch, soft).nodes.item() == pytest.approx(expected, rel=1e-4)
+    found = model(batch, soft)
+    assert found.nodes.item() == pytest.approx(expected, rel=1e-4)
+    assert found.items.item() == pytest.approx(expected + found.dense.item(), rel=1e-4)
+    model.nodes = None  # the dense head's own loss, by itself
+    assert found.dense.item() == pytest.approx(model(batch, soft).dense.item(), rel=1e-4)
 
 
 def test_saved_and_read_again_the_same_items_win(tmp_path: Path) -> None:

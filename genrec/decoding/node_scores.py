@@ -89,18 +89,31 @@ def _pair_chunks(pairs: tuple[Tensor, Tensor], width: int) -> Iterator[tuple[sli
         yield chunk, pairs[0][chunk], pairs[1][chunk]
 
 
-def _by_code(x: Tensor, codes: Tensor, size: int) -> Tensor:
-    """log sum exp over the items of each code, [r, size], of scores [n, r]; -inf where a code has none.
+def sums_below(x: Tensor, codes: Tensor, size: int, e: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of exponentials over the items of each code, of scores x [n, r], by a scale that keeps their digits.
 
     Items come first, so that the sums run along whole rows of memory.
+
+    Args:
+        e: [n, r], becomes exp(x - tops of the item's code).
+
+    Returns:
+        The sums [size, r], 0 where a code has no item, and tops [size, r].
     """
     top = x.amax(dim=0)
-    total = x.new_zeros(size, x.shape[1]).index_add_(0, codes, (x - top).exp_())
+    torch.sub(x, top, out=e).exp_()
+    total = x.new_zeros(size, x.shape[1]).index_add_(0, codes, e)
     there = torch.zeros(size, dtype=torch.bool, device=x.device).index_fill_(0, codes, True)
     if bool((total[there] < _LEAST).any()):  # far below the best of the others: each code by its own best
-        index = codes[:, None].expand_as(x)
-        top = x.new_full(total.shape, -torch.inf).scatter_reduce_(0, index, x, "amax")
-        total = torch.zeros_like(total).index_add_(0, codes, (x - top[codes]).exp_())
+        top = x.new_full(total.shape, -torch.inf).scatter_reduce_(0, codes[:, None].expand_as(x), x, "amax")
+        torch.sub(x, top[codes], out=e).exp_()
+        total.zero_().index_add_(0, codes, e)
+    return total, top.expand_as(total)
+
+
+def _by_code(x: Tensor, codes: Tensor, size: int) -> Tensor:
+    """log sum exp over the items of each code, [r, size], of scores [n, r]; -inf where a code has none."""
+    total, top = sums_below(x, codes, size, torch.empty_like(x))
     return (total.log_() + top).T
 
 

@@ -165,7 +165,7 @@ class _FineTuning(Objective):
         """A word weighs as much as a code: an item is its codes."""
         rows = collate(batch, PAD).to(self._device)
         losses: Losses = self._weights.module(rows, None if self._teacher is None else self._teacher(rows))
-        weighted = losses.codes + losses.nodes + self._config.dense_weight * losses.dense + losses.text
+        weighted = losses.codes + losses.items + losses.text
         sums: dict[str, Tensor | float] = {
             "codes": losses.codes,
             "nodes": losses.nodes,

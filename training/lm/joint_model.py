@@ -25,6 +25,7 @@ from genrec.decoding.vocabulary import SidVocabulary
 from genrec.ranking.dense_head import DenseHead
 from genrec.semtok.dropout import dropout
 from genrec.semtok.errors import InputError
+from genrec.training.lm.catalogue_loss import CatalogueTargets, catalogue_loss
 from genrec.training.lm.config import ScoreSpace
 from genrec.training.lm.data import IGNORE, Batch
 from genrec.training.lm.teacher import TeacherTargets
@@ -37,11 +38,16 @@ ID_ONLY_ITEMS = 0.2  # and of the items of the other rows
 
 @dataclass(frozen=True)
 class Losses:
-    """Sums over targets, and how many there were."""
+    """Sums over targets, and how many there were.
+
+    Attributes:
+        items: of nodes and, by its weight, the dense head, which are figures of it without a gradient.
+    """
 
     codes: Tensor
-    nodes: Tensor
+    items: Tensor
     text: Tensor
+    nodes: Tensor
     dense: Tensor
     n_items: int
     n_text: int
@@ -60,6 +66,7 @@ class JointModel(nn.Module):
         dropout: on embeddings and on what attention and feed-forward blocks add; for small models trained from scratch.
         nodes: scores of the trie's nodes by the items below them, by which codes are generated; None: by codes alone.
             The codes' own loss stays, for what reads the LM without item vectors.
+        dense_weight: of the dense head's loss; 0: nothing is computed for it.
     """
 
     level_of: Tensor
@@ -79,10 +86,10 @@ class JointModel(nn.Module):
         score_space: ScoreSpace = "level",
         dropout: float = 0.0,
         nodes: NodeScores | None = None,
+        dense_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        self.item_input, self.nodes = item_input, nodes
-        self.train_head = True  # False: its own loss is 0, and nothing is computed for it
+        self.item_input, self.nodes, self.dense_weight = item_input, nodes, dense_weight
         self.lm, self.head, self.score_space, self.dropout = lm, head, score_space, dropout
         self._no_split_modules = lm._no_split_modules  # the blocks that FSDP2 gathers one at a time
         ids = np.concatenate([[vocabulary.history_token], *vocabulary.token_ids])
@@ -170,30 +177,41 @@ class JointModel(nn.Module):
             codes = codes - self._agreement(hidden, output_rows, batch.items, soft)
         is_text = labelled & (level < 0)
         text = linear_cross_entropy(hidden[is_text], words[: self.first], labels[is_text])
-        dense = nodes = hidden.new_zeros((), dtype=torch.float32)
-        items = None
-        if self.nodes is not None:
-            items = self.head.item_matrix()
-            nodes = self._nodes(self.nodes, hidden, items, batch.items, soft)
-        if self.train_head:
-            starts = batch.items >= 0
-            query, wanted = self._query(hidden[starts]), batch.items[starts]
-            dense = (
-                linear_cross_entropy(
-                    query,
-                    self.head.item_matrix(self.seen_rows) if items is None else items[self.seen_rows],
-                    self.seen_index[wanted],
-                    soft=None if soft is None else soft.items,
-                )
-                if self.probability is None
-                else self._sampled_dense(query, wanted, self.probability)
-            )
+        nodes, dense, of_items = self._items(hidden, batch.items, soft)
         n_codes = int((labelled & (level >= 0)).sum())
-        return Losses(codes, nodes, text, dense, n_codes // len(self.level_rows), int(is_text.sum()))
+        return Losses(codes, of_items, text, nodes, dense, n_codes // len(self.level_rows), int(is_text.sum()))
 
-    def _sampled_dense(self, query: Tensor, targets: Tensor, probability: Tensor) -> Tensor:
-        """Loss [] of the dense head's queries [M, D] against a sample of the items that were seen."""
-        drawn = draw(probability)
+    def _items(self, hidden: Tensor, items: Tensor, soft: TeacherTargets | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Losses of node vectors and of the dense head, and the two with their gradient.
+
+        Args:
+            items: int64 [B, T], see `Batch`.
+        """
+        nodes = dense = hidden.new_zeros((), dtype=torch.float32)
+        if self.nodes is None and not self.dense_weight:
+            return nodes, dense, nodes
+        rows, places = (items >= 0).nonzero(as_tuple=True)
+        query, targets = self._query(hidden[rows, places]), items[rows, places]
+        total = nodes
+        if self.nodes is not None:
+            at_once = self.dense_weight if self.probability is None else 0.0
+            vectors = self.head.item_matrix()[self.nodes.order]
+            first, nodes, dense = self._first_codes(self.nodes, query, vectors, targets, soft, at_once)
+            further = self._further_codes(self.nodes, hidden, (rows, places), query, vectors, targets, soft)
+            total, nodes = first + further, nodes + further.detach()
+        if self.dense_weight and (self.nodes is None or self.probability is not None):
+            loss = self._dense(query, targets, soft)
+            total, dense = total + self.dense_weight * loss, loss.detach()
+        return nodes, dense, total
+
+    def _dense(self, query: Tensor, targets: Tensor, soft: TeacherTargets | None) -> Tensor:
+        """Loss [] of the dense head's queries [M, D] against the items that were seen, or a sample of them."""
+        if self.probability is None:
+            items = None if soft is None else soft.items
+            return linear_cross_entropy(
+                query, self.head.item_matrix(self.seen_rows), self.seen_index[targets], soft=items
+            )
+        drawn = draw(self.probability)
         rows = self.seen_rows[drawn.rows]
         used = torch.unique(torch.cat([targets, rows]))
         vectors, drawn = self.head.item_matrix(used), drawn._replace(rows=places_in(used, rows))
@@ -203,24 +221,52 @@ class JointModel(nn.Module):
         """The dense head's query, in float32 or what FSDP2 computes in."""
         return self.head.query(hidden.to(self.head.query.weight.dtype))
 
-    def _nodes(
-        self, nodes: NodeScores, hidden: Tensor, items: Tensor, targets: Tensor, soft: TeacherTargets | None
+    def _first_codes(
+        self,
+        nodes: NodeScores,
+        query: Tensor,
+        vectors: Tensor,
+        targets: Tensor,
+        soft: TeacherTargets | None,
+        dense_weight: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`catalogue_loss` of the targets [M], by item vectors [N, D] in the order of the trie."""
+        positions = nodes.position[targets]
+        beyond = None if soft is None else soft.codes[0]
+        return catalogue_loss(
+            query,
+            vectors,
+            CatalogueTargets(
+                positions=positions,
+                codes=nodes.codes[0],
+                first_codes=CatalogueTargets.first(nodes.codes[0], positions, nodes.sizes[0], beyond),
+                unseen=(~self.head.seen[nodes.order]).nonzero().squeeze(1),
+                dense_weight=dense_weight,
+                soft=None if soft is None else soft.positions,
+            ),
+        )
+
+    def _further_codes(
+        self,
+        nodes: NodeScores,
+        hidden: Tensor,
+        at: tuple[Tensor, Tensor],
+        first: Tensor,
+        vectors: Tensor,
+        targets: Tensor,
+        soft: TeacherTargets | None,
     ) -> Tensor:
-        """Cross-entropy over the children of the nodes on the way to each target, summed over levels.
+        """Cross-entropy over the children of the nodes on the way to each target, from the second level on.
 
         Args:
-            items: [N, D], item vectors.
-            targets: int64 [B, T], see `Batch`.
+            at: rows and places [M] of the hidden states before each target's codes.
+            first: [M, D], the dense head's queries there.
         """
-        rows, places = (targets >= 0).nonzero(as_tuple=True)
-        rows_of_items = targets[rows, places]
-        vectors, positions = items[nodes.order], nodes.position[rows_of_items]
         total = hidden.new_zeros((), dtype=torch.float32)
-        first = self._query(hidden[rows, places])
-        for level in range(len(nodes.sizes)):
-            states = hidden[rows, places + level]  # after the history and the first `level` codes of each item
-            query = nodes.query(level, first, states) if level else first
-            log_probs = nodes(query, vectors, level, nodes.nodes(level, rows_of_items))
+        positions = nodes.position[targets]
+        for level in range(1, len(nodes.sizes)):
+            query = nodes.query(level, first, hidden[at[0], at[1] + level])
+            log_probs = nodes(query, vectors, level, nodes.nodes(level, targets))
             total = total - log_probs.gather(1, nodes.codes[level][positions, None]).sum()
             if soft is not None:  # what it adds to a one-hot target
                 total = total - (soft.codes[level] * log_probs).sum()

@@ -36,11 +36,13 @@ class TeacherTargets:
 
     Attributes:
         items: over the items seen in training; the share is 0 where the teacher has no history to read.
+        positions: the same over all items, in the order of the trie.
         codes: for each level [M, V_l], s times (teacher probability less the one-hot target): what a one-hot target
             lacks.
     """
 
     items: SoftTargets
+    positions: SoftTargets
     codes: tuple[Tensor, ...]
 
 
@@ -92,7 +94,9 @@ class Teacher(nn.Module):
         states = self.model.answers_within(histories, is_history.cumsum(0)[rows] - 1, before.clamp(1, longest))
         shares = self.share * known.to(states.dtype)
         return TeacherTargets(
-            SoftTargets(states, self.vectors, shares), self._codes(states, batch.items[rows, places], shares)
+            items=SoftTargets(states, self.vectors, shares),
+            positions=SoftTargets(states, self.sorted_vectors, shares),
+            codes=self._codes(states, batch.items[rows, places], shares),
         )
 
     def _codes(self, states: Tensor, targets: Tensor, shares: Tensor) -> tuple[Tensor, ...]:

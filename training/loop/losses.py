@@ -12,7 +12,7 @@ from torch import Tensor
 
 # Logits of one chunk, in floats. On a CPU 512 rows of 4,096 classes: small enough to stay near the caches, large enough
 # to keep the matrix products efficient. On a GPU, which many small products leave idle, half a gigabyte.
-_CHUNK_LOGITS, _CHUNK_LOGITS_GPU = 2 << 20, 128 << 20
+CHUNK_LOGITS, CHUNK_LOGITS_GPU = 2 << 20, 128 << 20
 
 
 class SoftTargets(NamedTuple):
@@ -32,7 +32,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, soft: SoftTargets | None) -> Tensor:
-        rows = max(16, (_CHUNK_LOGITS if hidden.device.type == "cpu" else _CHUNK_LOGITS_GPU) // weight.shape[0])
+        rows = max(16, (CHUNK_LOGITS if hidden.device.type == "cpu" else CHUNK_LOGITS_GPU) // weight.shape[0])
         grad_hidden = torch.empty_like(hidden, dtype=torch.float32)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
