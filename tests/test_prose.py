@@ -243,7 +243,7 @@ def test_a_scratch_model_leaves_it_to_templates(run: Path) -> None:
 def test_what_a_model_cannot_say_truly_a_template_says(run: Path) -> None:
     """The scratch model, made to write: what it says is checked like any other's."""
     recommender = Recommender.from_pretrained(run, device="cpu")
-    scorer = recommender.ranker.scorer
+    scorer = recommender.engine
     assert isinstance(scorer, TorchScorer)
     prose = ModelProse(scorer.model, recommender.tokenizer, recommender.ranker.vocabulary)
     conversation = Conversation(recommender, prose=prose)

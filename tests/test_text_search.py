@@ -58,7 +58,7 @@ def test_a_query_of_unknown_words_finds_nothing_and_says_so(shop: Recommender) -
 @pytest.mark.parametrize("query", QUERIES)
 def test_a_language_model_with_a_weight_is_added(shop: Recommender, query: str) -> None:
     weights = SearchWeights(1.0, 0.5, 0.1)
-    log_probs = score_all(shop.ranker.scorer, shop.trie, [search_prompt(shop.tokenizer, query)])[0]
+    log_probs = score_all(shop.engine, shop.trie, [search_prompt(shop.tokenizer, query)])[0]
     found = dict(shop.search(query, 60, weights=weights).pairs())
     wanted = without_model(shop, query, weights) + 0.1 * log_probs
     np.testing.assert_allclose([found[item] for item in shop.catalog.item_ids], wanted, atol=1e-3)
@@ -87,7 +87,7 @@ def test_half_a_character_is_a_question_mark(shop: Recommender) -> None:
 
 
 def test_the_language_model_alone_is_the_beam(shop: Recommender) -> None:
-    log_probs = score_all(shop.ranker.scorer, shop.trie, [search_prompt(shop.tokenizer, "mug")])[0]
+    log_probs = score_all(shop.engine, shop.trie, [search_prompt(shop.tokenizer, "mug")])[0]
     found = dict(shop.search("mug", 60, weights=SearchWeights(0, 0, 1)).pairs())
     np.testing.assert_allclose([found[item] for item in shop.catalog.item_ids], log_probs, rtol=0, atol=2e-3)
 
