@@ -38,7 +38,8 @@ LINES: dict[str, list[str]] = {
     "half_a_teacher": ["--lm.teacher_share=0.5"],
     "no_aligner": ["--aligner.name=fusion"],
     "ids_from_words": ["--aligner.name=fusion", "--fusion.method=text"],
-    "no_dense_head": ["--lm.dense_weight=0", "--ranking.dense_weight=0"],
+    "no_node_vectors": ["--lm.node_vectors=false"],
+    "no_dense_head": ["--lm.dense_weight=0", "--lm.node_vectors=false", "--ranking.dense_weight=0"],
     "whole_vocabulary": ["--lm.score_space=vocabulary"],
     "rqvae": ["--semtok.quantizer=rqvae"],
     "rqvae_letter": [

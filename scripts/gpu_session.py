@@ -47,7 +47,7 @@ from genrec.stages import bring_up_to_date
 from genrec.training.lm.stage import lm_settings
 
 K = 10
-NODES = "--lm.node_vectors=true"
+NODES, CODES = "--lm.node_vectors=true", "--lm.node_vectors=false"
 SMALL, MIDDLE, LARGE = (
     f"--lm.width={width} --lm.layers={layers} --lm.heads={heads}"
     for width, layers, heads in ((128, 2, 2), (256, 6, 4), (448, 8, 7))
@@ -76,9 +76,9 @@ LINES = [
     Line("beauty", "small-nodes", f"{SMALL} {NODES} {LONG}"),
     Line("scientific", "smollm2-nodes", f"--lm.base=smollm2 --lm.precision=bf16 --lm.dropout=0 {NODES} {LONG}"),
     Line("beauty", "large-nodes", f"{LARGE} {NODES} {LONG} --lm.learning_rate=0.0005"),
-    Line("scientific", "middle-codes", f"{MIDDLE} {LONG}"),
-    Line("beauty", "middle-codes", f"{MIDDLE} {LONG}"),
-    Line("scientific", "smollm2-codes", f"--lm.base=smollm2 --lm.precision=bf16 --lm.dropout=0 {LONG}"),
+    Line("scientific", "middle-codes", f"{MIDDLE} {CODES} {LONG}"),
+    Line("beauty", "middle-codes", f"{MIDDLE} {CODES} {LONG}"),
+    Line("scientific", "smollm2-codes", f"--lm.base=smollm2 --lm.precision=bf16 --lm.dropout=0 {CODES} {LONG}"),
     Line("scientific", "middle-nodes", f"{MIDDLE} {NODES} {LONG}", seed=1),
     Line("scientific", "middle-nodes", f"{MIDDLE} {NODES} {LONG}", seed=2),
     Line("beauty", "middle-nodes", f"{MIDDLE} {NODES} {LONG}", seed=1),
