@@ -317,7 +317,8 @@ def test_results_do_not_depend_on_room(
 
 
 @pytest.mark.vllm
-def test_a_run_is_read_as_torch_reads_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("nodes", ["true", "false"])
+def test_a_run_is_read_as_torch_reads_it(tmp_path: Path, nodes: str) -> None:
     """`genrec fit` to lists, item vectors included. Needs no other engine alive.
 
     The beam is as wide as the catalogue: two prefixes of a model that one epoch taught can tie to the last bit, and a
@@ -329,12 +330,12 @@ def test_a_run_is_read_as_torch_reads_it(tmp_path: Path) -> None:
              "--lm.width=64", "--lm.text_vocabulary=300", "--lm.dense_width=16", "--lm.valid_cases=20"]  # fmt: skip
     data = f"data: {{items: {tmp_path / 'items.jsonl'}, interactions: {tmp_path / 'interactions.csv'}}}"
     (tmp_path / "my.yaml").write_text(f"{data}\nrun: {tmp_path / 'run'}\n")
-    assert main(["fit", str(tmp_path / "my.yaml"), *small]) == 0
+    assert main(["fit", str(tmp_path / "my.yaml"), *small, f"--lm.node_vectors={nodes}"]) == 0
     users = pl.read_parquet(tmp_path / "run/split/users.parquet")["history"].to_list()[:30]
     theirs = Recommender.from_pretrained(tmp_path / "run", device="cpu")
     ours = Recommender.from_pretrained(tmp_path / "run", engine="vllm")
     histories = Sequences.from_lists([ours.catalog.rows(items) for items in [[], *users]])
-    scorer = ours.ranker.scorer
+    scorer = ours.engine
     assert isinstance(scorer, VllmScorer)
     assert scorer.item_input is not None
     with scorer:
