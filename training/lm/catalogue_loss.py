@@ -13,7 +13,7 @@ Shapes: M targets (m of a chunk), N items in the order of the trie, V first code
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -119,6 +119,8 @@ def catalogue_loss(query: Tensor, vectors: Tensor, targets: CatalogueTargets) ->
         query: [M, D].
         vectors: [N, D], of items in the order of the trie.
     """
+    if targets.soft is not None:
+        targets = replace(targets, soft=SoftTargets(*(each.float() for each in targets.soft)))
     with torch.autocast(query.device.type, enabled=False):
         losses: tuple[Tensor, Tensor, Tensor] = _CatalogueLoss.apply(query.float(), vectors.float(), targets)
     return losses
