@@ -54,7 +54,7 @@ def test_a_large_log_is_read_less_often_and_in_large_batches(tmp_path: Path) -> 
     assert settled(config(tmp_path), BEAUTY).lm.node_vectors is True
     batches = found.collaborative.batch_positions, found.aligner.training.batch_positions, found.lm.batch_tokens
     assert batches == (4096, 4096, 16_384)
-    assert epochs(settled(config(tmp_path), DataSize(6_040, 3_416, 1_000_209))) == (20, 10, 3)
+    assert epochs(settled(config(tmp_path), DataSize(6_040, 3_416, 1_000_209))) == (20, 10, 6)
 
 
 def test_what_a_person_says_stays(tmp_path: Path) -> None:
