@@ -127,8 +127,8 @@ def build_lm(inputs: LmInputs, config: LmConfig) -> LanguageModel:
         score_space=config.score_space,
         dropout=config.dropout,
         nodes=nodes,
-        dense_weight=config.dense_weight,
     )
+    model.dense_weight = config.dense_weight
     if seen.sum() > FULL_SOFTMAX:
         model.probability = inclusion(counts[seen], NEGATIVES)
     return LanguageModel(model, tokenizer, vocabulary, adapter)

@@ -66,7 +66,6 @@ class JointModel(nn.Module):
         dropout: on embeddings and on what attention and feed-forward blocks add; for small models trained from scratch.
         nodes: scores of the trie's nodes by the items below them, by which codes are generated; None: by codes alone.
             The codes' own loss stays, for what reads the LM without item vectors.
-        dense_weight: of the dense head's loss; 0: nothing is computed for it.
     """
 
     level_of: Tensor
@@ -86,10 +85,10 @@ class JointModel(nn.Module):
         score_space: ScoreSpace = "level",
         dropout: float = 0.0,
         nodes: NodeScores | None = None,
-        dense_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        self.item_input, self.nodes, self.dense_weight = item_input, nodes, dense_weight
+        self.item_input, self.nodes = item_input, nodes
+        self.dense_weight = 1.0  # of the dense head's loss; 0: nothing is computed for it
         self.lm, self.head, self.score_space, self.dropout = lm, head, score_space, dropout
         self._no_split_modules = lm._no_split_modules  # the blocks that FSDP2 gathers one at a time
         ids = np.concatenate([[vocabulary.history_token], *vocabulary.token_ids])
