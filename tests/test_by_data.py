@@ -60,9 +60,24 @@ def test_a_large_log_is_read_less_often_and_in_large_batches(tmp_path: Path) -> 
 def test_what_a_person_says_stays(tmp_path: Path) -> None:
     flags = ["--lm.epochs=3", "--lm.max_items=7", "--collaborative.epochs=5", "--aligner.training.epochs=4"]
     flags += ["--lm.node_vectors=false", "--lm.batch_tokens=64"]
+    flags += ["--lrurec.max_items=9", "--lrurec.dropout=0.1"]
     flags += ["--collaborative.batch_positions=64", "--aligner.training.batch_positions=96"]
     said = config(tmp_path, *flags, "--effort=thorough")
     assert settled(said, BEAUTY) == said
+
+
+@pytest.mark.parametrize(
+    ("size", "items", "dropout"),
+    [(SCIENTIFIC, 50, 0.4), (BEAUTY, 50, 0.4), (MOVIELENS, 200, 0.4), (DataSize(6_040, 3_416, 999_611), 200, 0.2)],
+)
+def test_long_histories_are_read_further_back_and_dense_data_needs_less_dropout(
+    tmp_path: Path, size: DataSize, items: int, dropout: float
+) -> None:
+    shape = settled(config(tmp_path), size).shape("lrurec")
+    assert (shape.max_items, shape.dropout) == (items, dropout)
+    said = config(tmp_path, "--lrurec.max_items=30", "--lrurec.dropout=0")
+    shape = settled(said, size).shape("lrurec")
+    assert (shape.max_items, shape.dropout) == (30, 0)
 
 
 def test_effort_is_a_share_of_the_epochs(tmp_path: Path) -> None:

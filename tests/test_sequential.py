@@ -370,7 +370,7 @@ def test_cold_items_are_read_and_ranked_by_their_words() -> None:
         ("bert4rec", {"last_share": 1.5}, r"last_share 1.5"),
         ("bert4rec", {"heads": 3}, "heads 3"),
         ("lrurec", {"width": 0}, "width 0"),
-        ("lrurec", {"max_items": 0}, "max_items 0"),
+        ("lrurec", {"max_items": -1}, "max_items -1"),
         ("fmlprec", {"layers": 0}, "layers 0"),
     ],
 )

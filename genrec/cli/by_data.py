@@ -26,7 +26,8 @@ _ALIGNED, _READ = 700_000, 600_000  # interactions that an aligner's recommender
 _MOST = {"collaborative": 20_000_000, "aligner": 10_000_000, "lm": 6_000_000}  # that each reads of a large log
 _LARGE = 150_000  # interactions from which the aligner's recommender takes batches of twice the size, for time
 _HUGE, _POSITIONS, _TOKENS = 2_000_000, 4096, 16_384  # from which all batches are large, and how large
-_LONG = 20  # mean events of a user, above which the language model reads more of them
+_LONG, _LONGER = 20, 100  # mean events of a user, above which language model and recommender read more of them
+_DENSE = 100  # mean interactions of an item, from which LRURec needs less dropout
 
 
 class DataSize(NamedTuple):
@@ -50,6 +51,10 @@ def settled(config: FitConfig, size: DataSize) -> FitConfig:
         lm = replace(lm, batch_tokens=_TOKENS if huge else 1536)
     if not lm.max_items:
         lm = replace(lm, max_items=50 if size.interactions > _LONG * size.users else 20)
+    shape = config.shape("lrurec").settled(
+        dropout=0.2 if size.interactions >= _DENSE * size.items else 0.4,
+        max_items=200 if size.interactions > _LONGER * size.users else 50,
+    )
     aligned = 10 if large else _within(12, _ALIGNED / size.interactions, 40)
     read = _within(6, _READ / size.interactions, 40)
     if lm.node_vectors is None:
@@ -58,7 +63,7 @@ def settled(config: FitConfig, size: DataSize) -> FitConfig:
     training = _passes(training, min(aligned, most["aligner"]), config.effort)
     lm = _passes(lm, min(read, most["lm"]), config.effort)
     aligner = replace(config.aligner, training=training)
-    return replace(config, collaborative=collaborative, aligner=aligner, lm=lm)
+    return replace(config, collaborative=collaborative, aligner=aligner, lm=lm, **{"lrurec": shape})
 
 
 def _passes(training: Trained, epochs: float, effort: Effort) -> Trained:

@@ -38,6 +38,7 @@ from genrec.semtok.errors import OptionError, did_you_mean
 from genrec.semtok.folders import hash_value
 from genrec.semtok.options import MOST_SEED
 from genrec.sequential import BACKBONES
+from genrec.sequential.config import LruRecConfig
 from genrec.training.loop.options import typed_options
 from genrec.training.sequential.config import AlignerTrainingConfig
 
@@ -173,7 +174,8 @@ class CompareConfig:
 
     def backbone(self, name: str) -> Any:
         """The shape of a backbone: its section, or the defaults where this configuration was made without one."""
-        return getattr(self, name, None) or BACKBONES[name].config()
+        shape = getattr(self, name, None) or BACKBONES[name].config()
+        return shape.settled() if isinstance(shape, LruRecConfig) else shape
 
     def to_yaml(self) -> str:
         """The whole configuration as YAML."""

@@ -5,7 +5,7 @@ Shapes: D width of item vectors and hidden states, H width of a recurrent state.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from genrec.semtok import options as check
@@ -95,17 +95,29 @@ class LruRecConfig:
     Attributes:
         width: D, also the width of the item vectors.
         layers: blocks of a recurrent and a feed-forward layer.
-        dropout: on item vectors, recurrent and feed-forward outputs.
-        max_items: the last items of a history that are read.
+        dropout: on item vectors, recurrent and feed-forward outputs; null: 0.4, in `genrec fit` by the data.
+        max_items: the last items of a history that are read; 0: 50, in `genrec fit` by the data.
     """
 
     width: int = 128
     layers: int = 2
-    dropout: float = 0.4
-    max_items: int = 50
+    dropout: float | None = None
+    max_items: int = 0
 
     def __post_init__(self) -> None:
-        check_shape(self)
+        check.at_least_one(self, "width", "layers")
+        check.not_negative(self, "max_items")
+        check.below_one(self, "dropout")
+
+    @property
+    def dropout_rate(self) -> float:
+        """`dropout`, or the default."""
+        return 0.4 if self.dropout is None else self.dropout
+
+    def settled(self, dropout: float = 0.4, max_items: int = 50) -> LruRecConfig:
+        """The same with a number for what was left open."""
+        rate = dropout if self.dropout is None else self.dropout
+        return replace(self, dropout=rate, max_items=self.max_items or max_items)
 
 
 @dataclass(frozen=True)

@@ -76,13 +76,13 @@ class LruRecBackbone(Backbone):
 
     def __init__(self, config: LruRecConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config = config.settled()
         self.input_norm = nn.LayerNorm(config.width)
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
 
     def forward(self, x: Tensor, rows: Tensor) -> Tensor:
         """Hidden states [B, T, D]; what stands after the end of a sequence changes none before it."""
-        x = self.input_norm(dropout(x, self.config.dropout, self.training))
+        x = self.input_norm(dropout(x, self.config.dropout_rate, self.training))
         for block in self.blocks:
             x = block(x)
         return x
@@ -91,7 +91,7 @@ class LruRecBackbone(Backbone):
 class _Block(nn.Module):
     def __init__(self, config: LruRecConfig) -> None:
         super().__init__()
-        self.dropout = config.dropout
+        self.dropout = config.dropout_rate
         self.recurrence, self.recurrence_norm = LinearRecurrence(config.width), nn.LayerNorm(config.width)
         self.up, self.down = nn.Linear(config.width, 4 * config.width), nn.Linear(4 * config.width, config.width)
         self.feed_norm = nn.LayerNorm(config.width)
