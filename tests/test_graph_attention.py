@@ -32,7 +32,7 @@ def dense(
         weight = layer.linear.weight[head * size : (head + 1) * size]
         source = x @ weight.T
         own = source if targets is None else targets @ weight.T
-        scores = F.leaky_relu((own @ layer.to_target[head])[:, None] + source @ layer.to_source[head], layer.slope)
+        scores = F.leaky_relu((own @ layer.to_target[head])[:, None] + source @ layer.to_source[head], 0.2)
         attention = scores.masked_fill(~mask, -math.inf).softmax(dim=1)
         outputs.append(attention.nan_to_num() @ source)  # a node without neighbours: 0 / 0
     return torch.cat(outputs, dim=1) + layer.bias

@@ -8,8 +8,7 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from genrec.semtok.aligners.sinkhorn import sinkhorn
-from genrec.semtok.aligners.transport import FeatureMap, feature_costs
+from genrec.semtok.aligners.transport import FeatureMap, feature_costs, sinkhorn
 
 
 def sample(n: int, width: int, seed: int, scale: float = 1.0) -> torch.Tensor:

@@ -23,6 +23,8 @@ from genrec.semtok.errors import InputError
 # torch says once a process that its CSR tensors are young; nothing that a user of the aligner could act upon.
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state", category=UserWarning)
 
+_SLOPE = 0.2  # of LeakyReLU below 0
+
 
 class Edges(nn.Module):
     """Which targets receive from which sources: the pattern of a CSR matrix [N, M] and of its transpose, moved between
@@ -118,17 +120,16 @@ class GraphAttention(nn.Module):
         width: D, of input and output.
         heads: H, dividing D.
         dropout: on the inputs and on the attention weights, where an edge is dropped for all heads at once.
-        slope: of LeakyReLU below 0.
 
     Raises:
         InputError: H does not divide D.
     """
 
-    def __init__(self, width: int, heads: int = 8, dropout: float = 0.1, slope: float = 0.2) -> None:
+    def __init__(self, width: int, heads: int = 8, dropout: float = 0.1) -> None:
         super().__init__()
         if heads < 1 or width % heads:
             raise InputError(f"{heads} attention heads do not divide the width {width}")
-        self.heads, self.dropout, self.slope = heads, dropout, slope
+        self.heads, self.dropout = heads, dropout
         self.linear = nn.Linear(width, width, bias=False)
         self.to_target = nn.Parameter(torch.empty(heads, width // heads))  # a_1
         self.to_source = nn.Parameter(torch.empty(heads, width // heads))  # a_2
@@ -149,7 +150,7 @@ class GraphAttention(nn.Module):
         if self.training and self.dropout:
             kept = dropout(source.new_ones(len(edges.source), 1), self.dropout)
         scores = (own * self.to_target).sum(-1), (source * self.to_source).sum(-1)
-        attended: Tensor = _Attend.apply(edges, source, *scores, self.slope, kept)
+        attended: Tensor = _Attend.apply(edges, source, *scores, kept)
         return attended.flatten(1) + self.bias
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -183,19 +184,13 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        edges: Edges,
-        source: Tensor,
-        own_score: Tensor,
-        from_score: Tensor,
-        slope: float,
-        kept: Tensor | None,
+        ctx: Any, edges: Edges, source: Tensor, own_score: Tensor, from_score: Tensor, kept: Tensor | None
     ) -> Tensor:
         raw = edges.at_hearers(own_score).add_(edges.at_heard(from_score))  # [E, H]
-        weights = F.leaky_relu(raw, slope)
+        weights = F.leaky_relu(raw, _SLOPE)
         weights = weights.sub_(edges.at_hearers(edges.row_maxima(weights))).exp_()
         weights /= edges.at_hearers(edges.row_sums(weights))
-        ctx.edges, ctx.slope = edges, slope
+        ctx.edges = edges
         ctx.save_for_backward(source, raw, weights, kept)
         return edges.product(weights if kept is None else weights * kept, source)
 
@@ -209,8 +204,8 @@ class _Attend(torch.autograd.Function):
         # Softmax: dL/ds = w (dL/dw - sum_j w_j dL/dw_j); then LeakyReLU, whose slope is 1 or the lower one.
         grad *= weights
         grad -= edges.at_hearers(edges.row_sums(grad)).mul_(weights)
-        grad *= (raw > 0).to(grad.dtype).mul_(1 - ctx.slope).add_(ctx.slope)
-        return None, grad_heard, edges.row_sums(grad), edges.column_sums(grad), None, None
+        grad *= (raw > 0).to(grad.dtype).mul_(1 - _SLOPE).add_(_SLOPE)
+        return None, grad_heard, edges.row_sums(grad), edges.column_sums(grad), None
 
 
 def _product(starts: Tensor, columns: Tensor, values: Tensor, vectors: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -4,15 +4,15 @@ RecGOAT's second level of alignment (Li et al. 2026, arXiv 2602.00682), as the r
 dimensions. It computes exp(-C / epsilon) in float32, which is 0 everywhere for entries as small as theirs, and leaves
 its plan D times smaller than a permutation. Logarithms and a factor of D mend that.
 
-Shapes: n items, D width.
+Shapes: n items, D width, B rows and V columns of a plan.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
-
-from genrec.semtok.aligners.sinkhorn import sinkhorn
 
 
 class FeatureMap(nn.Module):
@@ -57,3 +57,19 @@ def feature_costs(text: Tensor, collaborative: Tensor) -> Tensor:
     """Mean squared differences [D, D] between the columns of two matrices [n, D]."""
     squares = text.square().mean(dim=0)[:, None] + collaborative.square().mean(dim=0)
     return (squares - 2 * text.T @ collaborative / len(text)).clamp(min=0)
+
+
+def sinkhorn(costs: Tensor, epsilon: float, iterations: int) -> Tensor:
+    """Log of the transport plan [B, V] between B rows of mass 1/B and V columns of mass 1/V.
+
+    The plan is diag(u) exp(-C / epsilon) diag(v), with log u and log v found by alternating updates (Cuturi 2013,
+    arXiv 1306.0895, algorithm 1), columns last: each column's mass is exactly 1/V. Logarithms stay finite at an epsilon
+    for which exp(-C / epsilon) is 0 in floating point.
+    """
+    kernel = -costs / epsilon
+    rows, columns = costs.shape
+    log_v = torch.zeros(columns, dtype=costs.dtype, device=costs.device)
+    for _ in range(iterations):
+        log_u = -math.log(rows) - torch.logsumexp(kernel + log_v, dim=1)
+        log_v = -math.log(columns) - torch.logsumexp(kernel + log_u[:, None], dim=0)
+    return kernel + log_u[:, None] + log_v
