@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from genrec.semtok.aligners.config import FaeRecConfig
-from genrec.semtok.aligners.faerec import curriculum
-from genrec.semtok.aligners.gates import DimensionGate
+from genrec.semtok.aligners.faerec import DimensionGate, curriculum
 from genrec.semtok.errors import InputError
 
 

@@ -9,7 +9,7 @@ Shapes: N items, U users, D_t and D_c widths of text and collaborative vectors, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
+from genrec.semtok.aligners.principal_axes import mean_and_scale
 from genrec.semtok.errors import InputError
 
 
@@ -84,6 +85,39 @@ class ItemTable(nn.Module):
     def from_text(self, text: Tensor) -> Tensor:
         """Vectors [M, D] of cold-start items from text vectors [M, D_t] alone; InputError where none are read."""
         raise InputError(f"{type(self).__name__} has no vectors for cold-start items")
+
+
+class TextReadingTable(ItemTable):
+    """A table that is made of frozen text vectors too, which layers read centred and scaled.
+
+    Attributes:
+        name: begins the message where text vectors are of another width.
+        config: the aligner's.
+        standard: [N, D_t], the text as layers read it.
+        counts: [N], see `AlignerInputs`.
+    """
+
+    name: ClassVar[str]
+    text_mean: Tensor
+    text_scale: Tensor
+    standard: Tensor
+    counts: Tensor
+
+    def __init__(self, inputs: AlignerInputs, width: int, config: Any) -> None:
+        super().__init__()
+        self.n_items, self.width, self.config = len(inputs.text), width, config
+        mean, scale = mean_and_scale(inputs.text)
+        self.register_buffer("text_mean", torch.from_numpy(mean))
+        self.register_buffer("text_scale", torch.tensor(scale))
+        self.register_buffer("standard", self.standardised(torch.from_numpy(inputs.text)), persistent=False)
+        self.register_buffer("counts", torch.from_numpy(inputs.counts), persistent=False)
+
+    def standardised(self, text: Tensor) -> Tensor:
+        """Text vectors [M, D_t] as layers read them; raises InputError where they are of another width."""
+        fitted = len(self.text_mean)
+        if text.shape[1] != fitted:
+            raise InputError(f"{self.name}: text vectors of width {text.shape[1]}, fitted on width {fitted}")
+        return (text - self.text_mean) / self.text_scale
 
 
 class IdTable(ItemTable):

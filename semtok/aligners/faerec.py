@@ -16,47 +16,59 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from genrec.semtok.aligners.base import AlignerInputs, ItemTable
+from genrec.semtok.aligners.base import AlignerInputs, TextReadingTable
 from genrec.semtok.aligners.config import FaeRecConfig
-from genrec.semtok.aligners.gates import DimensionGate
 from genrec.semtok.aligners.losses import feature_correlation_by_popularity, item_contrast
-from genrec.semtok.aligners.principal_axes import component_rows, mean_and_scale
+from genrec.semtok.aligners.principal_axes import component_rows
 from genrec.semtok.dropout import Dropout
-from genrec.semtok.errors import InputError
 
 _ID_SCALE = 0.05  # root mean square of the ID vectors' entries at the start
-_GATE_DROPOUT = 0.1
-_OFF_DIAGONAL = 0.005  # weight of the correlation of different dimensions
 
 
-class FaeRecTable(ItemTable):
+class DimensionGate(nn.Module):
+    """How far each dimension of the first view is believed: g = sigmoid(A2 dropout(GELU(A1 [x ; y]))).
+
+    FAERec (arXiv 2604.03688): A1 is 2D to 2D, A2 is 2D to D with a bias that starts at 0, so that the gate starts near
+    one half. The mixture is g x + (1 - g) y, with g [M, D] between 0 and 1.
+
+    Args:
+        width: D.
+        dropout: on the hidden layer.
+    """
+
+    def __init__(self, width: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(2 * width, 2 * width)
+        self.dropout = Dropout(dropout)
+        self.out = nn.Linear(2 * width, width)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """The gate [M, D] of two views [M, D]."""
+        hidden = functional.gelu(self.hidden(torch.cat([first, second], dim=-1)))
+        return torch.sigmoid(self.out(self.dropout(hidden)))
+
+
+class FaeRecTable(TextReadingTable):
     """The table; cold-start items have their text alone, as if the gate were shut."""
 
-    standard: Tensor
-    text_mean: Tensor
-    text_scale: Tensor
-    counts: Tensor
+    name = "faerec"
 
     def __init__(self, inputs: AlignerInputs, width: int, config: FaeRecConfig) -> None:
-        super().__init__()
-        self.n_items, self.width, self.config = len(inputs.text), width, config
+        super().__init__(inputs, width, config)
         text_width = inputs.text.shape[1]
         self.items = nn.Embedding(self.n_items, width)
         hidden = max(1, text_width // 2)
         self.mapper = nn.Sequential(
             nn.Linear(text_width, hidden), nn.GELU(), Dropout(config.mapper_dropout), nn.Linear(hidden, width)
         )
-        self.gate = DimensionGate(width, _GATE_DROPOUT)
+        self.gate = DimensionGate(width)
         self.norm = nn.LayerNorm(width)
         # Vectors of unit length: with a softmax over the whole catalogue, LayerNorm's own length of sqrt(D) would start
         # from logits in the tens.
         nn.init.constant_(self.norm.weight, width**-0.5)
-        mean, scale = mean_and_scale(inputs.text)
-        self.register_buffer("text_mean", torch.from_numpy(mean))
-        self.register_buffer("text_scale", torch.tensor(scale))
-        self.register_buffer("standard", self._standard(torch.from_numpy(inputs.text)), persistent=False)
-        self.register_buffer("counts", torch.from_numpy(inputs.counts), persistent=False)
         with torch.no_grad():
             self.items.weight.copy_(torch.from_numpy(component_rows(inputs.text, width, _ID_SCALE)))
 
@@ -76,17 +88,11 @@ class FaeRecTable(ItemTable):
         own, mapped, counts = self.items.weight[rows], self.mapper(self.standard[rows]), self.counts[rows]
         item, feature = curriculum(epoch, config.minimum, config.period)
         total = item * item_contrast(own, mapped, rows, config.temperature)
-        total = total + feature * feature_correlation_by_popularity(own, mapped, counts, _OFF_DIAGONAL)
+        total = total + feature * feature_correlation_by_popularity(own, mapped, counts)
         return config.weight * total
 
     def from_text(self, text: Tensor) -> Tensor:
-        if text.shape[1] != self.standard.shape[1]:
-            raise InputError(f"faerec: text vectors of width {text.shape[1]}, fitted on width {self.standard.shape[1]}")
-        return self.norm(self.mapper(self._standard(text)))
-
-    def _standard(self, text: Tensor) -> Tensor:
-        """What the mapper reads."""
-        return (text - self.text_mean) / self.text_scale
+        return self.norm(self.mapper(self.standardised(text)))
 
     def _fused(self, own: Tensor, mapped: Tensor, counts: Tensor) -> Tensor:
         gate = self.gate(own, mapped) * (counts > 0)[:, None]

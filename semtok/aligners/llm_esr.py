@@ -26,40 +26,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from genrec.semtok.aligners.base import AlignerInputs, ItemTable
+from genrec.semtok.aligners.base import AlignerInputs, TextReadingTable
 from genrec.semtok.aligners.config import LlmEsrConfig
 from genrec.semtok.aligners.losses import soft_target_contrast
-from genrec.semtok.aligners.principal_axes import mean_and_scale, principal_axes
+from genrec.semtok.aligners.principal_axes import principal_axes
 from genrec.semtok.dropout import Dropout
-from genrec.semtok.errors import InputError
 
 _ID_SCALE = 0.05  # root mean square of the ID vectors' entries at the start
 
 
-class LlmEsrTable(ItemTable):
+class LlmEsrTable(TextReadingTable):
     """Two views of half the width each."""
 
-    standard: Tensor
-    text_mean: Tensor
-    text_scale: Tensor
+    name = "llm_esr"
     text_axes: Tensor
-    counts: Tensor
 
     def __init__(self, inputs: AlignerInputs, width: int, config: LlmEsrConfig) -> None:
-        super().__init__()
+        super().__init__(inputs, width, config)
         config.check_width(width)
-        self.n_items, self.width, self.config = len(inputs.text), width, config
         half, text_width = width // 2, inputs.text.shape[1]
-        mean, scale = mean_and_scale(inputs.text)
-        _, axes = principal_axes(inputs.text, half)
-        components = (inputs.text - mean) @ axes / scale
+        mean, axes = principal_axes(inputs.text, half)
+        components = (inputs.text - mean) @ axes / float(self.text_scale)
         axes *= _ID_SCALE / np.sqrt(np.square(components).mean()).clip(1e-6)
         axes = np.pad(axes, ((0, 0), (0, half - axes.shape[1])))
-        self.register_buffer("text_mean", torch.from_numpy(mean))
-        self.register_buffer("text_scale", torch.tensor(scale))
         self.register_buffer("text_axes", torch.from_numpy(axes))
-        self.register_buffer("standard", self._standard(torch.from_numpy(inputs.text)), persistent=False)
-        self.register_buffer("counts", torch.from_numpy(inputs.counts), persistent=False)
         self.items = nn.Embedding(self.n_items, half)
         with torch.no_grad():
             self.items.weight.copy_(self.standard @ self.text_axes)
@@ -88,14 +78,8 @@ class LlmEsrTable(ItemTable):
         return self.config.weight * soft_target_contrast(said, done, tau, 1 / tau)
 
     def from_text(self, text: Tensor) -> Tensor:
-        if text.shape[1] != len(self.text_mean):
-            raise InputError(f"llm_esr: text vectors of width {text.shape[1]}, fitted on width {len(self.text_mean)}")
-        standard = self._standard(text)
+        standard = self.standardised(text)
         return self._joined(*self._views(standard, standard @ self.text_axes))
-
-    def _standard(self, text: Tensor) -> Tensor:
-        """What both views read."""
-        return (text - self.text_mean) / self.text_scale
 
     def _views(self, standard: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         """The semantic and the collaborative view, [M, D / 2] each, before they look at each other."""

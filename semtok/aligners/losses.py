@@ -83,9 +83,7 @@ def feature_correlation(first: Tensor, second: Tensor, off_diagonal: float = 0.0
     return (1 - diagonal).square().sum() + off_diagonal * rest
 
 
-def feature_correlation_by_popularity(
-    first: Tensor, second: Tensor, counts: Tensor, off_diagonal: float = 0.005
-) -> Tensor:
+def feature_correlation_by_popularity(first: Tensor, second: Tensor, counts: Tensor) -> Tensor:
     """`feature_correlation` of the more popular and of the less popular half of the rows, summed (FAERec).
 
     Taken apart, the many events of popular items cannot drown the correlations of rare ones.
@@ -94,9 +92,7 @@ def feature_correlation_by_popularity(
         counts: [M], interactions of each item; rows above the median are the popular half.
     """
     popular = counts > counts.median()
-    return feature_correlation(first[popular], second[popular], off_diagonal) + feature_correlation(
-        first[~popular], second[~popular], off_diagonal
-    )
+    return feature_correlation(first[popular], second[popular]) + feature_correlation(first[~popular], second[~popular])
 
 
 def _standardised(values: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ import torch
 from scipy.sparse import csr_array, eye_array, hstack
 from torch import Tensor, nn
 
-from genrec.semtok.aligners.base import AlignerInputs, ItemTable
+from genrec.semtok.aligners.base import AlignerInputs, TextReadingTable
 from genrec.semtok.aligners.config import RecGoatConfig
 from genrec.semtok.aligners.graph_attention import Edges, GraphAttention, propagate, propagate_back
 from genrec.semtok.aligners.graphs import bipartite, nearest, neighbour_graph
@@ -70,7 +70,7 @@ class UserText(nn.Module):
         return self.attention(self.edges, self.start(self.text))
 
 
-class RecGoatTable(ItemTable):
+class RecGoatTable(TextReadingTable):
     """The table; cold-start items have their text, and the collaborative vectors of items with like text.
 
     A pass over the graphs is kept until its gradient is taken or a weight changes, so that `forward` and `loss` of one
@@ -80,22 +80,17 @@ class RecGoatTable(ItemTable):
         InputError: `inputs.user_text` is missing.
     """
 
+    name = "recgoat"
     text: Tensor
-    text_mean: Tensor
-    text_scale: Tensor
     known: Tensor
 
     def __init__(self, inputs: AlignerInputs, width: int, config: RecGoatConfig) -> None:
-        super().__init__()
-        self.n_items, self.width, self.config = len(inputs.text), width, config
+        super().__init__(inputs, width, config)
         if inputs.user_text is None:
             raise InputError("recgoat: no vectors of the users' preference texts")
         if inputs.collaborative is None:
             raise InputError("recgoat: no collaborative vectors")
-        mean, scale = mean_and_scale(inputs.text)
         known = inputs.counts > 0
-        self.register_buffer("text_mean", torch.from_numpy(mean))
-        self.register_buffer("text_scale", torch.tensor(scale))
         self.register_buffer("text", torch.from_numpy(inputs.text), persistent=False)
         self.register_buffer("known", torch.from_numpy(known), persistent=False)
         self.items = nn.Embedding(self.n_items, width)
@@ -138,15 +133,13 @@ class RecGoatTable(ItemTable):
         return config.contrast * symmetric_contrast(text[rows], collaborative[rows], rows, config.temperature)
 
     def from_text(self, text: Tensor) -> Tensor:
-        if text.shape[1] != self.text.shape[1]:
-            raise InputError(f"recgoat: text vectors of width {text.shape[1]}, fitted on width {self.text.shape[1]}")
-        own = self._projected(text)
+        own = self.text_in(self.standardised(text))
         if len(text):
             ours, theirs = self.text.cpu().numpy(), text.cpu().numpy()
             graph = nearest(theirs, ours, self.config.item_neighbours)
             loops = eye_array(len(theirs), dtype=np.float32)
             edges = Edges(csr_array(hstack([graph, loops]))).to(text.device)
-            read = torch.cat([self._projected(self.text), own])
+            read = torch.cat([self.text_in(self.standard), own])
             own = self.item_attention(edges, read, own)
         mixed = self.share * self.map(own) + (1 - self.share) * self._borrowed(text)
         return self.norm(mixed)
@@ -178,13 +171,10 @@ class RecGoatTable(ItemTable):
         self._kept = None  # the pass behind it is freed with its gradient
 
     def _propagated(self) -> Modalities:
-        text = self.item_attention(self.item_edges, self._projected(self.text))
+        text = self.item_attention(self.item_edges, self.text_in(self.standard))
         collaborative = items = self.items.weight * self.known[:, None]
         edges, users = self.user_item_edges, self.users()
         for _ in range(self.config.layers):
             items, users = propagate_back(edges, users), propagate(edges, items)
             collaborative = collaborative + items
         return Modalities(text, collaborative / (self.config.layers + 1))
-
-    def _projected(self, text: Tensor) -> Tensor:
-        return self.text_in((text - self.text_mean) / self.text_scale)
