@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from genrec.semtok.errors import InputError, OptionError
+from genrec.semtok.errors import InputError, OptionError, listed
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def require_named(headers: Iterable[Header]) -> None:
     for path, has, wanted in headers:
         missing = {option: name for option, name in wanted.items() if name not in has}
         if missing:
-            told.append(f"{path}: no column {_listed(missing.values())}; it has {_listed(has) or 'none'}")
+            told.append(f"{path}: no column {listed(missing.values())}; it has {listed(has) or 'none'}")
             options += missing
     if told:
         raise MissingColumns(". ".join(told), _guessed(headers, options))
@@ -107,7 +107,3 @@ def _guessed(headers: list[Header], options: list[str]) -> dict[str, str]:
             del found["item_id_in_log"]
             found["item_id"] = shared[0] if len(shared) == 1 else "NAME"
     return found
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(repr(name) for name in names)

@@ -48,6 +48,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def listed(names: Iterable[str]) -> str:
+    """Names in quotes, with commas between them."""
+    return ", ".join(map(repr, names))
+
+
 def near_names(wanted: str, names: Iterable[str]) -> list[str]:
     """The names that somebody may have meant who wrote one that does not exist, likeliest first.
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import io
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 
 def figure(width: float, height: float) -> Figure:
     """An empty figure of so many inches."""
-    made = Figure(figsize=(width, height), dpi=120, layout="constrained")
-    FigureCanvasAgg(made)
-    return made
+    return Figure(figsize=(width, height), dpi=120, layout="constrained")
 
 
 def png(drawn: Figure) -> bytes:

@@ -119,7 +119,7 @@ def measure_quality(
         sizes=ids.sizes,
         collision_rate_before=float(np.mean(shared_by(encoded, quantizer.sizes) > 1)),
         collision_rate_after=float(np.mean(shared_by(ids.codes, ids.sizes) > 1)),
-        moved_share=float(np.mean(_moved(ids.codes, encoded))),
+        moved_share=float(np.mean((published != encoded).any(axis=1))),
         codes_used=tuple(int((counts > 0).sum()) for counts in use),
         entropy=tuple(_entropy(counts) for counts in use),
         gini=tuple(_gini(counts) for counts in use),
@@ -193,10 +193,6 @@ def _pair_chance(codes: Codes, sizes: Sequence[int]) -> float:
     """Probability that two different items, drawn at random, have the same codes."""
     n_items = len(codes)
     return float(np.sum(shared_by(codes, sizes) - 1) / (n_items * (n_items - 1))) if n_items > 1 else math.nan
-
-
-def _moved(codes: Codes, encoded: Codes) -> NDArray[np.bool_]:
-    return (codes[:, : encoded.shape[1]] != encoded).any(axis=1)
 
 
 def _entropy(counts: NDArray[np.int64]) -> float:

@@ -9,6 +9,7 @@ definition of them, it bounds the depth of what it parses, and the server has it
 from __future__ import annotations
 
 from dataclasses import is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -19,15 +20,11 @@ from genrec.semtok.errors import InputError
 Value = TypeVar("Value")
 
 
-_adapters: dict[Any, TypeAdapter[Any]] = {}  # by type; making one takes milliseconds
-
-
+@cache  # making one takes milliseconds
 def _adapter(kind: Any) -> TypeAdapter[Any]:
-    if kind not in _adapters:
-        if is_dataclass(kind):
-            with_config(ConfigDict(extra="forbid"))(cast(type[Any], kind))  # of those inside too
-        _adapters[kind] = TypeAdapter(kind)
-    return _adapters[kind]
+    if is_dataclass(kind):
+        with_config(ConfigDict(extra="forbid"))(cast(type[Any], kind))  # of those inside too
+    return TypeAdapter(kind)
 
 
 def read_as(path: Path, kind: type[Value]) -> Value:
@@ -46,7 +43,7 @@ def read_as(path: Path, kind: type[Value]) -> Value:
 def parse_as(data: bytes | str, kind: type[Value], name: str) -> Value:
     """Parse JSON text as a type; raises InputError, beginning with `name`, where it is of another form."""
     try:
-        value: Value = _adapter(kind).validate_json(data, strict=True)
+        value: Value = _adapter(cast(Any, kind)).validate_json(data, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))

@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, NoReturn
 
 import polars as pl
 
-from genrec.semtok.errors import InputError, first_line
+from genrec.semtok.errors import InputError, first_line, listed
 
 if TYPE_CHECKING:
     from polars._typing import PolarsDataType
@@ -116,7 +116,7 @@ def require_columns(table: pl.DataFrame, path: Path, names: Sequence[str]) -> No
     """Raise InputError naming the columns that are missing and those that are there."""
     missing = [name for name in names if name not in table.columns]
     if missing:
-        raise InputError(f"{path}: no column {_listed(missing)}; it has {_listed(table.columns) or 'none'}")
+        raise InputError(f"{path}: no column {listed(missing)}; it has {listed(table.columns) or 'none'}")
 
 
 def require_types(table: pl.DataFrame, path: Path, types: Mapping[str, PolarsDataType], may_lack: str = "") -> None:
@@ -197,7 +197,7 @@ def _parse(path: Path, kind: str, schema: Mapping[str, pl.DataType] | None) -> p
 def _check_header(columns: Sequence[str], path: Path) -> None:
     twice = [name.removesuffix("_duplicated_0") for name in columns if name.endswith("_duplicated_0")]
     if twice:
-        raise InputError(f"{path}: column {_listed(twice)} is duplicated in the header")
+        raise InputError(f"{path}: column {listed(twice)} is duplicated in the header")
 
 
 def _without_blank_end(table: pl.DataFrame) -> pl.DataFrame:
@@ -215,10 +215,6 @@ def _refuse_short_rows(table: pl.DataFrame, path: Path) -> None:
             complaint = next(_broken_csv(lines), None)
         if complaint:
             raise InputError(f"{path}: {complaint}")
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(repr(name) for name in names)
 
 
 def open_plain(path: Path) -> IO[bytes]:
