@@ -22,33 +22,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from genrec.semtok.encoders.base import TextEncoder as TextEncoder
 from genrec.semtok.errors import InputError, OptionError, did_you_mean
 from genrec.semtok.folders import read_json
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from genrec.semtok.catalog import Catalog
-
-
-class TextEncoder(Protocol):
-    """What every encoder can do."""
-
-    @property
-    def name(self) -> str:
-        """The name that `make_encoder` makes it from."""
-
-    def fit(self, texts: Sequence[str]) -> None:
-        """Learn what the encoder needs of the catalogue's texts; pretrained models need nothing."""
-
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Texts to float32 [N, D], in their order; a text's vector does not depend on its neighbours."""
-
-    def save(self, folder: Path) -> None:
-        """Write `encoder.json` and, where there is any, the fitted state into an existing folder."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +78,13 @@ def _smollm2(_: str) -> TextEncoder:
 def _hf(model: str) -> TextEncoder:
     from genrec.semtok.encoders.hf import HFEncoder
 
-    return HFEncoder(model, name=f"hf:{model}")
+    return HFEncoder(model)
 
 
 def _hf_last(model: str) -> TextEncoder:
     from genrec.semtok.encoders.hf import HFEncoder
 
-    return HFEncoder(model, name=f"hf-last:{model}", pooling="last")
+    return HFEncoder(model, pooling="last")
 
 
 def _sentence_transformer(model: str) -> TextEncoder:

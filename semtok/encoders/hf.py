@@ -14,11 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import normalize
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from genrec.semtok.device import default_device
-from genrec.semtok.folders import to_json, write_atomic
+from genrec.semtok.encoders.base import TextEncoder
 from genrec.semtok.installed import lacks_extra
 from genrec.semtok.plain_words import plain_words
 from genrec.semtok.pretrained import open_folder
@@ -27,7 +29,7 @@ Pooling = Literal["mean", "last"]
 _TOKENS_PER_BATCH = 8192
 
 
-class HFEncoder:
+class HFEncoder(TextEncoder):
     """Last hidden states of a pretrained model, pooled over the text's tokens, scaled to unit length.
 
     Args:
@@ -59,9 +61,6 @@ class HFEncoder:
         self._tokenizer, network = folder.tokenizer(), folder.model("encoder", dtype)
         self._network = (network.get_encoder() if network.config.is_encoder_decoder else network).to(self.device).eval()
 
-    def fit(self, texts: Sequence[str]) -> None:
-        """Nothing to learn: the model is pretrained."""
-
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Texts to float32 [N, D] of unit length, in their order."""
@@ -72,28 +71,10 @@ class HFEncoder:
             total=len(texts), desc=f"encoding with {self.name}", unit="item", disable=len(texts) == 1 or None
         ) as bar:
             for batch in _batches([len(row) for row in ids]):
-                rows[batch] = self._encode_batch([ids[index] for index in batch]).float().cpu().numpy()
+                tokens, mask = padded([ids[index] for index in batch], self.device)
+                rows[batch] = unit_vectors(self._network, tokens, mask, self.pooling).cpu().numpy()
                 bar.update(len(batch))
         return rows
-
-    def save(self, folder: Path) -> None:
-        """Write `encoder.json`; the weights stay where they are and are found again by name."""
-        write_atomic(folder / "encoder.json", to_json({"name": self.name}))
-
-    def _encode_batch(self, ids: list[list[int]]) -> Tensor:
-        lengths = torch.tensor([len(row) for row in ids], device=self.device)
-        # Padding stands on the right, where neither causal nor masked attention sees it; so the pad id does not matter.
-        tokens = torch.zeros(len(ids), int(lengths.max()), dtype=torch.long)
-        for index, row in enumerate(ids):
-            tokens[index, : len(row)] = torch.tensor(row)
-        mask = torch.arange(tokens.shape[1], device=self.device) < lengths[:, None]  # [B, T]
-        arguments: dict[str, Any] = {"input_ids": tokens.to(self.device), "attention_mask": mask.long()}
-        hidden: Tensor = self._network(**arguments).last_hidden_state.float()  # [B, T, D]
-        if self.pooling == "last":
-            pooled = hidden[torch.arange(len(ids), device=self.device), lengths - 1]
-        else:
-            pooled = (hidden * mask[..., None]).sum(dim=1) / lengths[:, None]
-        return torch.nn.functional.normalize(pooled, dim=-1)
 
 
 def token_rows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> list[list[int]]:
@@ -107,6 +88,27 @@ def token_rows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_len
     # A tokenizer that adds no special token gives nothing for an empty text, which a model cannot read.
     blank = [tokenizer.eos_token_id or 0]
     return [row or blank for row in ids]
+
+
+def padded(rows: Sequence[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Tokens int64 [B, T] padded on the right, and their mask bool [B, T].
+
+    There neither causal nor masked attention sees the padding, so its id does not matter.
+    """
+    tokens = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+    mask = torch.arange(tokens.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
+    return tokens.to(device), mask.to(device)
+
+
+def unit_vectors(network: Any, tokens: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
+    """A model's last hidden states of `padded` tokens, pooled: float32 [B, D] of unit length."""
+    hidden: Tensor = network(input_ids=tokens, attention_mask=mask.long()).last_hidden_state.float()  # [B, T, D]
+    lengths = mask.sum(dim=1)
+    if pooling == "last":
+        pooled = hidden[torch.arange(len(tokens), device=tokens.device), lengths - 1]
+    else:
+        pooled = (hidden * mask[..., None]).sum(dim=1) / lengths[:, None]
+    return normalize(pooled, dim=-1)
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec.semtok.folders import to_json, write_atomic
+from genrec.semtok.encoders.base import TextEncoder
 from genrec.semtok.plain_words import plain_words
 from genrec.semtok.pretrained import open_folder
 
 
-class SentenceTransformerEncoder:
+class SentenceTransformerEncoder(TextEncoder):
     """A sentence-transformers model by folder or hub id.
 
     Raises:
@@ -25,16 +25,9 @@ class SentenceTransformerEncoder:
         self._model = open_folder(model, f"text encoder {self.name}").sentence_transformer()
         self._model.tokenizer.split_special_tokens = True  # as in `HFEncoder`
 
-    def fit(self, texts: Sequence[str]) -> None:
-        """Nothing to learn: the model is pretrained."""
-
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Texts to float32 [N, D] of unit length, in their order."""
         # One text more than asked for: without any, the model could not say how wide its vectors are.
         words = [plain_words(self._model.tokenizer, text) for text in [*texts, ""]]
         rows = self._model.encode(words, normalize_embeddings=True, show_progress_bar=False)
         return np.asarray(rows[:-1], dtype=np.float32)
-
-    def save(self, folder: Path) -> None:
-        """Write `encoder.json`; the weights stay where they are and are found again by name."""
-        write_atomic(folder / "encoder.json", to_json({"name": self.name}))

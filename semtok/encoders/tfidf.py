@@ -18,6 +18,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.utils.extmath import randomized_svd
 
 from genrec.semtok.arrays import Spec, read_arrays
+from genrec.semtok.encoders.base import TextEncoder
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import read_json, to_json, write_atomic
 from genrec.semtok.vectors import unit_rows
@@ -25,7 +26,7 @@ from genrec.semtok.vectors import unit_rows
 _STATE = "encoder.safetensors"
 
 
-class TfidfEncoder:
+class TfidfEncoder(TextEncoder):
     """The default encoder: fitted on the catalogue, the same vectors for the same texts on every run.
 
     Args:

@@ -13,12 +13,11 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from genrec.semtok import smollm2
 from genrec.semtok.aligners.losses import soft_target_contrast
-from genrec.semtok.encoders.hf import Pooling, minilm_folder, token_rows
+from genrec.semtok.encoders.hf import Pooling, minilm_folder, padded, token_rows, unit_vectors
 from genrec.semtok.errors import OptionError
 from genrec.semtok.pretrained import open_folder
 
@@ -46,13 +45,7 @@ class ViewEncoder(nn.Module):
 
     def encode(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Unit vectors [n, D] of right-padded tokens [n, T]."""
-        hidden: Tensor = self.network(input_ids=tokens, attention_mask=mask.long()).last_hidden_state.float()
-        lengths = mask.sum(dim=1)
-        if self.pooling == "last":
-            pooled = hidden[torch.arange(len(tokens), device=tokens.device), lengths - 1]
-        else:
-            pooled = (hidden * mask[..., None]).sum(dim=1) / lengths[:, None]
-        return functional.normalize(pooled, dim=-1)
+        return unit_vectors(self.network, tokens, mask, self.pooling)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Loss of the views [2B, T], first views first.
@@ -92,13 +85,8 @@ class Tunable:
                 module.train()
 
     def tokens(self, texts: Sequence[str], max_tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Right-padded tokens [n, T] and their mask; a padding token is never read, so any id will do."""
-        rows = token_rows(self.tokenizer, texts, max_tokens)
-        lengths = torch.tensor([len(row) for row in rows])
-        tokens = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
-        for index, row in enumerate(rows):
-            tokens[index, : len(row)] = torch.tensor(row)
-        return tokens.to(device), (torch.arange(tokens.shape[1]) < lengths[:, None]).to(device)
+        """Right-padded tokens [n, T] and their mask."""
+        return padded(token_rows(self.tokenizer, texts, max_tokens), device)
 
     def export(self, folder: Path) -> None:
         """Merge the adapters and write a Hugging Face folder; nothing can be trained afterwards."""
