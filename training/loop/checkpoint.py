@@ -11,35 +11,23 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+
+from genrec.training.loop.zero import ZeroOptimizer
 
 CHECKPOINT = "checkpoint.safetensors"
-
 
 OptimizerState = Mapping[int, Mapping[str, torch.Tensor]]
 
 
-class Stateful(Protocol):
-    """What is asked of an optimiser here."""
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """Settings and parameters."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """`state` by the parameters' places."""
-
-    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Put it back."""
-
-
-def whole_state(optimizer: Stateful, *, keep: bool = True) -> OptimizerState:
+def whole_state(optimizer: Optimizer | ZeroOptimizer, *, keep: bool = True) -> OptimizerState:
     """The optimiser's state by the parameters' places, copied to the CPU; that of sharded parameters is put together.
 
     Args:
@@ -68,7 +56,7 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: OptimizerState, p
     _write(folder / CHECKPOINT, tensors, {"progress": json.dumps(dict(progress), sort_keys=True)})
 
 
-def load_checkpoint(folder: Path, model: nn.Module, optimizer: Stateful) -> dict[str, Any] | None:
+def load_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer | ZeroOptimizer) -> dict[str, Any] | None:
     """Put a checkpoint's state back and return its progress, or return None where there is no checkpoint.
 
     The optimiser's parameters may be sharded (every process then calls this), those of the model may not.
