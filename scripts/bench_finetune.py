@@ -33,7 +33,7 @@ from genrec.semtok.folders import to_json, write_atomic
 from genrec.tasks.mixture import Tasks
 from genrec.training.lm.build import LmInputs, build_lm
 from genrec.training.lm.config import LmConfig
-from genrec.training.lm.data import PAD, Example, collate, history_examples, response_example
+from genrec.training.lm.data import Example, collate, history_examples, response_example
 from genrec.training.loop.batching import batches_by_length
 from genrec.training.loop.schedule import adamw
 
@@ -93,7 +93,7 @@ def measure(data: Path, base: str, way: Way, tokens: int, steps: int, answer: Si
             started, done, padded = time.perf_counter(), 0, 0
         if number == steps:
             break
-        rows = collate(examples, PAD).to(device)
+        rows = collate(examples).to(device)
         with torch.autocast(device.type, torch.bfloat16):
             losses = model(rows)
         loss = losses.codes + losses.items + losses.text

@@ -36,7 +36,7 @@ from genrec.stages import bring_up_to_date
 from genrec.training.lm.base import scratch_model, scratch_tokenizer
 from genrec.training.lm.build import LanguageModel, LmInputs
 from genrec.training.lm.config import LmConfig, SidInit
-from genrec.training.lm.data import PAD, collate, response_example
+from genrec.training.lm.data import collate, response_example
 from genrec.training.lm.fit import fit_lm
 from genrec.training.lm.stage import lm_inputs
 from genrec.training.loop.epochs import FitContext
@@ -86,7 +86,7 @@ def validation_loss(inputs: LmInputs, built: LanguageModel) -> float:
     ]
     with torch.inference_mode():
         for start in range(0, len(examples), 64):
-            total += built.model(collate(examples[start : start + 64], PAD)).codes.item()
+            total += built.model(collate(examples[start : start + 64])).codes.item()
     return total / len(examples)
 
 

@@ -49,7 +49,7 @@ from genrec.semtok.semantic_ids import assign_ids
 from genrec.semtok.vectors import ItemVectors
 from genrec.training.lm.build import LanguageModel, LmInputs, build_lm
 from genrec.training.lm.config import LmConfig
-from genrec.training.lm.data import PAD, Example, collate, history_examples, response_example
+from genrec.training.lm.data import Example, collate, history_examples, response_example
 from genrec.training.loop.batching import batches_by_length
 from genrec.training.loop.schedule import Warmup, adamw, set_learning_rates
 from genrec.training.quantizer.fit import fit_quantizer
@@ -108,7 +108,7 @@ class Way:
 
     def step(self, group: NDArray[np.int64]) -> None:
         """One optimiser step."""
-        losses = self.built.model(collate([self.examples[i] for i in group], PAD))
+        losses = self.built.model(collate([self.examples[i] for i in group]))
         self.optimizer.zero_grad()
         (losses.codes / max(1, losses.n_items)).backward()
         torch.nn.utils.clip_grad_norm_(self.built.model.parameters(), 1.0)

@@ -209,7 +209,7 @@ def test_the_dense_head_of_a_large_catalogue_is_trained_against_a_sample(
         monkeypatch.setattr("genrec.training.lm.build.FULL_SOFTMAX", full_softmax)
         built = build_lm(inputs, config)
         rows = history_examples(inputs.split.train, inputs.semantic_ids.codes, built.vocabulary, 6)[:8]
-        loss = built.model.eval()(collate(rows, 0)).items
+        loss = built.model.eval()(collate(rows)).items
         loss.backward()
         dense.append((loss, built.model.head.query.weight.grad))
         assert (built.model.probability is None) == (full_softmax == 60)

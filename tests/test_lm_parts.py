@@ -62,7 +62,7 @@ def test_a_long_history_is_cut_into_windows_without_a_repeated_target() -> None:
 
 
 def test_only_the_response_is_a_target_and_padding_never_is() -> None:
-    batch = collate([response_example([5, 6, 7], [8, 9]), response_example([1], [2])], 0)
+    batch = collate([response_example([5, 6, 7], [8, 9]), response_example([1], [2])])
     assert batch.input_ids.tolist() == [[5, 6, 7, 8], [1, 0, 0, 0]]
     assert batch.labels.tolist() == [[IGNORE, IGNORE, 8, 9], [2, IGNORE, IGNORE, IGNORE]]
     assert (batch.items == -1).all()

@@ -199,7 +199,7 @@ def test_the_loss_is_the_enumerated_cross_entropy_and_its_gradient() -> None:
     for step in model.nodes.steps:
         torch.nn.init.normal_(step, std=0.1)
     rows = history_examples(inputs.split.train.take(np.arange(2)), CODES, built.vocabulary, 6)
-    model(collate(rows, 0)).items.backward()
+    model(collate(rows)).items.backward()
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     loss = torch.zeros(())
@@ -222,7 +222,7 @@ def test_soft_targets_are_taught_to_the_nodes() -> None:
         recommender(N), SpelledItems(built.vocabulary, CODES), CodeTrie(CODES, (4, 4)), torch.from_numpy(CODES),
         model.seen_rows, SHARE,
     )  # fmt: skip
-    batch = collate(history_examples(inputs.split.train.take(np.arange(3)), CODES, built.vocabulary, 6), 0)
+    batch = collate(history_examples(inputs.split.train.take(np.arange(3)), CODES, built.vocabulary, 6))
     soft = teacher(batch)
     assert soft is not None
     rows, places = (batch.items >= 0).nonzero(as_tuple=True)

@@ -50,7 +50,7 @@ def taught(
         Sequences.from_lists([np.array(h, dtype=np.int32) for h in histories]), codes, vocabulary, 5
     )
     text = response_example([1, *vocabulary.encode(codes[1]).tolist()], [2, 3])
-    return teacher, collate([text, *rows], 0)
+    return teacher, collate([text, *rows])
 
 
 @pytest.mark.parametrize("backbone", ["sasrec", "bert4rec", "fmlprec"])  # the last two read in both directions
@@ -140,7 +140,7 @@ def test_the_model_is_trained_towards_the_soft_targets(space: str) -> None:
     model = built.model.eval()
     spelled, trie = SpelledItems(built.vocabulary, CODES), CodeTrie(CODES, (4, 4))
     teacher = Teacher(recommender(N), spelled, trie, torch.from_numpy(CODES), model.seen_rows, SHARE)
-    batch = collate(history_examples(inputs.split.train.take(np.arange(6)), CODES, built.vocabulary, 6), 0)
+    batch = collate(history_examples(inputs.split.train.take(np.arange(6)), CODES, built.vocabulary, 6))
     soft = teacher(batch)
     assert soft is not None
     with torch.no_grad():

@@ -15,16 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 
 from genrec.semtok.catalog import Catalog
-from genrec.semtok.encoders.attribute_prompt import (
-    Attribute,
-    disjoint_views,
-    item_attributes,
-    random_view,
-)
+from genrec.semtok.encoders.attribute_prompt import Attribute, disjoint_views, item_attributes, random_view
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import check_replaceable, hash_file, new_folder, to_json, write_atomic
 from genrec.training.encoder.config import ScftConfig
@@ -32,7 +26,7 @@ from genrec.training.encoder.view_encoder import Tunable, ViewEncoder, load_tuna
 from genrec.training.loop.checkpoint import remove_work
 from genrec.training.loop.epochs import FitContext, Log, Objective, Plan, Progress, Row, Steps, fit_epochs
 from genrec.training.loop.schedule import adamw
-from genrec.training.loop.weights import Launched
+from genrec.training.loop.weights import Launched, main_process
 
 # The temperature is one number on a logarithmic scale: at the adapters' rate it would hardly move.
 _TEMPERATURE_RATE = 1e-2
@@ -59,8 +53,7 @@ def fit_scft(
     """
     target = Path(config.output)
     check_replaceable(target, lambda inputs: inputs.get("stage") == "scft", f"output {target}")
-    # Unlike `Accelerator`, `PartialState` does not read by itself that the launcher asked for CPUs.
-    main_process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).is_main_process
+    writes = main_process()  # asked before anything else asks for the process's device
     catalog = Catalog.from_file(Path(config.items), config.columns)
     if len(catalog) < 3:
         raise InputError(f"{config.items}: {len(catalog)} items are too few to contrast")
@@ -74,7 +67,7 @@ def fit_scft(
     inputs = {"stage": "scft", "config": asdict(config), "items": hash_file(Path(config.items))}
     with contextlib.ExitStack() as stack:
         scratch = target.with_name(f".{target.name}.new")
-        if main_process:
+        if writes:
             scratch = stack.enter_context(new_folder(target, inputs, resume=True))
             (scratch / "work").mkdir(exist_ok=True)
         PartialState().wait_for_everyone()

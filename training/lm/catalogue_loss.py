@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from genrec.decoding.node_scores import sums_below
-from genrec.training.loop.losses import CHUNK_LOGITS, CHUNK_LOGITS_GPU, SoftTargets
+from genrec.training.loop.losses import SoftTargets, chunk_rows
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class _CatalogueLoss(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, vectors: Tensor, targets: CatalogueTargets) -> tuple[Tensor, Tensor, Tensor]:
         of_query, of_vectors = torch.empty_like(query), torch.zeros_like(vectors)
         nodes = dense = query.new_zeros(())
-        most = max(16, (CHUNK_LOGITS if query.device.type == "cpu" else CHUNK_LOGITS_GPU) // len(vectors))
+        most = chunk_rows(query.device, len(vectors))
         parts = torch.arange(len(query), device=query.device).chunk(-(-len(query) // most) or 1)
         scores = query.new_empty(3, len(vectors) * len(parts[0]))  # written again and again: new memory takes longer
         for part in parts:

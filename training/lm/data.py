@@ -22,7 +22,6 @@ from genrec.decoding.vocabulary import SidVocabulary
 from genrec.training.loop.batching import windows
 
 IGNORE = -100
-PAD = 0  # never attended to, never a target: any id will do
 
 
 @dataclass(frozen=True)
@@ -82,10 +81,10 @@ def response_example(prompt: Sequence[int], response: Sequence[int]) -> Example:
     return Example(tokens, labels, np.full(len(labels), -1, dtype=np.int32))
 
 
-def collate(examples: Sequence[Example], pad_token: int) -> Batch:
-    """Pad on the right to the longest; padding is never attended to under a causal mask, and has no label."""
+def collate(examples: Sequence[Example]) -> Batch:
+    """Pad on the right to the longest; never attended to under a causal mask and without a label, any id will do."""
     longest = max(len(example) for example in examples)
-    input_ids = np.full((len(examples), longest), pad_token, dtype=np.int64)
+    input_ids = np.zeros((len(examples), longest), dtype=np.int64)
     labels = np.full((len(examples), longest), IGNORE, dtype=np.int64)
     items = np.full((len(examples), longest), -1, dtype=np.int64)
     for row, example in enumerate(examples):

@@ -26,7 +26,7 @@ from genrec.semtok.errors import InputError
 from genrec.tasks.mixture import Tasks
 from genrec.training.lm.build import LanguageModel, LmInputs, build_lm
 from genrec.training.lm.config import SCRATCH, LmConfig
-from genrec.training.lm.data import PAD, Example, collate, history_examples, response_example
+from genrec.training.lm.data import Example, collate, history_examples, response_example
 from genrec.training.lm.joint_model import JointModel, Losses
 from genrec.training.lm.teacher import Teacher
 from genrec.training.loop.batching import batches_by_length
@@ -163,7 +163,7 @@ class _FineTuning(Objective):
 
     def loss(self, batch: Sequence[Example], moment: float) -> tuple[Tensor, Mapping[str, Tensor | float]]:
         """A word weighs as much as a code: an item is its codes."""
-        rows = collate(batch, PAD).to(self._device)
+        rows = collate(batch).to(self._device)
         losses: Losses = self._weights.module(rows, None if self._teacher is None else self._teacher(rows))
         weighted = losses.codes + losses.items + losses.text
         sums: dict[str, Tensor | float] = {

@@ -69,7 +69,6 @@ class JointModel(nn.Module):
     """
 
     level_of: Tensor
-    code_of: Tensor
     seen_rows: Tensor
     seen_index: Tensor
     probability: Tensor | None
@@ -101,19 +100,12 @@ class JointModel(nn.Module):
         bounds = np.cumsum([1, *vocabulary.sizes])
         self.level_rows = [slice(int(a), int(b)) for a, b in itertools.pairwise(bounds)]
         level_of = torch.full((len(ids),), -1)
-        code_of = torch.zeros(len(ids), dtype=torch.long)
         for level, rows in enumerate(self.level_rows):
             level_of[rows] = level
-            code_of[rows] = torch.arange(rows.stop - rows.start)
         seen_rows = head.seen.nonzero().squeeze(1)
         seen_index = torch.full((len(head.seen),), -1)
         seen_index[seen_rows] = torch.arange(len(seen_rows))
-        for name, value in {
-            "level_of": level_of,
-            "code_of": code_of,
-            "seen_rows": seen_rows,
-            "seen_index": seen_index,
-        }.items():
+        for name, value in {"level_of": level_of, "seen_rows": seen_rows, "seen_index": seen_index}.items():
             self.register_buffer(name, value, persistent=False)
         # Of each seen item, to be in the sample of the dense head's softmax; None: that runs over all of them.
         self.register_buffer("probability", None, persistent=False)
@@ -170,7 +162,7 @@ class JointModel(nn.Module):
             for number, rows in enumerate(self.level_rows):
                 here = labelled & (level == number)
                 codes = codes + linear_cross_entropy(
-                    hidden[here], output_rows[rows].to(hidden.dtype), self.code_of[labels[here] - self.first]
+                    hidden[here], output_rows[rows].to(hidden.dtype), labels[here] - self.first - rows.start
                 )
         if soft is not None:
             codes = codes - self._agreement(hidden, output_rows, batch.items, soft)

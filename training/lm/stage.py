@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, parse_flag_from_env
+from accelerate.utils import broadcast_object_list
 
 from genrec.ranking.config import FusionWeights, RankingConfig
 from genrec.run import Run
@@ -32,6 +32,7 @@ from genrec.training.lm.save import load_lm, save_lm
 from genrec.training.lm.validation import Validation
 from genrec.training.loop.checkpoint import work_folder
 from genrec.training.loop.epochs import FitContext
+from genrec.training.loop.weights import main_process
 
 NEEDS = ("catalog", "split", "vectors/item", "semtok")
 
@@ -162,12 +163,6 @@ def _begin(run: Run, stage: Stage, held: contextlib.ExitStack) -> bool:
     if refusal is not None:
         raise InputError(refusal)
     return bool(todo)
-
-
-def main_process() -> bool:
-    """Whether this process is the one that writes."""
-    # Unlike `Accelerator`, `PartialState` does not read by itself that the launcher asked for CPUs.
-    return bool(PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).is_main_process)
 
 
 def lm_settings(value: Mapping[str, Any]) -> LmSettings:

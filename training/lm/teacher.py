@@ -24,10 +24,9 @@ from genrec.decoding.item_input import SpelledItems
 from genrec.decoding.trie import CodeTrie, TrieLevel
 from genrec.sequential.base import SequentialModel
 from genrec.training.lm.data import Batch
-from genrec.training.loop.losses import SoftTargets
+from genrec.training.loop.losses import SoftTargets, chunk_rows
 
 LEAST_MASS = 1e-4  # of the items below a prefix; what is left of a running sum of less is rounding
-_CELLS, _CELLS_GPU = 2 << 20, 128 << 20  # probabilities held at once, on a CPU and on a GPU
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ class Teacher(nn.Module):
         )
 
     def _codes(self, states: Tensor, targets: Tensor, shares: Tensor) -> tuple[Tensor, ...]:
-        chunk = max(16, (_CELLS if states.device.type == "cpu" else _CELLS_GPU) // self.trie.n_items)
+        chunk = chunk_rows(states.device, self.trie.n_items)
         parts = [
             self._codes_of(states[i : i + chunk], targets[i : i + chunk], shares[i : i + chunk])
             for i in range(0, len(states), chunk)

@@ -38,13 +38,7 @@ class Validation:
             than 67 thousand items fewer.
     """
 
-    def __init__(
-        self,
-        inputs: LmInputs,
-        config: RankingConfig,
-        n_cases: int,
-        seed: int,
-    ) -> None:
+    def __init__(self, inputs: LmInputs, config: RankingConfig, n_cases: int, seed: int) -> None:
         most = max(1, _SCORES // len(inputs.catalog))
         self.cases: Cases = inputs.split.valid.sample(min(n_cases, most), seed)
         self.cases_of_choice: Cases = inputs.split.valid.sample(min(CHOICE * n_cases, most), seed)
@@ -105,14 +99,14 @@ class Validation:
         return choose_allocation(ranker, ranking, self.cases_of_choice, exclude_seen=self.exclude_seen)
 
     def ranks(
-        self, lm: LanguageModel, weights: Sequence[FusionWeights], cases: Cases, k: int = CHOSEN_BY
+        self, lm: LanguageModel, weights: Sequence[FusionWeights], cases: Cases
     ) -> Mapping[FusionWeights, NDArray[np.int64]]:
-        """Ranks of the targets int64 [B] in the fused lists of k items, by their weights; 0: not in the list."""
+        """Ranks of the targets int64 [B] in the fused lists, by their weights; 0: not in the list."""
         everything = ItemFilter(self.trie)
         lists = self._ranker(lm).fused_lists(
             cases.histories,
             weights=list(dict.fromkeys(weights)),
-            k=k,
+            k=CHOSEN_BY,
             exact=False,
             filters=[everything.deny(history) for history in cases.histories] if self.exclude_seen else None,
         )

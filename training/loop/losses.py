@@ -15,6 +15,11 @@ from torch import Tensor
 CHUNK_LOGITS, CHUNK_LOGITS_GPU = 2 << 20, 128 << 20
 
 
+def chunk_rows(device: torch.device, classes: int) -> int:
+    """How many rows of so many classes are held at once."""
+    return max(16, (CHUNK_LOGITS if device.type == "cpu" else CHUNK_LOGITS_GPU) // classes)
+
+
 class SoftTargets(NamedTuple):
     """Targets that a teacher makes: (1 - share) the row's target + share softmax(states vectors^T)."""
 
@@ -32,7 +37,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, soft: SoftTargets | None) -> Tensor:
-        rows = max(16, (CHUNK_LOGITS if hidden.device.type == "cpu" else CHUNK_LOGITS_GPU) // weight.shape[0])
+        rows = chunk_rows(hidden.device, weight.shape[0])
         grad_hidden = torch.empty_like(hidden, dtype=torch.float32)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast_object_list
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedType, broadcast_object_list, parse_flag_from_env
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.nn.utils import clip_grad_norm_
@@ -21,6 +21,12 @@ from genrec.training.loop.checkpoint import OptimizerState, load_checkpoint, who
 from genrec.training.loop.zero import prepare_zero
 
 _MOST_NORM = 1.0  # of all gradients together; longer ones are cut to it
+
+
+def main_process() -> bool:
+    """Whether this process is the one that writes."""
+    # Unlike `Accelerator`, `PartialState` does not read by itself that the launcher asked for CPUs.
+    return bool(PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).is_main_process)
 
 
 class OneProcess:
