@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from genrec.inference.serve.microbatch import LiveList, MicroBatcher, Overloaded, Question
@@ -23,25 +23,13 @@ class Answers:
         catalog: of the run; its withdrawn items are taken out of stored lists.
         store: None where there are no lists.
         batcher: None where nothing is answered live.
-        model_id, index_version: of the run behind `batcher`.
         timeout: seconds that a live answer may take.
-        exclude_seen: whether a live list in place of a stored one leaves out the history's items.
     """
 
     def __init__(
-        self,
-        catalog: Catalog,
-        store: TopKStore | None,
-        batcher: MicroBatcher | None,
-        *,
-        model_id: str,
-        index_version: str,
-        timeout: float,
-        exclude_seen: bool,
+        self, catalog: Catalog, store: TopKStore | None, batcher: MicroBatcher | None, *, timeout: float
     ) -> None:
         self._catalog, self._store, self._batcher, self._timeout = catalog, store, batcher, timeout
-        self._exclude_seen = exclude_seen
-        self._model = {"model_id": model_id, "index_version": index_version}
         self._withdrawn = frozenset(
             item for item, gone in zip(catalog.item_ids, catalog.withdrawn.tolist(), strict=True) if gone
         )
@@ -51,14 +39,14 @@ class Answers:
         """The stored list where it is fresh, else a live one, else the stale one; raises Problem 404 where there is
         none and nothing is answered live, 503 or 504 where live is too busy.
         """
-        stored = await self._stored(user_id)
+        stored = None if self._store is None else await _read(self._store, self._store.get, user_id)
         if stored is not None and (not stored.stale or self._batcher is None):
             return self._from_store(user_id, stored, k)
         if self._batcher is None:
             raise Problem(404, "unknown-user", f"no list for user {user_id!r}, and live recommendations are off")
         history, unknown = self.split(await self.history(user_id))
         try:
-            question = Question(history, k, exclude_seen=self._exclude_seen)
+            question = Question(history, k, exclude_seen=self._batcher.recommender.filter_viewed)
             return await self.live(question, user_id=user_id, unknown=unknown)
         except Problem:
             if stored is None:
@@ -75,14 +63,16 @@ class Answers:
             found = await self.in_time(self._batcher.ask(question))
         if anonymous:
             self._for_anonymous[question.k] = found
+        model = self._batcher.recommender
         return {
             "user_id": user_id,
-            "items": scored(zip(found.item_ids, found.scores, strict=True)),
+            "items": scored(found.items),
             "source": "live",
             "stale": False,
             "version": None,
             "age_seconds": 0.0,
-            **self._model,
+            "model_id": model.run_id,
+            "index_version": model.index_version,
             "history_length": len(question.history),
             "unknown_items": unknown,
             "reason": found.reason,
@@ -101,11 +91,7 @@ class Answers:
 
     async def history(self, user_id: str) -> tuple[str, ...]:
         """The items that the store knows the user interacted with, oldest first."""
-        if self._store is None:
-            return ()
-        if self._store.remote:
-            return await asyncio.to_thread(self._store.history, user_id)
-        return self._store.history(user_id)
+        return () if self._store is None else await _read(self._store, self._store.history, user_id)
 
     def split(self, item_ids: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
         """The items that the catalogue knows, and the others, both in order."""
@@ -114,13 +100,6 @@ class Answers:
         for item in item_ids:
             (unknown if self._catalog.find_row(item) is None else known).append(item)
         return tuple(known), unknown
-
-    async def _stored(self, user_id: str) -> StoredList | None:
-        if self._store is None:
-            return None
-        if self._store.remote:
-            return await asyncio.to_thread(self._store.get, user_id)
-        return self._store.get(user_id)  # a few microseconds: a thread would cost more than it saves
 
     def _from_store(self, user_id: str, stored: StoredList, k: int) -> Answer:
         info = stored.info
@@ -136,6 +115,11 @@ class Answers:
             "model_id": info.model_id,
             "index_version": info.index_version,
         }
+
+
+async def _read(store: TopKStore, read: Callable[[str], Result], user_id: str) -> Result:
+    """What one of the store's own methods finds: a few microseconds, or on a thread where it asks over the network."""
+    return await asyncio.to_thread(read, user_id) if store.remote else read(user_id)
 
 
 def scored(listed: Iterable[tuple[str, float]]) -> list[dict[str, Any]]:

@@ -68,7 +68,6 @@ class RecommendationsRequest(Asked):
     """A live recommendation. Items that the catalogue does not know are passed over and named in the answer."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={
             "examples": [
                 {"history": ["B0009P4PZC", "B000052YP6"], "k": 10, "where": {"categories": "Nails"}},
@@ -107,8 +106,7 @@ class SearchRequest(Asked):
     """What is looked for, in words."""
 
     model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={"examples": [{"query": "hand cream", "k": 5, "where": {"price": {"max": 20}}}]},
+        json_schema_extra={"examples": [{"query": "hand cream", "k": 5, "where": {"price": {"max": 20}}}]}
     )
 
     query: Text = Field(min_length=1, max_length=1000, description="What the items should be.")
@@ -125,7 +123,7 @@ class SearchRequest(Asked):
 class EventsRequest(Asked):
     """The items that a user has just interacted with, oldest first."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"item_ids": ["B000052YP6"]}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"item_ids": ["B000052YP6"]}]})
 
     item_ids: list[ItemId] = Field(min_length=1)
 

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path as FilePath
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import orjson
 from fastapi import FastAPI, Path, Query, Request
@@ -26,18 +26,21 @@ from genrec.inference.serve.answers import Answers, scored
 from genrec.inference.serve.config import ServeConfig
 from genrec.inference.serve.guard import Guard, RateLimit
 from genrec.inference.serve.metrics import ServeMetrics
-from genrec.inference.serve.microbatch import LiveRecommender, MicroBatcher, Question
+from genrec.inference.serve.microbatch import MicroBatcher, Question
 from genrec.inference.serve.problem import HANDLERS, MEDIA_TYPE, Problem
 from genrec.inference.store.topk_store import StoreUnavailable, TopKStore
 from genrec.recommendations import Recommendations
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.errors import InputError
 
+if TYPE_CHECKING:
+    from genrec.inference.recommender import Recommender
+
 log = logging.getLogger(__name__)
 
 
 def create_app(
-    recommender: LiveRecommender | None,
+    recommender: Recommender | None,
     store: TopKStore | None,
     config: ServeConfig,
     *,
@@ -64,6 +67,7 @@ def create_app(
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
+        exception_handlers=HANDLERS,
     )
     app.add_middleware(
         Guard,
@@ -73,8 +77,6 @@ def create_app(
         body_seconds=config.timeout,
         observe=metrics.request,
     )
-    for error, handler in HANDLERS.items():
-        app.add_exception_handler(error, handler)
     _add_user_routes(app, service)
     _add_item_routes(app, service)
     _add_search_route(app, service)
@@ -84,38 +86,26 @@ def create_app(
     return app
 
 
+@dataclasses.dataclass(eq=False)
 class _Service:
     """What the routes share; the queue and its thread live between startup and shutdown."""
 
-    def __init__(
-        self,
-        recommender: LiveRecommender | None,
-        store: TopKStore | None,
-        catalog: Catalog,
-        config: ServeConfig,
-        metrics: ServeMetrics,
-    ) -> None:
-        self.recommender, self.store, self.catalog = recommender, store, catalog
-        self.config, self.metrics = config, metrics
-        self.batcher: MicroBatcher | None = None
-        self.answers: Answers
+    recommender: Recommender | None
+    store: TopKStore | None
+    catalog: Catalog
+    config: ServeConfig
+    metrics: ServeMetrics
+    batcher: MicroBatcher | None = None  # None where nothing is answered live
+    answers: Answers = dataclasses.field(init=False)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        model, config = self.recommender, self.config
-        if model is not None:
+        config, observe = self.config, self.metrics.batch
+        if self.recommender is not None:
             self.batcher = MicroBatcher(
-                model, batch=config.batch, wait_ms=config.wait_ms, queue=config.queue, observe=self.metrics.batch
+                self.recommender, batch=config.batch, wait_ms=config.wait_ms, queue=config.queue, observe=observe
             )
-        self.answers = Answers(
-            self.catalog,
-            self.store,
-            self.batcher,
-            model_id="" if model is None else model.run_id,
-            index_version="" if model is None else model.index_version,
-            timeout=config.timeout,
-            exclude_seen=model is None or model.filter_viewed,
-        )
+        self.answers = Answers(self.catalog, self.store, self.batcher, timeout=config.timeout)
         yield
         if self.batcher is not None:
             await self.batcher.close()
@@ -133,9 +123,9 @@ class _Service:
             log.exception("a live recommendation failed")
             raise Problem(503, "not-ready", "a live recommendation failed; the log says why") from None
 
-    def model(self) -> LiveRecommender:
+    def model(self) -> Recommender:
         """What answers live; a 503 where nothing does."""
-        if self.recommender is None or self.batcher is None:
+        if self.recommender is None:
             raise Problem(503, "live-off", "live recommendations are off")
         return self.recommender
 

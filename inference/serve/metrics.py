@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -18,8 +19,8 @@ class ServeMetrics:
     """Counts what the server does."""
 
     def __init__(self) -> None:
-        registry = CollectorRegistry()
-        self._registry = registry
+        registry = self._registry = CollectorRegistry()
+        newest = partial(Gauge, registry=registry, multiprocess_mode="mostrecent")
         self._requests = Counter(
             "genrec_requests", "Requests answered", ["route", "method", "status"], registry=registry
         )
@@ -33,14 +34,10 @@ class ServeMetrics:
         self._waiting = Gauge(
             "genrec_live_waiting", "Live requests in the queue", registry=registry, multiprocess_mode="livesum"
         )
-        self._age = Gauge(
-            "genrec_lists_age_seconds", "Age of the stored lists", registry=registry, multiprocess_mode="mostrecent"
-        )
-        self._up = Gauge(
-            "genrec_store_up", "Whether the store answers", registry=registry, multiprocess_mode="mostrecent"
-        )
+        self._age = newest("genrec_lists_age_seconds", "Age of the stored lists")
+        self._up = newest("genrec_store_up", "Whether the store answers")
+        self._users = newest("genrec_lists_users", "Stored lists")
         self._info: ListsInfo | None = None
-        self._users = Gauge("genrec_lists_users", "Stored lists", registry=registry, multiprocess_mode="mostrecent")
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count a request; `status` 0 is a client that left."""

@@ -10,48 +10,18 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from genrec.recommendations import Recommendations
-from genrec.semtok.catalog import Catalog
 from genrec.semtok.errors import InputError
-from genrec.semtok.semantic_ids import SemanticIds
+
+if TYPE_CHECKING:
+    from genrec.inference.recommender import Recommender
 
 Ranking = Literal["beam", "rerank", "dense", "fused"]
 Result = TypeVar("Result")
-
-
-class LiveRecommender(Protocol):
-    """What the server needs of `genrec.inference.recommender.Recommender`."""
-
-    catalog: Catalog
-    semantic_ids: SemanticIds
-    run_id: str
-    index_version: str
-    filter_viewed: bool
-
-    @property
-    def can_search(self) -> bool: ...
-
-    def recommend(
-        self,
-        histories: Sequence[Sequence[str]],
-        *,
-        k: int = 10,
-        ranking: Ranking | None = None,
-        filter_viewed: bool | None = None,
-        where: Mapping[str, Any] | None = None,
-        deny: Sequence[Sequence[str]] | None = None,
-    ) -> Recommendations: ...
-
-    def similar(self, items: str, k: int = 10) -> Recommendations: ...
-
-    def search(
-        self, queries: str, k: int = 10, *, where: Mapping[str, Any] | None = None, deny: Sequence[str] = ()
-    ) -> Recommendations: ...
 
 
 @dataclass(frozen=True)
@@ -75,8 +45,7 @@ class Question:
 class LiveList:
     """The answer to a question, best first; `reason` says why it is shorter than K, where it is."""
 
-    item_ids: tuple[str, ...]
-    scores: tuple[float, ...]
+    items: list[tuple[str, float]]  # ids and scores
     reason: str | None
 
 
@@ -95,7 +64,7 @@ class MicroBatcher:
     """Collects questions and answers them through a recommender.
 
     Args:
-        recommender: used from one thread only.
+        recommender: its methods are used from one thread only.
         batch: most questions that go through the model together.
         wait_ms: how long the first of a batch waits for company.
         queue: most questions waiting; more are refused.
@@ -104,14 +73,14 @@ class MicroBatcher:
 
     def __init__(
         self,
-        recommender: LiveRecommender,
+        recommender: Recommender,
         *,
         batch: int,
         wait_ms: float,
         queue: int,
         observe: Callable[[int], object] = lambda size: None,
     ) -> None:
-        self._recommender, self._batch, self._wait, self._queue = recommender, batch, wait_ms / 1000, queue
+        self.recommender, self._batch, self._wait, self._queue = recommender, batch, wait_ms / 1000, queue
         self._observe = observe
         self.proven = False  # whether the last batch was answered
         self._waiting: deque[_Waiting] = deque()
@@ -198,7 +167,7 @@ class MicroBatcher:
 
     def _recommend(self, questions: list[Question]) -> list[LiveList]:
         first = questions[0]
-        found = self._recommender.recommend(
+        found = self.recommender.recommend(
             [question.history for question in questions],
             k=first.k,
             ranking=first.ranking,
@@ -206,8 +175,4 @@ class MicroBatcher:
             where=dict(first.where) or None,
             deny=[question.deny for question in questions],
         )
-        lists = [found.pairs(i) for i in range(len(questions))]
-        return [
-            LiveList(tuple(item for item, _ in pairs), tuple(score for _, score in pairs), reason)
-            for pairs, reason in zip(lists, found.reasons, strict=True)
-        ]
+        return [LiveList(found.pairs(i), reason) for i, reason in enumerate(found.reasons)]

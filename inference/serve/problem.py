@@ -74,4 +74,4 @@ async def _respond(request: Request, error: Exception) -> Response:
 
 
 HANDLED = (Problem, HTTPException, RequestValidationError, InputError, StoreFull, StoreUnavailable)
-HANDLERS: dict[type[Exception], Any] = dict.fromkeys(HANDLED, _respond)
+HANDLERS: dict[int | type[Exception], Any] = dict.fromkeys(HANDLED, _respond)

@@ -38,7 +38,7 @@ def shop(n: int = 12) -> Catalog:
 
 
 class RingRecommender:
-    """A `LiveRecommender`.
+    """What the server needs of a `Recommender`.
 
     Attributes:
         batches: the histories of each call of `recommend`.
