@@ -320,9 +320,13 @@ def test_a_session_refuses_what_is_out_of_bounds(session: ChatSession) -> None:
         list(session.act(request))
         assert session.turns[-1].who == "problem"
         assert words in session.turns[-1].text
-    for arguments, words in ((("other", item), "no run"), (("run", "nope"), "no item"), (("run", item, 9), "level 9")):
+    for arguments, words in (
+        (("other", item, None), "no run"),
+        (("run", "nope", None), "no item"),
+        (("run", item, 9), "level 9"),
+    ):
         with pytest.raises(InputError, match=words):
-            session.details(*arguments)
+            details_view(session, *arguments, images=False)
     list(session.act({"act": "say", "text": "\ud83d mug"}))  # half a character, as JSON can send it
     assert session.writing is None
     assert [line.text for line in session.turns if line.who == "you"] == ["? mug"]

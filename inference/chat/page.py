@@ -108,9 +108,7 @@ def create_page_app(
         Route("/api/details", page.details, methods=["POST"]),
         Route("/api/titles", page.titles, methods=["POST"]),
     ]
-    guard = Middleware(
-        Guard, api_key=None, limit=RateLimit(0, 1), body_bytes=_BODY_BYTES, body_seconds=_SECONDS, observe=_unobserved
-    )
+    guard = Middleware(Guard, api_key=None, limit=RateLimit(0, 1), body_bytes=_BODY_BYTES, body_seconds=_SECONDS)
     return Starlette(
         routes=routes, exception_handlers=HANDLERS, lifespan=page.lifespan,
         middleware=[Middleware(PageHeaders, pictures=pictures or []), guard, Middleware(PageGuard)],
@@ -121,14 +119,10 @@ async def _file(name: str, media_type: str, request: Request) -> Response:
     return Response((_HERE / name).read_bytes(), media_type=media_type)
 
 
-def _unobserved(route: str, method: str, status: int, seconds: float) -> None:
-    """The page has no metrics."""
-
-
 class _Page:
     def __init__(self, conversations: Mapping[str, Callable[[], Conversation]], *, images: bool) -> None:
-        self._conversations, self._images = conversations, images
-        self._sessions = Sessions(self._begin)
+        self._makers, self._images = conversations, images
+        self._sessions = Sessions(lambda: ChatSession(self._conversations()))
         self._turns = Turns()
         self._shop: bytes | None = None
 
@@ -137,13 +131,12 @@ class _Page:
         yield
         self._turns.close()
 
-    def _begin(self) -> ChatSession:
-        return ChatSession({name: make() for name, make in self._conversations.items()})
+    def _conversations(self) -> dict[str, Conversation]:
+        return {name: make() for name, make in self._makers.items()}
 
     async def shop(self, request: Request) -> Response:
         if self._shop is None:
-            make = lambda: orjson.dumps(shop_view({name: make() for name, make in self._conversations.items()}))  # noqa: E731
-            self._shop = await run_in_threadpool(make)
+            self._shop = await run_in_threadpool(lambda: orjson.dumps(shop_view(self._conversations())))
         return Response(self._shop, media_type="application/json")
 
     async def act(self, request: Request) -> Response:

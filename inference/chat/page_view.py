@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import polars as pl
 
+from genrec.decoding.vocabulary import spell
 from genrec.inference.chat.catalog_words import IMAGES, CatalogWords, words_of_catalog
 from genrec.inference.chat.conversation import Conversation
 from genrec.inference.chat.session import (
@@ -33,7 +35,6 @@ SPEAKERS = {  # templates, which only repeat the catalogue, go unmarked
     "model": "written by the run's own model",
     "server": "written by the model server",
 }
-_LONG = 60  # characters above which an attribute is a text of its own
 _LINE = 36  # characters of the line below a title
 _PATH = 2  # kinds that are a way from the wide to the narrow; more are a list of equals
 _BRANCHES = 9  # codes drawn at each level of the trie
@@ -74,28 +75,33 @@ def session_view(session: ChatSession, *, images: bool = False) -> dict[str, Any
 
 
 def details_view(session: ChatSession, run: str, item: str, level: int | None, *, images: bool) -> dict[str, Any]:
-    """All of a card, with its codes and the trie around them; raises InputError for an unknown run, item or level."""
-    found = session.details(run, item, level)
-    drawn = _Cards(session.catalog, images=images)
-    card = found.card
+    """All of a card, with its codes and the trie around them; raises InputError for an unknown run, item or level.
+
+    Args:
+        level: codes that the neighbours share with it; None: all but the last.
+    """
+    talk, card, drawn = session.conversation(run), session.card(run, item), _Cards(session.catalog, images=images)
+    level = max(1, talk.recommender.semantic_ids.codes.shape[1] - 1) if level is None else level
     hidden = {drawn.words.price, drawn.currency, drawn.image, "title"}
     facts = [[_named(name), value] for name, value in card.attributes.items() if name not in hidden]
-    levels = []
-    for branches in found.branches:
-        own = next(place for place, branch in enumerate(branches) if branch.own)
-        first = max(0, min(own - _BRANCHES // 2, len(branches) - _BRANCHES))
-        near = branches[first : first + _BRANCHES]
-        levels.append(
-            {
-                "codes": [{"code": one.code, "items": one.items, "own": one.own} for one in near],
-                "before": first,
-                "after": len(branches) - first - len(near),
-            }
-        )
     return {
-        **drawn.card(card, run), "facts": facts, "told": found.why, "levels": levels, "level": found.level,
-        "neighbours": [{"title": _title(other), "codes": other.semantic_id} for other in found.neighbours],
+        **drawn.card(card, run), "facts": facts, "told": talk.why(item), "levels": _levels(talk, item), "level": level,
+        "neighbours": [{"title": _title(other), "codes": other.semantic_id} for other in talk.neighbours(item, level)],
     }  # fmt: skip
+
+
+def _levels(talk: Conversation, item: str) -> list[dict[str, Any]]:
+    """At each level the codes that may follow the item's own ones, with the items below each: those near its own."""
+    codes, catalog = talk.recommender.semantic_ids.codes, talk.recommender.catalog
+    levels, below = [], np.flatnonzero(~catalog.withdrawn)
+    for depth, own in enumerate(codes[catalog.row(item)]):
+        found, counts = np.unique(codes[below, depth], return_counts=True)
+        first = max(0, min(int(np.searchsorted(found, own)) - _BRANCHES // 2, len(found) - _BRANCHES))
+        near = list(zip(found.tolist(), counts.tolist(), strict=True))[first : first + _BRANCHES]
+        drawn = [{"code": spell(depth, code), "items": count, "own": code == int(own)} for code, count in near]
+        levels.append({"codes": drawn, "before": first, "after": len(found) - first - len(near)})
+        below = below[codes[below, depth] == own]
+    return levels
 
 
 def picture_origins(catalog: Catalog) -> list[str]:
@@ -217,40 +223,31 @@ def _ways_out(session: ChatSession) -> list[dict[str, str]]:
 
 def _known(session: ChatSession) -> dict[str, list[dict[str, str]]]:
     """What is known of the person, each part with the request that takes it back."""
-    state = session.state
-    where = [
-        {
-            "text": say_conditions({name: condition}),
-            "act": "lift",
-            "name": name,
-            "about": f"lift the condition on {name}",
-        }
-        for name, condition in state.where.items()
-    ]
-    refused = [
-        {"text": session.title(item), "act": "allow", "item": item, "about": f"show {session.title(item)} again"}
-        for item in state.refused
-    ]
-    for name, values in state.unwanted.items():
-        refused += [
-            {"text": f"{name}: {value}", "act": "want", "name": name, "value": value, "about": f"allow {value} again"}
-            for value in values
-        ]
-    about = "look for nothing in particular"
+    state, title = session.state, session.title
+
+    def part(text: str, about: str, act: str, **named: str) -> dict[str, str]:
+        return {"text": text, "act": act, **named, "about": about}
+
     return {
-        "having": [
-            {"text": session.title(item), "act": "forget", "item": item, "about": f"remove {session.title(item)}"}
-            for item in state.history
+        "having": [part(title(item), f"remove {title(item)}", "forget", item=item) for item in state.history],
+        "wish": [part(state.wish, "look for nothing in particular", "unwish")] if state.wish else [],
+        "where": [
+            part(say_conditions({name: condition}), f"lift the condition on {name}", "lift", name=name)
+            for name, condition in state.where.items()
         ],
-        "wish": [{"text": state.wish, "act": "unwish", "about": about}] if state.wish else [],
-        "where": where,
-        "refused": refused,
+        "refused": [
+            *(part(title(item), f"show {title(item)} again", "allow", item=item) for item in state.refused),
+            *(
+                part(f"{name}: {value}", f"allow {value} again", "want", name=name, value=value)
+                for name, values in state.unwanted.items()
+                for value in values
+            ),
+        ],
         "relaxed": [
-            {"text": say_conditions({name: condition}), "act": "put_back", "name": name,
-             "about": f"keep the condition on {name}"}
+            part(say_conditions({name: condition}), f"keep the condition on {name}", "put_back", name=name)
             for name, condition in state.relaxed.items()
         ],
-    }  # fmt: skip
+    }
 
 
 def _where(session: ChatSession) -> dict[str, dict[str, Any]]:

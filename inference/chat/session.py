@@ -6,15 +6,13 @@ With a second run, the first of those in view leads: it hears what is said, and 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
-import numpy as np
 import polars as pl
 
-from genrec.decoding.vocabulary import spell
 from genrec.inference.chat.conversation import Card, Conversation, ConversationState, Reply
 from genrec.inference.chat.state import Speaker, say_conditions
 from genrec.inference.text_search import whole_characters
@@ -38,27 +36,6 @@ class Turn:
     spoken_by: Speaker | None = None  # who wrote an answer
     note: str = ""  # what was understood
     table: tuple[tuple[str, ...], ...] = ()  # of a comparison, rows of cells, the heading first
-
-
-@dataclass(frozen=True)
-class Branch:
-    """A code that may follow a prefix: how many items are below it, and whether it is the item's own."""
-
-    code: str
-    items: int
-    own: bool
-
-
-@dataclass(frozen=True)
-class Details:
-    """All of a card."""
-
-    card: Card
-    why: str  # every reason why it is here
-    # at each level the codes that may follow the item's own ones, from the trie
-    branches: tuple[tuple[Branch, ...], ...]
-    level: int  # how many codes the neighbours share with it
-    neighbours: tuple[Card, ...]  # other items under these codes
 
 
 @dataclass(frozen=True)
@@ -277,11 +254,15 @@ class ChatSession:
         """Have every run in view answer the leader's state."""
         for name in self.view:
             if name not in self.replies:
-                conversation = self.conversations[name]
-                conversation.state = _followed(self.state, conversation.state)
-                self.replies[name] = conversation.set_history(self.state.history, keep=tuple(self.state.where))
+                self._follow(name, keep=tuple(self.state.where))
 
-    def _conversation(self, run: str) -> Conversation:
+    def _follow(self, name: str, keep: Sequence[str] = ()) -> None:
+        conversation = self.conversation(name)
+        conversation.state = _followed(self.state, conversation.state)
+        self.replies[name] = conversation.set_history(self.state.history, keep)
+
+    def conversation(self, run: str) -> Conversation:
+        """A run's conversation; raises InputError where there is no such run."""
         if run not in self.conversations:
             raise InputError(f"no run {run!r} here")
         return self.conversations[run]
@@ -289,42 +270,15 @@ class ChatSession:
     def _look_at(self, run: str) -> None:
         """Show one run, or with "" all of them; what is known of the person goes along."""
         view = tuple(self.conversations) if not run else (run,)
-        leader = self._conversation(view[0])
         if view[0] not in self.replies:
-            leader.state = _followed(self.state, leader.state)
-            self.replies[view[0]] = leader.set_history(self.state.history)
+            self._follow(view[0])
         self.view = view
         self._catch_up()
 
-    def details(self, run: str, item: str, level: int | None = None) -> Details:
-        """All of a card; nothing of the session changes.
-
-        Args:
-            level: codes that the neighbours share with it; None: all but the last.
-
-        Raises:
-            InputError: no such run, item or level.
-        """
-        conversation = self._conversation(run)
-        ids, row = conversation.recommender.semantic_ids, conversation.recommender.catalog.row(item)
-        level = max(1, ids.codes.shape[1] - 1) if level is None else level
-        neighbours = tuple(conversation.neighbours(item, level))
-        listed = [card for card in self._cards(run) if card.item_id == item]
-        card = listed[0] if listed else conversation.card(item)
-        branches, below = [], np.flatnonzero(~conversation.recommender.catalog.withdrawn)
-        for depth, own in enumerate(ids.codes[row].tolist()):
-            codes, counts = np.unique(ids.codes[below, depth], return_counts=True)
-            branches.append(
-                tuple(
-                    Branch(spell(depth, code), count, code == own)
-                    for code, count in zip(codes.tolist(), counts.tolist(), strict=True)
-                )
-            )
-            below = below[ids.codes[below, depth] == own]
-        return Details(card, conversation.why(item), tuple(branches), level, neighbours)
-
-    def _cards(self, run: str) -> tuple[Card, ...]:
-        return self.replies[run].cards if run in self.replies else ()
+    def card(self, run: str, item: str) -> Card:
+        """An item as a run last showed it, or outside of any list; raises InputError for an unknown run or item."""
+        listed = self.replies[run].cards if run in self.replies else ()
+        return next((card for card in listed if card.item_id == item), None) or self.conversation(run).card(item)
 
     def find(self, text: str) -> tuple[str, ...]:
         """Items whose title has all the words, those that begin with the text first; not those in the history."""

@@ -64,7 +64,7 @@ class Guard:
         limit: RateLimit,
         body_bytes: int,
         body_seconds: float,
-        observe: Callable[[str, str, int, float], None],
+        observe: Callable[[str, str, int, float], object] = lambda *_: None,
     ) -> None:
         self._app, self._key, self._limit = app, None if api_key is None else api_key.encode(), limit
         self._body_bytes, self._body_seconds, self._observe = body_bytes, body_seconds, observe
