@@ -60,7 +60,7 @@ def facts() -> Facts:
         Card(str(place), title, {"brand": title.split()[0], "price": price}, "", "<a_1>", 0.0)
         for place, title, price in ((1, TITLES[0], "6.45"), (3, TITLES[2], "9.00"))
     )
-    return Facts("a gift", "", cards, ConversationState(wish="gift " + TYPED), ("Everpan pan",), "price")
+    return Facts("a gift", cards, ConversationState(wish="gift " + TYPED), ("Everpan pan",), "price")
 
 
 @pytest.fixture
@@ -271,7 +271,7 @@ def test_a_real_vllm_server_writes(tiny_run: Path, tmp_path: Path) -> None:
         conversation = Conversation(recommender, prose=prose)
         cards = conversation.say(f"a mug {TYPED}").cards
         state = ConversationState(wish=TYPED)
-        pieces = list(prose.stream(Facts("a mug", "", cards, state, (), "price")))
+        pieces = list(prose.stream(Facts("a mug", cards, state, (), "price")))
         assert len(pieces) > 1
         assert not any(f"<{level}_" in "".join(pieces) for level in "abc")
         reply = conversation.say("coffee")

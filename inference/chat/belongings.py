@@ -20,6 +20,13 @@ def like(draft: Draft, rows: Sequence[int], how: str) -> None:
         draft.note(f"{how} {draft.title(row)}")
 
 
+def never(draft: Draft, rows: Sequence[int]) -> None:
+    """Refuse cards for good."""
+    for row in rows:
+        draft.found.refused.append(draft.catalog.item_ids[row])
+        draft.note(f"never again {draft.title(row)}")
+
+
 def own(draft: Draft, text: str, *, strong: bool, sure: float = SURE, seek: bool = False) -> bool:
     """Add the items whose titles a text names; False where it names none for sure.
 
@@ -29,12 +36,11 @@ def own(draft: Draft, text: str, *, strong: bool, sure: float = SURE, seek: bool
         seek: look for items like it.
     """
     text = OFTEN.sub("", text)
-    pieces = [text, *re.split(r",\s+|\s+and\s+", text)] if re.search(r",\s|\sand\s", text) else [text]
-    for tried in ([pieces[0]], pieces[1:]):
-        rows = [_named(draft, piece, strong=strong, sure=sure) for piece in tried]
-        if rows and None not in rows:
+    for pieces in ([text], re.split(r",\s+|\s+and\s+", text)):
+        found = [_named(draft, piece, strong=strong, sure=sure) for piece in pieces]
+        rows = [row for row in found if row is not None]
+        if len(rows) == len(pieces):
             for row in rows:
-                assert row is not None
                 like(draft, [row], "like" if seek else "you have")
                 if seek:
                     draft.wishes.append(draft.catalog.titles[row])

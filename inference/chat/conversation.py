@@ -87,32 +87,20 @@ class Conversation:
         """`say`, with the text in pieces as it is written, and the reply at the end."""
         text = whole_characters(text)
         reading = self._reader.read(text, self.state)
-        notes = reading.notes
-        if reading.command == "reset":
-            reply = self.reset()
-            yield reply.text
-            yield reply
-            return
-        if reading.command == "why":
-            told = "There is nothing on the table to explain."
-            if reading.why:
-                told = f"Why {self._title(reading.why)}?\n{self.why(reading.why)}"
-            yield told
-            yield Reply(told, "template", self._on_table(), self.state, "; ".join(notes) or "why")
-            return
-        if reading.asks:
-            reply = self._reply_in_words(reading, notes)
-            yield reply.text
-            yield reply
-            return
-        state = self._next_state(reading)
-        notes += self._still(reading, state)
-        if state == self.state and reading.command is None and state.shown:
+        if reading.command == "reset" or reading.asks:
+            reply = self.reset() if reading.command == "reset" else self._reply_in_words(reading)
+        else:
+            state = self._next_state(reading)
+            notes = [*reading.notes, *self._still(reading, state)]
+            more = reading.command == "more"
+            if more or state != self.state or not state.shown:
+                plain = "other items than those shown" if more else "nothing in particular: by the history alone"
+                yield from self._answer(state, text, notes or [plain], self._prose)
+                return
             told = "I understood nothing new in that, so the table stays as it is."
-            yield told
-            yield Reply(told, "template", self._on_table(), state, "; ".join(notes) or "nothing new was understood")
-            return
-        yield from self._answer(state, text, notes or [self._default_note(reading)], self._prose)
+            reply = self._reply(told, "; ".join(notes) or "nothing new was understood")
+        yield reply.text
+        yield reply
 
     def like(self, item_id: str) -> Reply:
         """Put an item at the end of the history; raises InputError for an unknown one."""
@@ -199,16 +187,24 @@ class Conversation:
 
     # A turn
 
-    def _reply_in_words(self, said: Reading, notes: list[str]) -> Reply:
+    def _reply(self, told: str, note: str, table: tuple[tuple[str, ...], ...] = ()) -> Reply:
+        """Words alone: the cards stay."""
+        return Reply(told, "template", self._on_table(), self.state, note, table)
+
+    def _reply_in_words(self, said: Reading) -> Reply:
         """Answer a question, or say that a turn was not understood: history, wish, conditions and cards stay."""
+        if said.command == "why":
+            told = "There is nothing on the table to explain."
+            if said.why:
+                told = f"Why {self._title(said.why)}?\n{self.why(said.why)}"
+            return self._reply(told, "; ".join(said.notes) or "why")
         if said.question is None:
             told = f"I didn't understand that. {can_do(self._catalog, self._words)}"
-            return Reply(told, "template", self._on_table(), self.state, "; ".join([*notes, "nothing was changed"]))
+            return self._reply(told, "; ".join([*said.notes, "nothing was changed"]))
         found = answer(said.question, self.state, self._catalog, self._words)
         if len(said.question.rows) == 1:
             self.state = replace(self.state, focus=self._catalog.item_ids[said.question.rows[0]])
-        note = "; ".join([*notes, "a question; nothing was changed"])
-        return Reply(found.text, "template", self._on_table(), self.state, note, found.table)
+        return self._reply(found.text, "; ".join([*said.notes, "a question; nothing was changed"]), found.table)
 
     def _next_state(self, said: Reading) -> ConversationState:
         """The state that a turn asks for, its table still the old one."""
@@ -224,9 +220,8 @@ class Conversation:
             kept = [value for value in as_values(where.get(name)) if value not in values]
             if name in where and len(kept) < len(as_values(where[name])):
                 where = {**where, name: tuple(kept)} if kept else {key: where[key] for key in where if key != name}
-        refused = tuple(dict.fromkeys([*old.refused, *said.refused]))
         history = [item for item in dict.fromkeys([*old.history, *said.liked]) if item not in said.refused]
-        refused = tuple(item for item in refused if item not in said.liked)
+        refused = tuple(item for item in dict.fromkeys([*old.refused, *said.refused]) if item not in said.liked)
         wish = old.wish
         if said.wish is None and self._names(wish, said.unwanted):
             wish = ""  # what was looked for is refused now
@@ -270,12 +265,6 @@ class Conversation:
         kept = {name: condition for name, condition in state.where.items() if name not in said.where}
         return [f"still {say_conditions(kept)}"] if kept else []
 
-    @staticmethod
-    def _default_note(said: Reading) -> str:
-        return (
-            "other items than those shown" if said.command == "more" else "nothing in particular: by the history alone"
-        )
-
     def _act(self, state: ConversationState, note: str, keep: Sequence[str] = ()) -> Reply:
         """The reply to a button or a command: cards anew, a template beside them."""
         *_, reply = self._answer(state, note, [note], self._templates, keep)
@@ -297,7 +286,7 @@ class Conversation:
         self.state, self._scores = state, dict(found)
         cards = self._on_table()
         titles = tuple(self._catalog.titles[self._catalog.row(item)] for item in state.history)
-        facts = Facts(asked, "; ".join(notes), cards, state, titles, self._words.price)
+        facts = Facts(asked, cards, state, titles, self._words.price)
         pieces, speaker = [], prose.speaker
         for piece in self._written(facts, prose, notes):
             pieces.append(piece)
@@ -349,11 +338,8 @@ class Conversation:
     def _sorted(self, found: list[tuple[str, float]], name: str, descending: bool) -> list[tuple[str, float]]:
         """By a column, those without a value last; of equal ones the better first."""
         values = self._catalog.attributes[name].gather(self._catalog.rows([item_id for item_id, _ in found])).to_list()
-        known = [pair for pair in zip(values, found, strict=True) if pair[0] is not None]
-        known.sort(key=lambda pair: -pair[0] if descending else pair[0])
-        return [entry for _, entry in known] + [
-            entry for value, entry in zip(values, found, strict=True) if value is None
-        ]
+        keys = [(value is None, 0 if value is None else -value if descending else value) for value in values]
+        return [entry for _, entry in sorted(zip(keys, found, strict=True), key=lambda pair: pair[0])]
 
     def _relaxed(
         self, state: ConversationState, notes: list[str], keep: Sequence[str]

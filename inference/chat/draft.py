@@ -69,9 +69,14 @@ class Draft:
         return folded, raw
 
 
-def content(text: str) -> str:
+def content_words(text: str) -> list[str]:
     """The words of a text that say something."""
-    return " ".join(word for word in WORD.findall(text) if fold(word) not in phrases.FILLER)
+    return [word for word in WORD.findall(text) if fold(word) not in phrases.FILLER]
+
+
+def content(text: str) -> str:
+    """The same as a text."""
+    return " ".join(content_words(text))
 
 
 def add_values(values: dict[str, list[str]], meaning: Meaning) -> None:

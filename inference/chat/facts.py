@@ -7,7 +7,7 @@ answer(Question("compare", rows=(3, 8)), state, catalog, words).table           
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from genrec.inference.chat.catalog_words import CatalogWords, words_of
 from genrec.inference.chat.patterns import cut, listed
@@ -36,13 +36,7 @@ def answer(question: Question, state: ConversationState, catalog: Catalog, words
 def can_do(catalog: Catalog, words: CatalogWords) -> str:
     """What can be said here, with kinds of items of this catalogue."""
     kinds = common_kinds(catalog, words)
-    example = (
-        f"“{kinds[0].lower()} under 20”"
-        if kinds and words.price
-        else f"“{kinds[0].lower()}”"
-        if kinds
-        else "what you look for"
-    )
+    example = f"“{kinds[0].lower()}{' under 20' if words.price else ''}”" if kinds else "what you look for"
     return (
         f"Say what you look for ({example}), what you like or have, what you don't want, or ask about a card: "
         f"its price, how two of them differ, why it is here. {goods(catalog, words)}"
@@ -119,11 +113,9 @@ class _Answering:
         wanted = set(words_of(asked))
         for name, value in self._values(row).items():
             if wanted <= set(words_of(value)):
-                return (
-                    f"Yes, by its {name}: “{cut(value, 160)}”."
-                    if name != "title"
-                    else f"Its title says so: {self._named(row)}."
-                )
+                if name == "title":
+                    return f"Its title says so: {self._named(row)}."
+                return f"Yes, by its {name}: “{cut(value, 160)}”."
         if wanted <= set(words_of(self.catalog.text(row))):
             return f"The catalogue's text of {self._named(row)} has all of “{asked}”."
         return f"The catalogue doesn't say whether {self._named(row)} is “{asked}”."
@@ -190,7 +182,7 @@ class _Answering:
 
     def _values(self, row: int) -> dict[str, str]:
         """Title and attributes of a card that it has."""
-        found: dict[str, Any] = {"title": self.catalog.titles[row]}
+        found = {"title": self.catalog.titles[row]}
         found |= {name: self._value(row, name) for name in self.words.columns if name != "title"}
         return {name: value for name, value in found.items() if value}
 

@@ -29,7 +29,6 @@ class Facts:
     """What a writer of prose may speak about."""
 
     asked: str  # what the person typed
-    note: str  # what was understood of it
     cards: tuple[Card, ...]  # the items on the table
     state: ConversationState  # the state after the turn
     history_titles: tuple[str, ...]  # titles of the items in the history, oldest first
@@ -172,10 +171,5 @@ def is_true(sentence: str, facts: Facts, words: CatalogWords) -> bool:
         name = word[0].isupper() and word != "I" and not word.startswith("I'") and place > 0
         if key not in known and key not in PLAIN and (name or key in words.telling):
             return False
-    covered = {
-        place
-        for match in words.matches(folded)
-        for place in range(match.start, match.end)
-        if folded[place] not in PLAIN
-    }
-    return all(folded[place] in known for place in covered)
+    covered = (key for match in words.matches(folded) for key in folded[match.start : match.end])
+    return all(key in known or key in PLAIN for key in covered)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 
 from genrec.inference.chat import phrases
-from genrec.inference.chat.catalog_words import WORD, CatalogWords, fold, words_of
+from genrec.inference.chat.catalog_words import CatalogWords, fold, words_of
+from genrec.inference.chat.draft import content_words
 from genrec.inference.chat.patterns import compiled, first_group
 from genrec.inference.chat.prices import find_prices
 from genrec.inference.chat.reading import Question
@@ -87,9 +88,8 @@ class _Cards:
             return None
         told = _HEDGE.sub("", self.rest)  # "hmm the third one, does it fit?" asks of the third
         self.asked_of = told if _IS_IT.match(told) else self.plain
-        if _EXTREME.search(self.plain):
-            dearest = _EXTREME.search(self.plain)[2] is not None  # type: ignore[index]
-            return Question("extreme", self.rows or self.shown, self.words.price, low=0.0 if dearest else None)
+        if extreme := _EXTREME.search(self.plain):
+            return Question("extreme", self.rows or self.shown, self.words.price, low=0.0 if extreme[2] else None)
         if _COMPARE.search(self.plain):
             purpose = _PURPOSE.search(_COMPARE.sub(" ", self.rest))
             rows = self.rows if len(self.rows) > 1 else self.shown
@@ -196,18 +196,14 @@ class _Cards:
 
     def _titled(self, text: str) -> tuple[int, ...]:
         """Cards whose titles the text names by most of its words."""
-        words = [
-            word for word in WORD.findall(text) if fold(word) in self.words.telling and fold(word) not in phrases.FILLER
-        ]
+        words = [word for word in content_words(text) if fold(word) in self.words.telling]
         if not words:
             return ()
         matches = self.words.find_titles(" ".join(words))
         named = [match for match in matches if match.row in self.shown and match.of_text > 0.6 and match.of_title > 0.2]
-        return (
-            tuple(match.row for match in named if match.of_text == named[0].of_text)
-            if len(named) < len(self.shown)
-            else ()
-        )
+        if len(named) == len(self.shown):
+            return ()
+        return tuple(match.row for match in named if match.of_text == named[0].of_text)
 
     def _focus(self) -> tuple[int, ...]:
         """What "it" is: the item that was spoken of last, on the table or taken from it, or the only card."""
@@ -218,5 +214,5 @@ class _Cards:
 
 def _telling(text: str, words: CatalogWords, *, known: bool = True) -> str:
     """The words of a text that say something; only those that the catalogue knows where `known`."""
-    kept = [word for word in WORD.findall(text) if fold(word) not in phrases.FILLER]
+    kept = content_words(text)
     return " ".join(word for word in kept if not known or fold(word) in words.vocabulary or len(kept) == 1)

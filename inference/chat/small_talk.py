@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
-from genrec.inference.chat import phrases
-from genrec.inference.chat.catalog_words import WORD, CatalogWords, fold, words_of
+from genrec.inference.chat.catalog_words import CatalogWords, fold, words_of
+from genrec.inference.chat.draft import content_words
 from genrec.inference.chat.patterns import compiled
 from genrec.inference.chat.reading import Kind, Question
 
@@ -125,7 +125,7 @@ def read_service(text: str, words: CatalogWords) -> Question | None:
 def read_open(text: str, words: CatalogWords) -> Question | None:
     """A question of which no word names anything here: "what's the capital of Norway?"."""
     plain = text.strip(" .!?\n\t")
-    content = [word for word in WORD.findall(plain) if fold(word) not in phrases.FILLER]
+    content = content_words(plain)
     if not _OPEN.match(plain) or not content or any(fold(word) in words.telling for word in content):
         return None
     return Question("off_topic", asked=_content(plain))
@@ -133,5 +133,4 @@ def read_open(text: str, words: CatalogWords) -> Question | None:
 
 def _content(text: str) -> str:
     """The words that a question is about, a few of them."""
-    kept = [word for word in WORD.findall(text) if fold(word) not in phrases.FILLER]
-    return " ".join(kept[:5]).lower() or "that"
+    return " ".join(content_words(text)[:5]).lower() or "that"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from rapidfuzz.distance import OSA
@@ -28,7 +28,7 @@ from genrec.semtok.catalog import Catalog
 
 TurnAct = Literal["thanks"] | Act
 _SMALL_TALK: Mapping[str, Kind] = {"greet": "greet", "thanks": "thanks", "help": "help"}
-_COMMANDS = ("reset", "more", "unclear")
+_COMMANDS: Mapping[str, Command] = {"reset": "reset", "more": "more", "unclear": "unclear"}
 _ASKS = ("greet", "thanks", "help", "fact", "compare", "why", "out_of_scope")
 _Value = Annotated[str, Field(max_length=40)]
 _Values = Annotated[list[_Value], Field(max_length=4)]
@@ -86,17 +86,13 @@ def reading_of(turn: TurnJson, text: str, state: ConversationState, words: Catal
     if asked is not None:
         _ask(draft, asked, turn, text)
     elif turn.acts[0] in _COMMANDS:
-        draft.found.command = _command(turn.acts[0])
+        draft.found.command = _COMMANDS[turn.acts[0]]
     else:
         _change(draft, turn, text)
         if draft.found.acts == ("unclear",):
             raise TurnError("nothing of it can be kept")
     draft.found.notes = list(dict.fromkeys(draft.found.notes))
     return draft.found
-
-
-def _command(act: str) -> Command:
-    return next(command for command in get_args(Command) if command == act)
 
 
 # Questions
@@ -111,8 +107,7 @@ def _ask(draft: Draft, act: str, turn: TurnJson, text: str) -> None:
     about = _said(turn.asks_about, text)
     if act == "why":
         found.command = "why"
-        item_ids = [draft.catalog.item_ids[row] for row in rows]
-        found.why = item_ids[0] if item_ids else next(iter(state.shown), None)
+        found.why = draft.catalog.item_ids[rows[0]] if rows else next(iter(state.shown), None)
     elif act in _SMALL_TALK:
         found.question = Question(_SMALL_TALK[act])
     elif act == "out_of_scope":
@@ -142,9 +137,7 @@ def _change(draft: Draft, turn: TurnJson, text: str) -> None:
     for item in turn.items_owned if "accept" in turn.acts else ():
         if not (_said(item, text) and belongings.own(draft, item, strong=True)):
             _drop(draft, [item])
-    for row in draft.shown_rows([card - 1 for card in dict.fromkeys(turn.cards_refused)]):
-        found.refused.append(draft.catalog.item_ids[row])
-        draft.note(f"never again {draft.title(row)}")
+    belongings.never(draft, draft.shown_rows([card - 1 for card in dict.fromkeys(turn.cards_refused)]))
     for value in turn.not_wanted:
         _refuse(draft, value)
     for value in turn.wanted_again:

@@ -19,7 +19,7 @@ from genrec.inference.chat.catalog_words import WORD, words_of_catalog
 from genrec.inference.chat.draft import Draft, content
 from genrec.inference.chat.prices import digits, find_prices
 from genrec.inference.chat.questions import read_question
-from genrec.inference.chat.reading import Question, Reading
+from genrec.inference.chat.reading import Reading
 from genrec.inference.chat.references import find_places
 from genrec.inference.chat.small_talk import read_open, read_service, read_small_talk
 from genrec.inference.chat.spelling import tidy
@@ -45,7 +45,7 @@ class RulesReader:
         if len(text) > LONGEST:
             draft.note(f"only the first {LONGEST:,} of {len(text):,} characters were read")
             text = text[:LONGEST]
-        text = " ".join(text.replace("’", "'").replace("\x00", " ").split(" ")).strip()
+        text = text.replace("’", "'").replace("\x00", " ").strip()
         text, spelled = tidy(text, self._words)
         found.notes += spelled
         question = read_small_talk(text, self._words)
@@ -62,7 +62,7 @@ class RulesReader:
             draft.note("what goes with the history")
         elif phrases.WHY.match(text):
             _why(draft, text)
-        elif (question := self._question(text, state)) is not None:
+        elif question := read_service(text, self._words) or read_question(text, state, self._words, self._catalog):
             found.question = question
         else:
             _sentences(draft, digits(text))
@@ -70,9 +70,6 @@ class RulesReader:
                 found.question = read_open(text, self._words)
         found.notes = list(dict.fromkeys(found.notes))
         return found
-
-    def _question(self, text: str, state: ConversationState) -> Question | None:
-        return read_service(text, self._words) or read_question(text, state, self._words, self._catalog)
 
 
 def _why(draft: Draft, text: str) -> None:

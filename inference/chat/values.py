@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from genrec.inference.chat import phrases
+from genrec.inference.chat.belongings import never
 from genrec.inference.chat.catalog_words import WORD, Match, Meaning, fold
 from genrec.inference.chat.draft import Draft, add_values
 from genrec.inference.chat.state import say_conditions
@@ -34,9 +35,7 @@ def wish_for(draft: Draft, text: str) -> None:
 
 def refuse(draft: Draft, text: str, rows: Sequence[int], *, this: bool) -> bool:
     """Refuse cards, values or title words; False where there was nothing to refuse."""
-    for row in rows:
-        draft.found.refused.append(draft.catalog.item_ids[row])
-        draft.note(f"never again {draft.title(row)}")
+    never(draft, rows)
     folded, raw = draft.folded(text)
     matches = draft.words.matches(folded)
     for match in matches:
