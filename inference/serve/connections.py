@@ -17,9 +17,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
-from uvicorn.server import ServerState
 
 from genrec.inference.serve.problem import Problem
 
@@ -55,28 +53,19 @@ class Connections:
         self.limits = limits
         self.waiting: dict[BoundedProtocol, None] = {}  # the one that has waited longest comes first
 
-    def __call__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> asyncio.Protocol:
-        return BoundedProtocol(self, config, server_state, app_state, _loop)
+    def __call__(self, **given: Any) -> asyncio.Protocol:
+        return BoundedProtocol(self, **given)
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """One connection. Requests that arrive in one piece, which is nearly all of them, start no timer."""
+    """One connection. Requests that arrive in one piece, which is nearly all of them, start no timer.
 
-    def __init__(
-        self,
-        shared: Connections,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        loop: asyncio.AbstractEventLoop | None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, loop)
+    Args:
+        given: what uvicorn makes a protocol with.
+    """
+
+    def __init__(self, shared: Connections, **given: Any) -> None:
+        super().__init__(**given)
         self._shared, self._limits = shared, shared.limits
         self._stage: Stage = "between"
         self._turns = 0  # how often the stage has changed
