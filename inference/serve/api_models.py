@@ -49,9 +49,15 @@ def _shape(condition: Any) -> str:
     return "any of" if isinstance(condition, list) else "value"
 
 
+def _plain(condition: Any) -> Any:
+    """As `genrec.decoding.filters.WhereFilters` takes conditions, which alone decides what they mean."""
+    return condition.model_dump(exclude_unset=True) if isinstance(condition, Range) else condition
+
+
 Condition = Annotated[
     Annotated[Value, Tag("value")] | Annotated[list[Value | None], Tag("any of")] | Annotated[Range, Tag("range")],
     Discriminator(_shape),  # so that an error is about the shape that was meant, not about all three
+    AfterValidator(_plain),
 ]
 
 
@@ -91,15 +97,10 @@ class RecommendationsRequest(Asked):
             history=history,
             k=self.k,
             exclude_seen=self.exclude_seen,
-            where=tuple((name, _plain(condition)) for name, condition in self.where.items()),
+            where=tuple(self.where.items()),
             deny=deny,
             ranking=self.ranking,
         )
-
-
-def _plain(condition: Any) -> Any:
-    """As `genrec.decoding.filters.WhereFilters` takes conditions, which alone decides what they mean."""
-    return condition.model_dump(exclude_unset=True) if isinstance(condition, Range) else condition
 
 
 class SearchRequest(Asked):
@@ -113,11 +114,6 @@ class SearchRequest(Asked):
     k: int = Field(10, ge=1, strict=True, description="Number of items.")
     where: Where = {}
     deny: list[ItemId] = Field([], description="Items that must not come back.")
-
-    @property
-    def conditions(self) -> dict[str, Any] | None:
-        """`where` as the recommender takes it."""
-        return {name: _plain(condition) for name, condition in self.where.items()} or None
 
 
 class EventsRequest(Asked):

@@ -259,7 +259,7 @@ def _add_search_route(app: FastAPI, service: _Service) -> None:
         if not model.can_search:
             raise Problem(503, "search-off", "the run that is served has no text vectors")
         deny, _ = service.answers.split(asked.deny)
-        found = await service.ask(partial(model.search, asked.query, asked.k, where=asked.conditions, deny=deny))
+        found = await service.ask(partial(model.search, asked.query, asked.k, where=asked.where or None, deny=deny))
         answer = {"query": asked.query, "items": scored(found.pairs()), "reason": found.reasons[0]}
         return _json(service.expanded(answer | {"model_id": model.run_id}, expand))
 
