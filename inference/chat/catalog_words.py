@@ -142,7 +142,7 @@ class CatalogWords:
         brands = column.to_list()
         for phrase in (spelled | begins).keys() - {()}:
             values = spelled.get(phrase) or begins[phrase]
-            rows = [row for row in self._rows_of_all(phrase) if contains(self._titles[row], phrase)]
+            rows = self._rows_with(phrase)
             own = Counter(brands[row] in values for row in rows)[True]
             theirs = own >= OWN_SHARE * len(rows) if rows else len(phrase) > 1
             if phrase in spelled or (theirs and own > 1):
@@ -191,18 +191,15 @@ class CatalogWords:
 
     def titles_with(self, phrase: str) -> NDArray[np.bool_]:
         """Which titles hold a phrase, bool [N]; "sulfate free" does not hold "sulfate"."""
-        wanted = tuple(words_of(phrase))
         mask = np.zeros(len(self._titles), dtype=np.bool_)
-        for row in self._rows_of_all(wanted):
-            mask[row] = contains(self._titles[row], wanted)
+        mask[self._rows_with(tuple(words_of(phrase)))] = True
         return mask
 
-    def _rows_of_all(self, phrase: Phrase) -> Iterable[int]:
-        """Rows whose title has every word of a phrase, in any order."""
+    def _rows_with(self, phrase: Phrase) -> list[int]:
         if not phrase:
-            return ()
+            return []
         rarest, *others = sorted((self._rows.get(word, []) for word in phrase), key=len)
-        return sorted(set(rarest).intersection(*others))
+        return [row for row in sorted(set(rarest).intersection(*others)) if contains(self._titles[row], phrase)]
 
     def _correct(self, word: str) -> str | None:
         """The known word that an unknown one looks like, or None."""
@@ -254,10 +251,20 @@ def unwanted_rows(
         yield catalog.attributes.select(has.fill_null(False)).to_series().to_numpy()
 
 
+def flat(column: pl.Series) -> pl.Series:
+    """A column of texts, or the texts of a column of lists."""
+    return column.explode(empty_as_null=False) if isinstance(column.dtype, pl.List) else column
+
+
+def commonest(values: Iterable[str], most: int) -> list[str]:
+    """The values that are there most often, of equal ones the first by name."""
+    counts = Counter(values)
+    return sorted(counts, key=lambda value: (-counts[value], value))[:most]
+
+
 def _values(column: pl.Series) -> list[str]:
     """The different values of a column of texts or lists of texts, sorted."""
-    flat = column.explode(empty_as_null=False) if isinstance(column.dtype, pl.List) else column
-    return sorted(value for value in flat.unique().to_list() if value and value.strip())
+    return sorted(value for value in flat(column).unique().to_list() if value and value.strip())
 
 
 def _is_spoken(column: pl.Series) -> bool:

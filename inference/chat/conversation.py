@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 from itertools import combinations
 from typing import Any
 
@@ -376,10 +377,8 @@ class Conversation:
         """Rows without refused values, or None where nothing is refused."""
         if not state.unwanted:
             return None
-        mask = np.ones(len(self._catalog), dtype=np.bool_)
-        for refused in unwanted_rows(self._catalog, self._words, state.unwanted):
-            mask &= ~refused
-        return mask
+        refused = unwanted_rows(self._catalog, self._words, state.unwanted)
+        return ~reduce(np.logical_or, refused, np.zeros(len(self._catalog), dtype=np.bool_))
 
     # Cards
 

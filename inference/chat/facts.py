@@ -6,10 +6,9 @@ answer(Question("compare", rows=(3, 8)), state, catalog, words).table           
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import NamedTuple
 
-from genrec.inference.chat.catalog_words import CatalogWords, words_of
+from genrec.inference.chat.catalog_words import CatalogWords, commonest, words_of
 from genrec.inference.chat.patterns import cut, listed
 from genrec.inference.chat.prices import say_price
 from genrec.inference.chat.reading import Question
@@ -87,18 +86,16 @@ class _Answering:
                 return Answer(f"The catalogue doesn't say: {self._named(rows[0])} has no {name}.")
             says = f"costs {values[0]}" if name == self.words.price else f"has the {_singular(name)} {values[0]}"
             return Answer(f"{self._named(rows[0])} {says}.")
-        table = [
-            ("", "item", name),
-            *((self._place(row), self._title(row), value or "–") for row, value in zip(rows, values, strict=True)),
-        ]
-        return Answer(f"Here is the {_singular(name)} of each:", tuple(table))
+        cells = ((self._place(row), self._title(row), value or "–") for row, value in zip(rows, values, strict=True))
+        return Answer(f"Here is the {_singular(name)} of each:", (("", "item", name), *cells))
 
     def _is_it(self) -> Answer:
         """What a card's own text says of the words that were asked about, or how its price stands to a limit."""
         question = self.question
-        if question.low is not None or question.high is not None:
-            return Answer(" ".join(self._within(row) for row in question.rows))
-        return Answer(" ".join(self._says(row, question.asked) for row in question.rows))
+        priced = question.low is not None or question.high is not None
+        return Answer(
+            " ".join(self._within(row) if priced else self._says(row, question.asked) for row in question.rows)
+        )
 
     def _within(self, row: int) -> str:
         price, question = self.words.price, self.question
@@ -191,11 +188,8 @@ def common_kinds(catalog: Catalog, words: CatalogWords) -> list[str]:
     """The kinds that most items are of, narrower ones of a list first: "Tents" rather than "Outdoor"."""
     if not words.kinds:
         return []
-    counts: Counter[str] = Counter()
-    for value in catalog.attributes[words.kinds[0]].to_list():
-        if value:
-            counts[value if isinstance(value, str) else value[-1]] += 1
-    return [name for name, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:KINDS_NAMED]]
+    values = filter(None, catalog.attributes[words.kinds[0]].to_list())
+    return commonest((value if isinstance(value, str) else value[-1] for value in values), KINDS_NAMED)
 
 
 def _singular(name: str) -> str:

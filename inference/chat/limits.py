@@ -54,11 +54,10 @@ def compare_prices(draft: Draft) -> None:
         draft.found.vain.append("refine")
         draft.note(f"{'cheaper' if draft.relation == 'below' else 'dearer'} than what? no price is known")
         return
+    least, most = (known[0], known[-1]) if draft.compared else (known[len(known) // 2],) * 2
     if draft.relation == "below":
-        least = known[0] if draft.compared else known[len(known) // 2]
         limit(draft, None, round(least - 0.01, 2))
     else:
-        most = known[-1] if draft.compared else known[len(known) // 2]
         limit(draft, round(most + 0.01, 2), None)
 
 

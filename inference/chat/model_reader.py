@@ -16,12 +16,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from typing import Any
 
-import polars as pl
-
-from genrec.inference.chat.catalog_words import words_of, words_of_catalog
+from genrec.inference.chat.catalog_words import commonest, flat, words_of, words_of_catalog
 from genrec.inference.chat.reading import Reader, Reading
 from genrec.inference.chat.state import ConversationState, say_conditions
 from genrec.inference.chat.turn_json import TurnError, TurnJson, parse_turn, reading_of
@@ -119,11 +116,8 @@ class ModelReader:
         """The catalogue's columns, and the most common values of its categories."""
         told = [f"Columns: {', '.join(self._words.columns) or 'none'}. Prices: {self._words.price or 'none'}."]
         for name in self._words.kinds:
-            column = self._catalog.attributes[name]
-            flat = column.explode(empty_as_null=False) if isinstance(column.dtype, pl.List) else column
-            counts = Counter(value for value in flat.to_list() if value)
-            common = sorted(counts, key=lambda value: (-counts[value], value))[:KINDS_TOLD]
-            told.append(f"{name}: {', '.join(common)}")
+            values = filter(None, flat(self._catalog.attributes[name]).to_list())
+            told.append(f"{name}: {', '.join(commonest(values, KINDS_TOLD))}")
         return harmless("\n".join(told))
 
 

@@ -59,9 +59,8 @@ HAVE = compiled(
     r" (?P<verb>have|own|bought|got|use|used|ordered|purchased|had|watched|seen|saw|read|played|tried"
     r"|finished)\b(?! to\b)(?: already| just| recently| all of)*"
 )
-BOUGHT = frozenset(
-    {"own", "bought", "ordered", "purchased", "watched", "seen", "saw", "played", "finished"}
-)  # of things; "I have" may also be said of dry skin
+# Of things; "I have" may also be said of dry skin
+BOUGHT = _words("own bought ordered purchased watched seen saw played finished")
 # What follows the name of a thing that somebody has: "... a million times", "... and love it"
 OFTEN = compiled(
     r"\s+(?:(?:a )?(?:million|thousand|hundred|few|couple of) times|(?:so )?many times|twice|already|before"
@@ -96,7 +95,7 @@ ALLOW = compiled(
 )
 ASK = compiled(r"\b(?:looking for|look for|show|find|want|need|search|give|recommend|suggest)\b")
 JOINS = compiled(r"\s*(?:but )?(?:in|with|for|which|that|more|made)\b")
-BY = frozenset({"by", "from", "brand"})
+BY = _words("by from brand")
 # What sorts, the columns that it may mean (words in their names), and whether the largest come first
 SORTS = (
     (

@@ -169,12 +169,10 @@ def find_prices(clause: str) -> Prices:
         high, clause = _number(first_group(alone)), ""
     relation: Relation | None = None
     if low is None and high is None:
-        for pattern, kind in ((_BELOW, "below"), (_ABOVE, "above")):
-            match = pattern.search(clause)
-            if match is not None:
-                relation = "below" if kind == "below" else "above"
-                clause = without(clause, match)
-                break
+        match = _BELOW.search(clause) or _ABOVE.search(clause)
+        if match is not None:
+            relation = "below" if match.re is _BELOW else "above"
+            clause = without(clause, match)
     return Prices(low, high, relation, clause, instead is not None)
 
 

@@ -85,8 +85,7 @@ class Reasons:
             told += [f"it was taken right after it {_times(tie.times)}"] if tie.times else []
             told += ["the model places them close together"] if tie.prefix else []
             lines.append(f"With {self.title(tie.row)}, which you have: {listed(told)}.")
-        conditions = self._conditions_met(row, state.where)
-        if conditions:
+        if conditions := self._conditions_met(row, state.where):
             lines.append(f"It meets: {'; '.join(conditions)}.")
         lines += [f"It is {told}." for told in self._among(row, state)]
         if popular := self._popular(row):

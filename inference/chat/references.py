@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from genrec.inference.chat.patterns import at_word, first_group
@@ -58,30 +59,23 @@ def find_places(clause: str, shown: int) -> Places:
     """
     found: list[int] = []
 
-    def several(match: re.Match[str]) -> str:
-        count = min(_COUNTS[match[2].lower()], shown)
-        found.extend(range(count) if match[1].lower() == "first" else range(shown - count, shown))
-        return " "
+    def take(places: Iterable[int], left: str = " ") -> str:
+        found.extend(places)
+        return left
 
-    def one(match: re.Match[str]) -> str:
-        found.append(_place(first_group(match), shown))
-        return " "
-
-    def all_of_them(match: re.Match[str]) -> str:
-        found.extend(range(shown))
-        return " "
-
-    def listed(match: re.Match[str]) -> str:
-        found.extend(int(number) - 1 for number in re.findall(r"\d+", match[2]))
-        return match[1]
-
-    clause = _LISTED.sub(listed, _SEVERAL.sub(several, clause))
+    clause = _SEVERAL.sub(lambda match: take(_several(match, shown)), clause)
+    clause = _LISTED.sub(lambda match: take((int(n) - 1 for n in re.findall(r"\d+", match[2])), match[1]), clause)
     for pattern in (_ONE, _NUMBER, _BARE):
-        clause = pattern.sub(one, clause)
+        clause = pattern.sub(lambda match: take([_place(first_group(match), shown)]), clause)
     if shown and not found:
-        clause = _ALL.sub(all_of_them, clause)
+        clause = _ALL.sub(lambda match: take(range(shown)), clause)
     rest, this = _THIS.subn(" ", clause) if not found else (clause, 0)
     return Places(tuple(dict.fromkeys(found)), this > 0, rest.strip())
+
+
+def _several(match: re.Match[str], shown: int) -> range:
+    count = _COUNTS[match[2].lower()]
+    return range(shown)[:count] if match[1].lower() == "first" else range(shown)[-count:]
 
 
 def _place(word: str, shown: int) -> int:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import polars as pl
 
+from genrec.inference.chat.catalog_words import flat
 from genrec.inference.chat.conversation import Card, Conversation, ConversationState, Reply
 from genrec.inference.chat.state import Speaker, say_conditions
 from genrec.inference.text_search import whole_characters
@@ -64,7 +65,7 @@ def filter_fields(catalog: Catalog) -> tuple[RangeField | ChoiceField, ...]:
         if column.dtype.is_numeric() and filled.n_unique() > 1:
             fields.append(RangeField(column.name, float(filled.min()), float(filled.max())))  # type: ignore[arg-type]
         elif column.dtype in (pl.String, pl.List(pl.String)):
-            values = filled.explode(empty_as_null=False) if column.dtype == pl.List(pl.String) else filled
+            values = flat(filled)
             # A name of our own: polars calls the other column "count", as the attribute may be called too.
             counts = dict(values.drop_nulls().alias("value").value_counts().sort("value").iter_rows())
             if 2 <= len(counts) <= _MOST_CHOICES and 2 * len(values) >= 3 * len(counts):
