@@ -50,7 +50,7 @@ def own(draft: Draft, text: str, *, strong: bool, sure: float = SURE, seek: bool
 
 def _named(draft: Draft, text: str, *, strong: bool, sure: float) -> int | None:
     named = content(text)
-    best = next(iter(draft.words.find_titles(named)), None) if named else None
+    best = next(iter(draft.words.find_titles(named)), None)
     if best is None or best.of_text < sure or (best.of_title < COVERED and not strong):
         return None
     if len(WORD.findall(named)) < 2 and best.of_title < COVERED:

@@ -8,7 +8,7 @@ from typing import Literal
 from genrec.inference.chat import phrases
 from genrec.inference.chat.catalog_words import WORD, CatalogWords, Meaning, fold
 from genrec.inference.chat.patterns import cut
-from genrec.inference.chat.reading import Reading
+from genrec.inference.chat.reading import Act, Reading
 from genrec.inference.chat.state import ConversationState
 from genrec.semtok.catalog import Catalog
 
@@ -39,6 +39,11 @@ class Draft:
     def note(self, text: str) -> None:
         """Say what was understood, or what was not."""
         self.found.notes.append(text)
+
+    def fail(self, act: Act, why: str) -> None:
+        """Say why an act that was understood can't be done."""
+        self.found.vain.append(act)
+        self.note(why)
 
     def title(self, row: int) -> str:
         """A title as notes have it."""

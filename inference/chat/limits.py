@@ -18,8 +18,7 @@ def limit(draft: Draft, low: float | None, high: float | None, *, instead: bool 
         return
     price = draft.words.price
     if price is None:
-        draft.found.vain.append("refine")
-        draft.note("this catalogue has no prices, so a price limit can't be kept")
+        draft.fail("refine", "this catalogue has no prices, so a price limit can't be kept")
         return
     before = None if instead else draft.found.where.get(price) or draft.state.where.get(price)
     old_low, old_high = before if isinstance(before, tuple) else (None, None)
@@ -51,8 +50,7 @@ def compare_prices(draft: Draft) -> None:
     rows = draft.compared or [draft.catalog.row(item_id) for item_id in draft.state.shown]
     known = sorted(value for value in draft.catalog.attributes[price][rows].to_list() if value is not None)
     if not known:
-        draft.found.vain.append("refine")
-        draft.note(f"{'cheaper' if draft.relation == 'below' else 'dearer'} than what? no price is known")
+        draft.fail("refine", f"{'cheaper' if draft.relation == 'below' else 'dearer'} than what? no price is known")
         return
     least, most = (known[0], known[-1]) if draft.compared else (known[len(known) // 2],) * 2
     if draft.relation == "below":
@@ -80,8 +78,7 @@ def sort(draft: Draft, clause: str) -> str:
             continue
         name = draft.words.price if columns == ("price",) else draft.words.numeric(columns)
         if name is None:
-            draft.found.vain.append("sort")
-            draft.note(f"this catalogue has no {columns[0]} to sort by")
+            draft.fail("sort", f"this catalogue has no {columns[0]} to sort by")
         else:
             draft.found.order = (name, descending)
             draft.note(f"sorted by {name}, {'highest' if descending else 'lowest'} first")

@@ -60,8 +60,7 @@ class Reasons:
     def short(self, row: int, state: ConversationState) -> str:
         """One line of what the card itself doesn't tell, `_SHORT` things at most: what people took after an item of
         the history, what it shares with one, where the wish stands in its text, how it stands out of the cards."""
-        parts = [*self._ties_told(row, state), self._words_met(row, state)]
-        parts += self._among(row, state)
+        parts = [*self._ties_told(row, state), self._words_met(row, state), *self._among(row, state)]
         if not state.wish and not state.history:
             parts.append(self._popular(row))
         if not any(parts) and (matched := self._matched_words(row, state.wish)):

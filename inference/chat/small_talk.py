@@ -98,7 +98,7 @@ def read_small_talk(text: str, words: CatalogWords) -> Question | None:
         (_GREET, "greet"), (_ACKNOWLEDGE, "acknowledge"), (_THANKS, "thanks"), (_HELP, "help"),
     )  # fmt: skip
     for pattern, kind in kinds:
-        if plain and pattern.fullmatch(plain):
+        if pattern.fullmatch(plain):
             return Question(kind)
     thanks = _THANKS_FIRST.match(plain)
     if thanks and not _SEEKS.search(thanks[1]) and not words.matches(words_of(thanks[1])):
@@ -109,14 +109,11 @@ def read_small_talk(text: str, words: CatalogWords) -> Question | None:
 def read_service(text: str, words: CatalogWords) -> Question | None:
     """A question about what no catalogue tells: delivery, payment, the weather."""
     plain = text.strip(" .!?\n\t")
-    service = _SERVICE.search(plain)
-    if service and asks(plain) and not words.titles_with(f"{service[0]}").any():
-        return Question("off_topic", asked=service[0].lower())
-    if service and re.match(r"(?:ship|deliver|pay)", service[0], re.IGNORECASE) and _ASKS.match(plain):
-        return Question("off_topic", asked=service[0].lower())
-    topic = _TOPIC.search(plain)
-    if topic and _ASKS.match(plain) and not words.titles_with(topic[0]).any():
-        return Question("off_topic", asked=topic[0].lower())
+    for pattern in (_SERVICE, _TOPIC) if _ASKS.match(plain) else ():
+        found = pattern.search(plain)
+        asked = found[0].lower() if found else ""
+        if found and (asked.startswith(("ship", "deliver", "pay")) or not words.titles_with(asked).any()):
+            return Question("off_topic", asked=asked)
     if _CAN_I.match(plain) and text.rstrip().endswith("?") and not words.matches(words_of(plain)):
         return Question("off_topic", asked=_content(plain))
     return None

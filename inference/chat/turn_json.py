@@ -187,8 +187,7 @@ def _refuse(draft: Draft, value: str) -> None:
     if meaning is None and draft.words.titles_with(content(value)).any():
         meaning = Meaning("title", (content(value).lower(),))
     if meaning is None:
-        draft.found.vain.append("refuse")
-        draft.note(f"no item here is called '{value}', so there is nothing to leave out")
+        draft.fail("refuse", f"no item here is called '{value}', so there is nothing to leave out")
     else:
         add_values(draft.found.unwanted, meaning)
         draft.note(f"not {' or '.join(meaning.values)}")

@@ -12,7 +12,6 @@ sentences, cut into clauses. In a clause, what lifts and sorts, prices (`chat.li
 from __future__ import annotations
 
 import re
-from typing import Literal
 
 from genrec.inference.chat import belongings, limits, phrases, values
 from genrec.inference.chat.catalog_words import WORD, words_of_catalog
@@ -28,8 +27,6 @@ from genrec.semtok.catalog import Catalog
 
 LONGEST = 1000  # characters of a turn that are read
 LIKE_SURE = 0.9  # share of the words that "I like ..." must name of a title: it as often speaks of a kind of thing
-
-Clause = Literal["wish", "refuse", "have", "like", "allow"]
 
 
 class RulesReader:
@@ -85,7 +82,7 @@ def _why(draft: Draft, text: str) -> None:
         found.why = draft.catalog.item_ids[rows[0]] if rows else None
     else:
         on_table = {draft.catalog.row(item_id) for item_id in shown}
-        titles = draft.words.find_titles(rest) if rest else []
+        titles = draft.words.find_titles(rest)
         named = [title.row for title in titles if title.row in on_table and title.of_text > 0.5]
         found.why = draft.catalog.item_ids[named[0]] if named else shown[0]
 
@@ -116,11 +113,11 @@ def _sentence(draft: Draft, sentence: str) -> None:
         # "no mascara, eyeliner or lipstick": a list goes on being refused up to its "or"
         if refuses and re.search(r"\b(?:or|nor)\b", clause) and values.only_values(draft, clause):
             clause = f"no {clause}"
-        refuses = _clause(draft, clause.strip()) == "refuse"
+        refuses = _clause(draft, clause.strip())
 
 
-def _clause(draft: Draft, clause: str) -> Clause:
-    """Read one clause; what kind it was."""
+def _clause(draft: Draft, clause: str) -> bool:
+    """Read one clause; whether it refused something."""
     clause = limits.years(draft, limits.sort(draft, limits.lift(draft, phrases.TRAIL.sub("", clause))))
     prices = find_prices(clause)
     places = find_places(prices.rest, len(draft.state.shown))
@@ -131,46 +128,39 @@ def _clause(draft: Draft, clause: str) -> Clause:
     if prices.relation:
         draft.relation = prices.relation
         draft.compared = rows or draft.compared
-    refuse, allow = phrases.REFUSE.search(rest), phrases.ALLOW.search(rest)
-    if allow and not refuse:
-        values.allow(draft, rest)
-        return "allow"
+    refuse = phrases.REFUSE.search(rest)
     if refuse:
         values.wish_for(draft, rest[: refuse.start()])
-        return "refuse" if values.refuse(draft, rest[refuse.end() :], rows, this=places.this) else "wish"
-    have = phrases.HAVE.match(rest)
-    if have and rows:
+        return values.refuse(draft, rest[refuse.end() :], rows, this=places.this)
+    have, like = phrases.HAVE.match(rest), phrases.LIKE.match(rest)
+    if phrases.ALLOW.search(rest):
+        values.allow(draft, rest)
+    elif have and rows:
         belongings.like(draft, rows, "you have")
-        return "have"
-    if have and places.this and not content(rest[have.end() :]):
+    elif have and places.this and not content(rest[have.end() :]):
         draft.note("which one? say its number")
-        return "have"
-    if rows and phrases.TAKE.match(rest) and not prices.relation:
+    elif rows and phrases.TAKE.match(rest) and not prices.relation:
         belongings.like(draft, rows, "like")
         values.wish_for(draft, phrases.TAKE.sub("", rest))
-        return "like"
-    like = phrases.LIKE.match(rest)
-    if like:
-        return _like(draft, rest, like, rows, this=places.this)
-    if rows and not prices.relation:
-        belongings.like(draft, rows, "like")
-    values.wish_for(draft, rest)
-    return "wish"
+    elif like:
+        _like(draft, rest, like, rows, this=places.this)
+    else:
+        if not prices.relation:
+            belongings.like(draft, rows, "like")
+        values.wish_for(draft, rest)
+    return False
 
 
-def _like(draft: Draft, rest: str, like: re.Match[str], rows: list[int], *, this: bool) -> Clause:
+def _like(draft: Draft, rest: str, like: re.Match[str], rows: list[int], *, this: bool) -> None:
     """ "I like ..." tells of a thing, "something like ..." looks for its like too."""
     draft.compared = draft.compared or rows
+    named = rest[like.end() :]
     if rows:
         belongings.like(draft, rows, "like")
         if not like["said"]:
             draft.wishes.append(draft.catalog.titles[rows[-1]])
-        return "like"
-    named = rest[like.end() :]
-    if belongings.own(draft, named, strong=False, sure=LIKE_SURE, seek=not like["said"]):
-        return "like"
-    if this:
-        draft.note("which one? say its number")
-        return "like"
-    values.wish_for(draft, named)
-    return "wish"
+    elif not belongings.own(draft, named, strong=False, sure=LIKE_SURE, seek=not like["said"]):
+        if this:
+            draft.note("which one? say its number")
+        else:
+            values.wish_for(draft, named)

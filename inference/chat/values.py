@@ -51,8 +51,7 @@ def refuse(draft: Draft, text: str, rows: Sequence[int], *, this: bool) -> bool:
         draft.note(f"nothing titled '{phrase.lower()}'")
         return True
     if phrase:
-        draft.found.vain.append("refuse")
-        draft.note(f"no item here is called '{phrase}', so there is nothing to leave out")
+        draft.fail("refuse", f"no item here is called '{phrase}', so there is nothing to leave out")
     elif this:
         draft.note("which one? say its number")
     return bool(phrase)

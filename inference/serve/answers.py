@@ -95,11 +95,8 @@ class Answers:
 
     def split(self, item_ids: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
         """The items that the catalogue knows, and the others, both in order."""
-        known: list[str] = []
-        unknown: list[str] = []
-        for item in item_ids:
-            (unknown if self._catalog.find_row(item) is None else known).append(item)
-        return tuple(known), unknown
+        known = tuple(item for item in item_ids if self._catalog.find_row(item) is not None)
+        return known, [item for item in item_ids if self._catalog.find_row(item) is None]
 
     def _from_store(self, user_id: str, stored: StoredList, k: int) -> Answer:
         info = stored.info
