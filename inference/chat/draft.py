@@ -64,11 +64,9 @@ class Draft:
         for match in WORD.finditer(text):
             word = spelled = match[0]
             key = fold(word)
-            if key not in self.words.vocabulary and key not in phrases.FILLER and len(key) > 3:
-                better = self.words.correct(key)
-                if better is not None:
-                    self.note(f"'{word}' read as '{better}'")
-                    key = spelled = better
+            if key not in self.words.vocabulary and key not in phrases.FILLER and (better := self.words.correct(key)):
+                self.note(f"'{word}' read as '{better}'")
+                key = spelled = better
             folded.append(key)
             raw.append(spelled)
         return folded, raw

@@ -74,7 +74,7 @@ def _lead(facts: Facts) -> str:
     these = "this one" if count == 1 else f"these {_COUNTS.get(count, count)}"
     wish = f"“{state.wish}”"
     if state.order is not None:
-        choices = [f"{_sorted_by(facts)}{f', for {wish}' if state.wish else ''}."]
+        choices = [f"{_sorted_by(*state.order, facts.price)}{f', for {wish}' if state.wish else ''}."]
     elif state.passed:
         choices = [f"Then perhaps {these}{f' for {wish}' if state.wish else ''}.", f"What about {these} instead?"]
     elif state.wish and state.history:
@@ -94,10 +94,8 @@ def _lead(facts: Facts) -> str:
     return choices[zlib.crc32(facts.asked.encode()) % len(choices)]
 
 
-def _sorted_by(facts: Facts) -> str:
-    assert facts.state.order is not None
-    name, descending = facts.state.order
-    if name == facts.price:
+def _sorted_by(name: str, descending: bool, price: str | None) -> str:
+    if name == price:
         return "The dearest first" if descending else "The cheapest first"
     if name.lower() in ("year", "date"):
         return "The newest first" if descending else "The oldest first"

@@ -184,10 +184,8 @@ class _Cards:
             text = _SUBJECT.sub(digit, _SPAN.sub(span, text) if _PRICE.search(text) else text)
         found = find_places(text, count)
         self._points = bool(places or found.places)
-        inside = [place for place in dict.fromkeys([*places, *found.places]) if 0 <= place < count]
-        rows = tuple(self.shown[place] for place in inside)
-        if not rows:
-            rows = self._titled(found.rest)
+        rows = tuple(self.shown[place] for place in dict.fromkeys([*places, *found.places]) if 0 <= place < count)
+        rows = rows or self._titled(found.rest)
         if not rows and (found.this or re.search(r"\b(?:it|its|this|that)\b", self.plain, re.IGNORECASE)):
             rows = self._focus()
         if not rows and re.search(r"\b(?:they|them|these|those)\b", self.plain, re.IGNORECASE):

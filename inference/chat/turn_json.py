@@ -101,7 +101,7 @@ def reading_of(turn: TurnJson, text: str, state: ConversationState, words: Catal
 def _ask(draft: Draft, act: str, turn: TurnJson, text: str) -> None:
     """A question, about cards that are on the table; where none is named, the one spoken of last, or all."""
     state, found = draft.state, draft.found
-    rows = tuple(draft.shown_rows([card - 1 for card in dict.fromkeys(turn.cards)]))
+    rows = tuple(_rows(draft, turn.cards))
     shown = tuple(draft.catalog.row(item_id) for item_id in state.shown)
     column = next((name for name in draft.words.columns if fold(name) == fold(turn.asks_about)), None)
     about = _said(turn.asks_about, text)
@@ -127,17 +127,22 @@ def _fact(rows: tuple[int, ...], column: str | None, about: str) -> Question:
     return Question("is_it", rows, asked=about) if about else Question("tell", rows[:1])
 
 
+def _rows(draft: Draft, cards: Sequence[int]) -> list[int]:
+    """The rows of cards by their numbers."""
+    return draft.shown_rows([card - 1 for card in dict.fromkeys(cards)])
+
+
 # Changes
 
 
 def _change(draft: Draft, turn: TurnJson, text: str) -> None:
     found = draft.found
-    accepted = [card - 1 for card in dict.fromkeys(turn.cards)] if "accept" in turn.acts else []
-    belongings.like(draft, draft.shown_rows(accepted), "like")
-    for item in turn.items_owned if "accept" in turn.acts else ():
-        if not (_said(item, text) and belongings.own(draft, item, strong=True)):
-            _drop(draft, [item])
-    belongings.never(draft, draft.shown_rows([card - 1 for card in dict.fromkeys(turn.cards_refused)]))
+    if "accept" in turn.acts:
+        belongings.like(draft, _rows(draft, turn.cards), "like")
+        for item in turn.items_owned:
+            if not (_said(item, text) and belongings.own(draft, item, strong=True)):
+                _drop(draft, [item])
+    belongings.never(draft, _rows(draft, turn.cards_refused))
     for value in turn.not_wanted:
         _refuse(draft, value)
     for value in turn.wanted_again:
@@ -178,7 +183,7 @@ def _conditions(draft: Draft, turn: TurnJson, text: str) -> None:
             draft.found.where[limit.column] = (ends[0], ends[1])
     if turn.price_change is not None and not turn.limits:
         draft.relation = "below" if turn.price_change == "cheaper" else "above"
-        draft.compared = draft.shown_rows([card - 1 for card in turn.cards])
+        draft.compared = _rows(draft, turn.cards)
         limits.compare_prices(draft)
 
 

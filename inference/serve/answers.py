@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import compress
 from typing import Any, TypeVar
 
 from genrec.inference.serve.microbatch import LiveList, MicroBatcher, Overloaded, Question
@@ -30,9 +31,7 @@ class Answers:
         self, catalog: Catalog, store: TopKStore | None, batcher: MicroBatcher | None, *, timeout: float
     ) -> None:
         self._catalog, self._store, self._batcher, self._timeout = catalog, store, batcher, timeout
-        self._withdrawn = frozenset(
-            item for item, gone in zip(catalog.item_ids, catalog.withdrawn.tolist(), strict=True) if gone
-        )
+        self._withdrawn = frozenset(compress(catalog.item_ids, catalog.withdrawn))
         self._for_anonymous: dict[int, LiveList] = {}  # by K: every user without a history gets the same list
 
     async def for_user(self, user_id: str, k: int) -> Answer:
