@@ -22,9 +22,10 @@ def _encodable(text: str) -> str:
     return text
 
 
+LONGEST_USER = 2048  # characters of an id
 Text = Annotated[StrictStr, AfterValidator(_encodable)]
 ItemId = Annotated[str, Field(min_length=1, max_length=512, examples=["B0009P4PZC"])]
-UserId = Annotated[str, Field(min_length=1, max_length=2048, examples=["A1YJEY40YUW4SE"])]
+UserId = Annotated[str, Field(min_length=1, max_length=LONGEST_USER, examples=["A1YJEY40YUW4SE"])]
 Whole = Annotated[int, Field(strict=True, ge=-(2**53), le=2**53)]
 Real = Annotated[float, Field(allow_inf_nan=False, ge=-1e300, le=1e300)]
 Value = StrictBool | Whole | Annotated[Real, Field(strict=True)] | Text

@@ -13,11 +13,11 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import orjson
-from fastapi import FastAPI, Path, Query, Request
+from fastapi import FastAPI, Query, Request
 from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.responses import Response
 
@@ -161,9 +161,6 @@ class _Id(PathConvertor):
 register_url_convertor("id", _Id())
 _EXPAND = "title: each item's title too."
 Expand = Annotated[Literal["title"] | None, Query(description=_EXPAND)]
-_LONGEST_USER = 2048
-_USER = Path(min_length=1, max_length=_LONGEST_USER, examples=["A1YJEY40YUW4SE"])
-_ITEM = Path(min_length=1, max_length=512, examples=["B0009P4PZC"])
 
 
 def _add_user_routes(app: FastAPI, service: _Service) -> None:
@@ -178,8 +175,8 @@ def _add_user_routes(app: FastAPI, service: _Service) -> None:
         """A user's list: the stored one, or a live one where events have made that stale or there is none."""
         # The busiest route reads its two parameters itself: FastAPI's own reading takes longer than all the rest.
         user_id = request.path_params["user_id"]
-        if not 1 <= len(user_id) <= _LONGEST_USER:
-            raise Problem(422, "invalid", f"path.user_id: 1 to {_LONGEST_USER} characters")
+        if not 1 <= len(user_id) <= api.LONGEST_USER:
+            raise Problem(422, "invalid", f"path.user_id: 1 to {api.LONGEST_USER} characters")
         expand = _read_expand(request)
         answer = await service.answers.for_user(user_id, _read_k(request, config.max_k))
         service.metrics.answer(answer["source"], answer["stale"])
@@ -204,7 +201,7 @@ def _add_user_routes(app: FastAPI, service: _Service) -> None:
         return _json(service.expanded(answer, expand))
 
     @app.post("/v1/users/{user_id:id}/events", **_gives(api.EventsAnswer, "events", status=202))
-    async def user_events(asked: api.EventsRequest, user_id: str = _USER) -> Response:
+    async def user_events(asked: api.EventsRequest, user_id: api.UserId) -> Response:
         """Add to a user's history: the stored list is stale from now on, until a later batch is loaded."""
         service.check_length("item_ids", asked.item_ids)
         if service.store is None:
@@ -220,9 +217,7 @@ def _add_item_routes(app: FastAPI, service: _Service) -> None:
     k_query = Query(min(10, most), ge=1, le=most, description="Number of items.")
 
     @app.get("/v1/items/{item_id:id}/similar", **_gives(api.SimilarAnswer, "items"))
-    async def similar_items(
-        request: Request, item_id: str = _ITEM, k: int = k_query, expand: Expand = None
-    ) -> Response:
+    async def similar_items(request: Request, item_id: api.ItemId, k: int = k_query, expand: Expand = None) -> Response:
         """Items similar to this item, most similar first."""
         if not request.scope["raw_path"].endswith(b"/similar"):  # the slash was encoded: it is the id's own
             return await item(f"{item_id}/similar")
@@ -233,7 +228,7 @@ def _add_item_routes(app: FastAPI, service: _Service) -> None:
         return _json(service.expanded(answer, expand))
 
     @app.get("/v1/items/{item_id:id}", **_gives(api.ItemAnswer, "items"))
-    async def item(item_id: str = _ITEM) -> Response:
+    async def item(item_id: api.ItemId) -> Response:
         """An item's title, attributes and semantic ID."""
         row, table = service.row(item_id), service.catalog.attributes
         codes = None if service.recommender is None else service.recommender.semantic_ids.codes
@@ -297,7 +292,7 @@ def _add_health_routes(app: FastAPI, service: _Service) -> None:
 
 def _add_pages(app: FastAPI) -> None:
     """For people: what answers here, and the documentation, which loads nothing from elsewhere."""
-    page = FilePath(__file__).with_name("docs.html").read_bytes()
+    page = Path(__file__).with_name("docs.html").read_bytes()
 
     @app.get("/", include_in_schema=False)
     async def root() -> Response:
@@ -328,7 +323,7 @@ def _read_k(request: Request, most: int) -> int:
 
 def _user_and_k(most: int) -> list[dict[str, Any]]:
     """The parameters of the busiest route, as OpenAPI has them."""
-    user: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": _LONGEST_USER}
+    user: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": api.LONGEST_USER}
     k = {"type": "integer", "minimum": 1, "maximum": most, "default": min(10, most)}
     return [
         {"name": "user_id", "in": "path", "required": True, "schema": user, "example": "A1YJEY40YUW4SE"},
