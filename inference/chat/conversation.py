@@ -193,7 +193,7 @@ class Conversation:
         return Reply(told, "template", self._on_table(), self.state, note, table)
 
     def _reply_in_words(self, said: Reading) -> Reply:
-        """Answer a question, or say that a turn was not understood: history, wish, conditions and cards stay."""
+        """Answer a question or a why, or say that nothing was understood: history, wish, conditions and cards stay."""
         if said.command == "why":
             told = "There is nothing on the table to explain."
             if said.why:
