@@ -154,7 +154,12 @@ def search(
         scores, bounds = _extend(level, nodes, totals, log_probs)
         held = bounds.diff() if allowed is None else allowed.count(level, nodes, totals, bounds)
         scores.masked_fill_(held == 0, -torch.inf)
-        picked, totals = _best(scores.flatten(1), k if last else max(beams, k))
+        picked, totals = best_columns(scores.flatten(1), k if last else max(beams, k))
+        if bool(totals.isnan().any()):
+            raise InputError(
+                "the model's scores are not numbers: its training diverged; lower --lm.learning_rate or"
+                " --lm.head_learning_rate"
+            )
         if not last and k > beams:
             totals = _narrow(totals, held.flatten(1).gather(1, picked), beams, k)
         picked, totals = _live_first(picked, totals)
@@ -182,21 +187,21 @@ def _extend(level: TrieLevel, nodes: Tensor, totals: Tensor, log_probs: Tensor) 
     return totals[..., None] + log_probs.gather(2, level.code(children[..., :-1])), level.bounds(children)
 
 
-def _best(scores: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Indices (ascending) and values of the `width` best of each row of [B, M]; of equal scores the first count."""
-    width = min(width, scores.shape[1])
-    top = scores.topk(min(width + 1, scores.shape[1]), dim=1)
-    if bool(top.values[:, 0].isnan().any()):
-        raise InputError(
-            "the model's scores are not numbers: its training diverged; lower --lm.learning_rate or"
-            " --lm.head_learning_rate"
-        )
-    index = top.indices[:, :width].sort(dim=1).values
-    threshold = top.values[:, width - 1 : width]
-    if bool((threshold == top.values[:, width:]).any()):  # the best that is left out ties with one that is not
-        above, level = scores > threshold, scores == threshold
-        kept = above | (level & (level.cumsum(1, dtype=torch.int32) <= width - above.sum(1, keepdim=True)))
-        index = kept.nonzero()[:, 1].view(len(scores), width)
+def best_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Indices (ascending) and values of the `k` best of each row of [B, M]; of equal scores the first count."""
+    n = scores.shape[1]
+    k = min(k, n)
+    best = scores.topk(min(k + 1, n), dim=1)
+    index = best.indices[:, :k]
+    if k < n:
+        least = best.values[:, k - 1]
+        tied = (least == best.values[:, k]).nonzero()[:, 0]  # with one that is left out
+        if len(tied):
+            level, below = scores[tied] == least[tied, None], scores[tied] < least[tied, None]
+            above = ~(level | below)
+            kept = above | (level & (level.cumsum(1, dtype=torch.int32) <= k - above.sum(1, keepdim=True)))
+            index[tied] = kept.nonzero()[:, 1].view(len(tied), k)
+    index = index.sort(dim=1).values
     return index, scores.gather(1, index)
 
 

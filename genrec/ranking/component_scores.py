@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from genrec.data.sequences import Sequences
+from genrec.decoding.beam import best_columns
 from genrec.decoding.scorer import State
 from genrec.ranking.config import FusionWeights
 
@@ -102,19 +103,7 @@ class ComponentScores:
 
 def top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Rows and values of the best k columns of [B, N]; of equal scores the lower row wins."""
-    n = scores.shape[1]
-    k = min(k, n)
-    best = scores.topk(min(k + 1, n), dim=1)
-    rows = best.indices[:, :k]
-    if k < n:
-        least = best.values[:, k - 1]
-        tied = ((least == best.values[:, k]) & ~least.isneginf()).nonzero()[:, 0]  # with one that was left out
-        if len(tied):
-            above, level = scores[tied] > least[tied, None], scores[tied] == least[tied, None]
-            kept = above | (level & (level.cumsum(1, dtype=torch.int32) <= k - above.sum(1, keepdim=True)))
-            rows[tied] = kept.nonzero()[:, 1].view(len(tied), k)
-    rows = rows.sort(dim=1).values
-    return take(rows, scores.gather(1, rows), k)
+    return take(*best_columns(scores, k), k)
 
 
 def take(rows: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
