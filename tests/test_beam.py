@@ -95,7 +95,6 @@ def assert_lists(world: World, filters: Sequence[ItemFilter] | None, beams: int,
         assert result.rows[user].tolist() == [*rows, *[-1] * padding]
         assert result.scores[user].tolist() == pytest.approx([*scores, *[-np.inf] * padding])
         assert len(rows) == min(k, mask.sum()), "a list is full whenever enough items are allowed"
-        assert (result.reasons[user] is None) == (len(rows) == k)
 
 
 @settings(deadline=None, max_examples=80)
@@ -154,35 +153,22 @@ def test_a_users_list_does_not_depend_on_the_batch() -> None:
     world = World(7, n_users=6, n_items=50)
     filters = world.draw_filters()
     together = beam_search(world.scorer, world.trie, world.prompts, beams=3, k=9, filters=filters)
-    in_batches = beam_search(world.scorer, world.trie, world.prompts, beams=3, k=9, filters=filters, token_budget=2)
-    assert in_batches.rows.tolist() == together.rows.tolist()
     for user in range(6):
         alone = beam_search(world.scorer, world.trie, [[user]], beams=3, k=9, filters=[filters[user]])
         assert alone.rows[0].tolist() == together.rows[user].tolist()
 
 
-def test_short_lists_say_why() -> None:
+def test_short_lists_end_in_padding() -> None:
     world = World(8, n_items=6)
     filters = [ItemFilter(world.trie).deny([0]), ItemFilter(world.trie).deny(range(6)), ItemFilter(world.trie)]
     result = beam_search(world.scorer, world.trie, world.prompts, beams=3, k=6, filters=filters)
-    assert result.reasons == (
-        "5 of 6 items are allowed, fewer than the 6 asked for",
-        "0 of 6 items are allowed, fewer than the 6 asked for",
-        None,
-    )
+    assert (result.rows >= 0).sum(axis=1).tolist() == [5, 0, 6]
     assert result.rows[1].tolist() == [-1] * 6
     more = beam_search(world.scorer, world.trie, world.prompts, beams=3, k=8)
-    assert set(more.reasons) == {"the catalogue has 6 items, fewer than the 8 asked for"}
+    assert (more.rows[:, :6] >= 0).all()
+    assert (more.rows[:, 6:] == -1).all()
     nobody = [ItemFilter(world.trie).deny(range(6))] * 3
     assert (beam_search(world.scorer, world.trie, world.prompts, beams=3, k=2, filters=nobody).rows == -1).all()
-
-
-def test_no_users() -> None:
-    world = World(9)
-    for budget in (None, 10):
-        result = beam_search(world.scorer, world.trie, [], beams=3, k=2, filters=[], token_budget=budget)
-        assert result.rows.shape == (0, 2)
-        assert result.reasons == ()
 
 
 @pytest.mark.parametrize(
@@ -223,7 +209,7 @@ def test_scores_that_are_not_numbers_are_an_error() -> None:
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(1, 40), max_size=30), st.integers(1, 200))
 def test_batches_hold_everyone_once_within_the_budget(lengths: list[int], budget: int) -> None:
-    groups = batches([[0] * length for length in lengths], budget)
+    groups = batches(lengths, budget)
     assert sorted(user for group in groups for user in group.tolist()) == list(range(len(lengths)))
     for group in groups:
         longest = max(lengths[user] for user in group)

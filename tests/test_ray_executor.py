@@ -79,7 +79,7 @@ def engine(spec: Spec) -> Recommend:
         if len(histories[0]) == spec.fail:
             raise RuntimeError("no luck\nat all")
         found = beam_search(scorer, trie, [vocabulary.prompt(codes[history]) for history in histories], beams=10, k=5)
-        return RankedRows.from_padded(found.rows, found.scores, found.reasons)
+        return RankedRows.from_padded(found.rows, found.scores, (None,) * len(histories))
 
     return recommend
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,31 +24,25 @@ from genrec.decoding.trie import CodeTrie, TrieLevel
 from genrec.semtok.errors import InputError
 
 
-@dataclass(frozen=True)
-class BeamResult:
+class BeamResult(NamedTuple):
     """Ranked lists.
 
     Attributes:
         rows: int32 [B, k], catalogue rows, best first; -1 pads a list at its end.
         scores: float32 [B, k], log-probabilities; -inf where `rows` is -1.
-        reasons: why a list is shorter than k, or None where it is full.
-        hidden: float32 [B, D], the last hidden state of each prompt, or None where the scorer has none.
     """
 
     rows: NDArray[np.int32]
     scores: NDArray[np.float32]
-    reasons: tuple[str | None, ...]
-    hidden: Tensor | None
 
 
-def batches(prompts: Sequence[Sequence[int]], token_budget: int) -> list[NDArray[np.int64]]:
-    """Group prompts of like length: index arrays whose padded size is at most `token_budget` tokens (or one prompt)."""
-    lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
-    order = np.argsort(lengths, kind="stable")
+def batches(lengths: Sequence[int], most: int) -> list[NDArray[np.int64]]:
+    """Group what is of like length: index arrays whose padded size is at most `most` (or one index)."""
+    order = np.argsort(np.array(lengths, dtype=np.int64), kind="stable")
     groups: list[NDArray[np.int64]] = []
     begin = 0
     for end in range(1, len(order) + 1):
-        if end == len(order) or (end + 1 - begin) * lengths[order[end]] > token_budget:
+        if end == len(order) or (end + 1 - begin) * lengths[order[end]] > most:
             groups.append(order[begin:end])
             begin = end
     return groups
@@ -63,7 +56,6 @@ def beam_search(
     beams: int,
     k: int,
     filters: Sequence[ItemFilter] | None = None,
-    token_budget: int | None = None,
 ) -> BeamResult:
     """The k best allowed items of each user among those that a beam search meets.
 
@@ -75,11 +67,10 @@ def beam_search(
     Args:
         scorer: gives log-probabilities of codes.
         trie: the items.
-        prompts: LM token ids, one list a user.
+        prompts: LM token ids, one list a user; one user at least.
         beams: prefixes kept on each level.
         k: items wanted.
         filters: one a user, over the same trie; None allows all items.
-        token_budget: search in batches of at most so many prompt tokens, like lengths together; None for one batch.
 
     Raises:
         InputError: `beams` or `k` below 1, or a model whose scores are NaN.
@@ -93,36 +84,12 @@ def beam_search(
         raise ValueError(f"{len(prompts)} prompts but {len(filters)} filters")
     if filters is not None and any(each.trie is not trie for each in filters):
         raise ValueError("a filter was made over another trie")
-    n = len(prompts)
-    rows = np.full((n, k), -1, dtype=np.int32)
-    scores = np.full((n, k), -np.inf, dtype=np.float32)
-    hidden: list[Tensor] = []
-    groups = [np.arange(n)] if token_budget is None else batches(prompts, token_budget)
-    for users in groups if n else []:
-        state = scorer.start([prompts[int(user)] for user in users])
-        chosen = None if filters is None else [filters[int(user)] for user in users]
-        items, best = search(scorer, state, trie, beams, k, chosen)
-        found = best.numpy()
-        rows[users, : items.shape[1]] = np.where(np.isneginf(found), -1, trie.order[items])
-        scores[users, : items.shape[1]] = found
-        if state.hidden is not None:
-            hidden.append(state.hidden)
-    counts = [trie.n_items] * n if filters is None else [each.count for each in filters]
-    back = torch.from_numpy(np.argsort(np.concatenate(groups))) if hidden else None
-    return BeamResult(
-        rows,
-        scores,
-        tuple(_reason(count, k, trie.n_items) for count in counts),
-        torch.cat(hidden)[back.to(hidden[0].device)] if back is not None else None,
-    )
-
-
-def _reason(allowed: int, k: int, n_items: int) -> str | None:
-    if allowed >= k:
-        return None
-    if allowed == n_items:
-        return f"the catalogue has {n_items} items, fewer than the {k} asked for"
-    return f"{allowed} of {n_items} items are allowed, fewer than the {k} asked for"
+    rows = np.full((len(prompts), k), -1, dtype=np.int32)
+    scores = np.full((len(prompts), k), -np.inf, dtype=np.float32)
+    items, best = search(scorer, scorer.start(prompts), trie, beams, k, filters)
+    rows[:, : items.shape[1]] = np.where(best.isneginf(), -1, trie.order[items])
+    scores[:, : items.shape[1]] = best
+    return BeamResult(rows, scores)
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from genrec.decoding.beam import batches
 from genrec.decoding.scorer import NextCodeScorer, State
 from genrec.decoding.trie import CodeTrie, TrieLevel
 
@@ -93,8 +94,9 @@ def fused_search(
     reached = found.scores.topk(k, dim=1).values[:, -1] if found.scores.shape[1] >= k else found.left.new_tensor(-1e30)
     reached = reached.expand(len(prompts)).clamp(min=-1e30)
     again = ((found.left >= reached) & ~found.left.isneginf()).nonzero()[:, 0]
-    firsts = _first_bounds(trie, state.log_probs, bounds)
-    for users in _groups(again, (firsts[again] >= reached[again, None]).sum(1)):
+    firsts = _Children.of(trie, bounds, 0, *_Prefixes.root(state)).bounds  # by which a user's second walk is foreseen
+    for part in batches((firsts[again] >= reached[again, None]).sum(1).tolist(), _ROWS):
+        users = again[torch.from_numpy(part)]
         began = scorer.start([prompts[user] for user in users.tolist()])
         for found in _walk_all(scorer, began, trie, bounds.take(users), reached[users], _Prefixes.root(began)):
             _put(scores, order, users.cpu(), found)
@@ -200,23 +202,6 @@ def _walk_all(
         fed = copy.copy(state)
         read = children.feed(scorer, fed, level, picked)
         yield from _walk_all(scorer, fed, trie, bounds, reached, read, depth + 1)
-
-
-def _first_bounds(trie: CodeTrie, log_probs: Tensor, bounds: _Bounds) -> Tensor:
-    """Bounds [B, n_1] of the first level, by which a user's share of the second walk is foreseen."""
-    level = trie.levels_on(log_probs.device)[0]
-    children = torch.arange(len(level.codes), device=log_probs.device).expand(len(log_probs), -1)
-    return bounds.of(0, log_probs[:, level.code(children[0])], children)
-
-
-def _groups(users: Tensor, widths: Tensor) -> list[Tensor]:
-    """Users of like widths together, so many that they feed `_ROWS` prefixes a level at most (or one user)."""
-    order, groups, begin = widths.argsort(), [], 0
-    for end in range(1, len(order) + 1):
-        if end == len(order) or (end + 1 - begin) * int(widths[order[end]]) > _ROWS:
-            groups.append(users[order[begin:end]])
-            begin = end
-    return groups
 
 
 def _put(scores: Tensor, order: Tensor, users: Tensor, found: _Found) -> None:

@@ -34,6 +34,7 @@ from genrec.semtok.errors import InputError
 ScoreSpace = Literal["level", "vocabulary"]
 SHARED_PREFIX = 32  # leading tokens common to all prompts from which reading them once pays
 CPU_FORWARD = 2048  # prompt tokens in one forward on a CPU: more of them fall out of its caches
+GPU_FORWARD = 8192
 HEAD_CELLS = 2**24  # logits held at once when the softmax runs over the whole vocabulary
 
 
@@ -118,9 +119,7 @@ class TorchScorer:
         model: a decoder that takes custom attention masks and positions (Llama, Qwen, Mistral, Gemma, GPT-2, ...).
         vocabulary: the tokens of the codes.
         score_space: what the softmax runs over: the level's codes, or the LM's whole vocabulary.
-        dtype: convert the model to it; None keeps the model's own.
         item_input: on the model's device; None reads items by their codes alone.
-        token_budget: prompt tokens that callers should put into one batch (see `genrec.decoding.beam.beam_search`).
 
     Raises:
         InputError: the model can't be searched this way; the message says why.
@@ -132,18 +131,13 @@ class TorchScorer:
         vocabulary: SidVocabulary,
         *,
         score_space: ScoreSpace = "level",
-        dtype: torch.dtype | None = None,
         item_input: ItemInput | None = None,
-        token_budget: int = 8192,
     ) -> None:
         if score_space not in ("level", "vocabulary"):
             raise InputError(f"score_space must be level or vocabulary, not {score_space!r}")
-        if token_budget < 1:
-            raise InputError(f"token_budget must be at least 1, not {token_budget}")
-        self.model = (model if dtype is None else model.to(dtype)).eval()
+        self.model = model.eval()
         self.sizes = vocabulary.sizes
         self.score_space = score_space
-        self.token_budget = token_budget
         self.item_input: ItemInput | None = None
         self._decoder = model.get_decoder()
         self._config = model.config.get_text_config()
@@ -155,7 +149,7 @@ class TorchScorer:
             raise InputError("the model's LM head has fewer rows than the SID vocabulary needs")
         self._head = _Head(model, self._config, self._tokens, score_space)
         self._cache_name = _cache_name(model, self._decoder)
-        self._forward_tokens = CPU_FORWARD if device.type == "cpu" else token_budget
+        self._forward_tokens = CPU_FORWARD if device.type == "cpu" else GPU_FORWARD
         self._room = 0
         _probe(self, model)  # against plain forwards, which add no vectors: a token alone can spell an item of one code
         self.item_input = item_input

@@ -224,7 +224,7 @@ class Ranker:
 
     def groups(self, prompts: Sequence[Sequence[int]], ranking: Ranking) -> list[NDArray[np.int64]]:
         """Batches of prompts whose tokens, and whose scores of items where there are any, fit into memory."""
-        groups = batches(prompts, self.config.batch_tokens) if prompts else []
+        groups = batches([len(prompt) for prompt in prompts], self.config.batch_tokens)
         if ranking == "beam" and not isinstance(self.scorer, NodeScorer):
             return groups
         most = max(1, _DENSE_CELLS // self.trie.n_items)
@@ -268,7 +268,7 @@ class Ranker:
             if known.any():
                 write(group[known.numpy()], parts.take(known).best(certain, k))
             left = (~known).nonzero()[:, 0].numpy()
-            for part in batches([batch[i] for i in left], self.config.batch_tokens) if len(left) else ():
+            for part in batches([len(batch[i]) for i in left], self.config.batch_tokens):
                 users = left[part]
                 asked, allowed = [batch[i] for i in users], None if chosen is None else [chosen[i] for i in users]
                 read = self._read(asked, [weights], k, beams, allowed, retrieve=not _is_searched(weights))
@@ -295,7 +295,7 @@ class Ranker:
         for user, allowed in enumerate(filters):
             alike.setdefault(id(allowed.shared), []).append(user)
         for users in map(np.array, alike.values()):
-            for part in batches([prompts[i] for i in users], self.config.batch_tokens):
+            for part in batches([len(prompts[i]) for i in users], self.config.batch_tokens):
                 for begin in range(0, len(part), TOGETHER):
                     group = users[part[begin : begin + TOGETHER]]
                     batch, chosen = [prompts[i] for i in group], [filters[i] for i in group]

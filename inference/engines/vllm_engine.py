@@ -106,7 +106,7 @@ class VllmLimits:
     # longest prompt with the codes of one item, in tokens; None: what the model allows, 2048 at most
     max_length: int | None = None
     max_requests: int = 1024  # requests in one forward
-    token_budget: int = 8192  # tokens in one forward, and prompt tokens that callers should put into one batch
+    token_budget: int = 8192  # tokens in one forward
     cache_gib: int | None = None  # memory for keys and values on the CPU; see `prepare_environment`
     gpu_share: float = 0.8  # share of a GPU's memory that vLLM may take
 
@@ -155,7 +155,6 @@ class VllmScorer:
             raise InputError(f"score_space must be level or vocabulary, not {score_space!r}")
         self.sizes = vocabulary.sizes
         self.score_space = score_space
-        self.token_budget = limits.token_budget
         self.item_input = item_input
         folder = open_folder(folder, str(folder)).path
         self.max_length = _max_length(folder, limits.max_length)
@@ -185,7 +184,7 @@ class VllmScorer:
             enable_prefix_caching=True,
             max_model_len=self.max_length,
             max_num_seqs=limits.max_requests,
-            max_num_batched_tokens=max(self.token_budget, self.max_length),
+            max_num_batched_tokens=max(limits.token_budget, self.max_length),
             gpu_memory_utilization=limits.gpu_share,
             async_scheduling=False,
             disable_log_stats=True,
