@@ -154,7 +154,9 @@ def test_a_list_does_not_depend_on_who_else_is_asked_nor_on_filters(whole: Ranke
         assert alone.rows[0].tolist() == together.rows[place].tolist()
     few = ItemFilter.from_mask(ranker.trie, np.arange(N) < 3)
     parts, filtered = (
-        ranker.component_scores([[]] * len(HISTORIES), HISTORIES, [ranker.config.certain_weights], k=K, filters=allowed)
+        ranker.component_scores(
+            ranker.batch(HISTORIES, k=K, filters=allowed), [ranker.config.certain_weights], exact=True
+        )
         for allowed in (None, [few] * len(HISTORIES))
     )
     assert ranker.certain(parts, HISTORIES).tolist() == ranker.certain(filtered, HISTORIES).tolist()

@@ -91,12 +91,11 @@ def whole_search(
 @pytest.mark.usefixtures("few_proposals")
 def test_most_of_the_exact_list_is_found(exact: Ranker, approximate: Ranker, weights: FusionWeights) -> None:
     lists = exact.fused_lists(HISTORIES, weights=[weights], k=10, filters=history_filters(exact))[weights]
-    rows = np.full((len(HISTORIES), 10), -1, dtype=np.int32)
-    scores = np.full(rows.shape, -np.inf, dtype=np.float32)
-    prompts = [approximate.vocabulary.prompt(approximate.codes[history]) for history in HISTORIES.last(20)]
-    filters = history_filters(approximate)
-    left = approximate._rank_candidates(prompts, HISTORIES, filters, weights, BEAMS, rows, scores)
-    assert len(left) == 0
+    rows = np.full((len(HISTORIES), 10), -1, dtype=np.int64)
+    batch = approximate.batch(HISTORIES, k=10, filters=history_filters(approximate))
+    for users, found in approximate._candidate_lists(batch, weights):
+        rows[users] = found[0]
+    assert (rows >= 0).all()
     read = np.flatnonzero(HISTORIES.lengths) if weights.sequential == 1 else np.arange(len(HISTORIES))  # else all tie
     assert np.mean([np.isin(lists[i], rows[i]).mean() for i in read]) > 0.8
     assert not any(np.isin(have, history).any() for have, history in zip(rows, HISTORIES, strict=True))

@@ -60,8 +60,8 @@ def test_each_ranking_is_its_formula(
         shared = ItemFilter.from_mask(ranker.trie, np.arange(N) % 3 != 0)
         filters = [shared.deny(history) for history in HISTORIES]
     found = ranker.rank(HISTORIES, k=5, ranking=ranking, filters=filters)
-    prompts = [ranker.vocabulary.prompt(ranker.codes[history]) for history in HISTORIES]
-    scores = ranker.component_scores(prompts, HISTORIES, [ranker.config.fusion_weights], k=5, filters=filters)
+    batch = ranker.batch(HISTORIES, k=5, filters=filters)
+    scores = ranker.component_scores(batch, [ranker.config.fusion_weights], exact=False)
     assert scores.retrieved is not None
     assert scores.codes is not None
     codes, dense, cooccurrence, sequential = everything(ranker)
@@ -90,7 +90,8 @@ def test_items_that_the_beam_left_keep_the_score_of_where_it_left_them(ranker: R
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(node_scores, "_PRODUCT", product)
         few, all_of_them = (
-            ranker.component_scores(prompts, HISTORIES, [FusionWeights(0.0)], k=1, beams=beams) for beams in (2, N)
+            ranker.component_scores(ranker.batch(HISTORIES, k=1, beams=beams), [FusionWeights(0.0)], exact=False)
+            for beams in (2, N)
         )
     assert few.codes is not None
     assert few.retrieved is not None
@@ -114,8 +115,7 @@ def test_items_that_the_beam_left_keep_the_score_of_where_it_left_them(ranker: R
 def test_without_exactness_an_item_that_was_not_retrieved_has_an_estimate(ranker: Ranker) -> None:
     weights = FusionWeights(0.7, 0.4, 0.2)
     lists = ranker.fused_lists(HISTORIES, weights=[weights], k=5, exact=False)[weights]
-    prompts = [ranker.vocabulary.prompt(ranker.codes[history]) for history in HISTORIES]
-    found = ranker.component_scores(prompts, HISTORIES, [weights], k=5)
+    found = ranker.component_scores(ranker.batch(HISTORIES, k=5), [weights], exact=False)
     assert found.codes is not None
     assert found.retrieved is not None
     assert lists.tolist() == torch.argsort(-found.fused(weights), dim=1, stable=True)[:, :5].tolist()
@@ -127,18 +127,20 @@ def test_without_exactness_an_item_that_was_not_retrieved_has_an_estimate(ranker
 
 
 def test_scorers_without_weight_are_not_asked(ranker: Ranker) -> None:
-    prompts = [ranker.vocabulary.prompt(ranker.codes[history]) for history in HISTORIES]
-    parts = (ranker.trie, ranker.vocabulary, ranker.codes, ranker.head, ranker.config)
+    batch, parts = (
+        ranker.batch(HISTORIES, k=5),
+        (ranker.trie, ranker.vocabulary, ranker.codes, ranker.head, ranker.config),
+    )
     deaf = Ranker(None, *parts, ranker.cooccurrence, ranker.sequential)  # type: ignore[arg-type]
     lists = deaf.fused_lists(HISTORIES, weights=[FusionWeights(0.5, 0.3, 1.0)], k=5)
     assert lists == approx_lists(ranker.fused_lists(HISTORIES, weights=[FusionWeights(0.5, 0.3, 1.0)], k=5))
     step, fed = ranker.scorer.step, []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranker.scorer, "step", lambda *args: fed.append(1) or step(*args))
-        found = ranker.component_scores(prompts, HISTORIES, [FusionWeights(1.0)], k=5)
+        found = ranker.component_scores(batch, [FusionWeights(1.0)], exact=False)
         assert not fed
         assert (found.codes, found.cooccurrence, found.sequential) == (None, None, None)
-        ranker.component_scores(prompts, HISTORIES, [FusionWeights(0.9)], k=5)
+        ranker.component_scores(batch, [FusionWeights(0.9)], exact=False)
         assert fed
 
 

@@ -30,8 +30,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genrec.data.sequences import Sequences
 from genrec.decoding.filters import ItemFilter
+from genrec.ranking.batch import Batch
+from genrec.ranking.component_scores import ComponentScores
 from genrec.ranking.config import FusionWeights
 from genrec.ranking.cooccurrence import Cooccurrence
 from genrec.ranking.dense_head import DenseHead
@@ -44,25 +45,6 @@ TOGETHER = 32  # users a batch: each is scored on the candidates of all
 _SAMPLED = 1 << 15
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """What a batch of lists is made of.
-
-    Attributes:
-        rows: int64 [C], catalogue rows, ascending.
-        forbidden: float32 [B, C], 0 for a user's own allowed candidates, -inf for others'.
-        dense: float32 [B, C], log-probabilities of the dense head; None where it was not asked, like the others.
-        sequential: float32 [B, C], of the sequential scorer.
-        cooccurrence: float32 [B, C], of co-occurrence, NaN for items without counts.
-    """
-
-    rows: NDArray[np.int64]
-    forbidden: Tensor
-    dense: Tensor | None
-    sequential: Tensor | None
-    cooccurrence: Tensor | None
-
-
 class VectorScorer:
     """A scorer by inner products with item vectors [N, D]."""
 
@@ -73,6 +55,10 @@ class VectorScorer:
         self._sample = np.sort(np.random.default_rng(0).choice(n, size=min(n, _SAMPLED), replace=False))
         self._place = np.full(n, -1, dtype=np.int32)
         self._place[self._sample] = np.arange(len(self._sample))
+
+    def ask(self, queries: Tensor, m: int) -> _Asked:
+        """Ask the index for m rows of each query [B, D]."""
+        return _Asked(self, queries, self.nearest(queries, m))
 
     def nearest(self, queries: Tensor, m: int, allowed: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
         """Rows [B, M] of the index for queries [B, D]; -1 pads."""
@@ -107,10 +93,6 @@ class _Asked:
     scorer: VectorScorer
     queries: Tensor
     nearest: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, scorer: VectorScorer, queries: Tensor, m: int) -> _Asked:
-        return cls(scorer, queries, scorer.nearest(queries, m))
 
     def proposals(self, allowed: NDArray[np.bool_] | None) -> NDArray[np.int64]:
         if allowed is None:
@@ -154,51 +136,46 @@ class CandidateSearch:
 
     @torch.inference_mode()
     def find(
-        self,
-        hidden: Tensor | None,
-        histories: Sequences,
-        recent: Sequences,
-        weights: FusionWeights,
-        filters: Sequence[ItemFilter],
-        retrieved: Tensor | None,
-        k: int,
-    ) -> Candidates:
-        """The candidates of B users, and what scorers that have a weight say of them.
+        self, batch: Batch, weights: FusionWeights, hidden: Tensor | None, retrieved: Tensor | None
+    ) -> tuple[NDArray[np.int64], ComponentScores]:
+        """The candidates of B users, and what scorers beside the codes say of them, as far as they have a weight.
 
         Args:
+            batch: its filters are all of one shared set.
             hidden: [B, H], the LM's hidden states; None where the dense head has no weight.
-            recent: what co-occurrence reads of the histories.
-            filters: one a user, all of one shared set.
             retrieved: rows [B, M] from the beam, -1 pads; None where the codes have no weight.
-            k: items a list.
+
+        Returns:
+            Catalogue rows [C], ascending, and scores [B, C]; another's candidates are forbidden.
         """
-        m = max(PROPOSED, 4 * k) + max(len(each.denied) for each in filters)
+        m = max(PROPOSED, 4 * batch.k) + max(len(each.denied) for each in batch.filters)
         dense = sequential = counts = None
         if hidden is not None:
-            dense = _Asked.of(self.dense, self.head.query(hidden.float()), m)
+            dense = self.dense.ask(self.head.query(hidden.float()), m)
         if weights.sequential:
             scorer, recommender = self.sequential, self.recommender
             assert recommender is not None
-            sequential = _Asked.of(scorer, recommender.hidden(histories), m)
-        shared = filters[0].shared
+            sequential = scorer.ask(recommender.hidden(batch.histories), m)
+        shared = batch.filters[0].shared
         allowed = None if shared is None else shared.mask
-        if allowed is not None and reads_all(filters[0]):
+        if allowed is not None and reads_all(batch.filters[0]):
             rows = np.flatnonzero(allowed)
-            own = np.ones((len(histories), len(rows)), dtype=np.bool_)
+            own = np.ones((len(batch), len(rows)), dtype=np.bool_)
         else:
             proposed = [each.proposals(allowed) for each in (dense, sequential) if each is not None]
             proposed += [] if retrieved is None else [retrieved.cpu().numpy().astype(np.int64)]
             if weights.cooccurrence:
-                proposed.append(self._counts().proposals(recent, m, allowed))
+                proposed.append(self._counts().proposals(batch.recent, m, allowed))
             rows, own = _union(proposed)
-        _remove_denied(own, rows, filters)
+        _remove_denied(own, rows, batch.filters)
         if weights.cooccurrence:
-            counts = torch.from_numpy(self._counts().log_probability_of(recent, rows))
+            counts = torch.from_numpy(self._counts().log_probability_of(batch.recent, rows))
         forbidden = torch.zeros(own.shape).masked_fill_(torch.from_numpy(~own), -torch.inf)
         of_dense, of_sequential = (
             None if each is None else each.log_probability_of(rows) for each in (dense, sequential)
         )
-        return Candidates(rows, forbidden, of_dense, of_sequential, counts)
+        parts = ComponentScores(forbidden, dense=of_dense, cooccurrence=counts, sequential=of_sequential)
+        return rows, parts
 
     def _counts(self) -> Cooccurrence:
         if self.cooccurrence is None:

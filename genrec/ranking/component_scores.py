@@ -24,22 +24,22 @@ class ComponentScores:
     """What component scorers say of every item; None: not asked, or not there.
 
     Attributes:
+        forbidden: [B, N], -inf where a filter forbids, else 0.
         start: where the model stands after the prompts, before any code.
         retrieved: [B, M] rows of the items that the beam retrieved, best first; -1 after the last.
         codes: [B, N] log-probabilities of codes.
         dense: [B, N] log-probabilities of the dense head.
         cooccurrence: [B, N] log-probabilities of co-occurrence, NaN for items without counts.
         sequential: [B, N] log-probabilities of the aligner's recommender.
-        forbidden: [B, N], -inf where a filter forbids, else 0.
     """
 
-    start: State | None
-    retrieved: Tensor | None
-    codes: Tensor | None
-    dense: Tensor | None
-    cooccurrence: Tensor | None
-    sequential: Tensor | None
     forbidden: Tensor
+    start: State | None = None
+    retrieved: Tensor | None = None
+    codes: Tensor | None = None
+    dense: Tensor | None = None
+    cooccurrence: Tensor | None = None
+    sequential: Tensor | None = None
 
     def best(self, weights: FusionWeights, k: int) -> tuple[Tensor, Tensor]:
         """Rows and scores [B, up to k] of the fused ranking; of the codes alone, of what the beam retrieved."""
@@ -79,7 +79,7 @@ class ComponentScores:
         cooccurrence, sequential = (
             None if part is None else part[users] for part in (self.cooccurrence, self.sequential)
         )
-        return ComponentScores(None, None, None, None, cooccurrence, sequential, self.forbidden[users])
+        return ComponentScores(self.forbidden[users], cooccurrence=cooccurrence, sequential=sequential)
 
     def _allowing_all(self, weights: FusionWeights) -> tuple[Tensor, Tensor]:
         """`without_codes`, whatever filters forbid."""

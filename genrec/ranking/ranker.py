@@ -30,9 +30,9 @@ Shapes: B users, K beams, k items asked for, N items, H hidden width, M items th
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple, get_args
+from typing import TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -47,6 +47,7 @@ from genrec.decoding.node_scores import NodeScorer
 from genrec.decoding.scorer import NextCodeScorer, State
 from genrec.decoding.trie import CodeTrie
 from genrec.decoding.vocabulary import SidVocabulary
+from genrec.ranking.batch import Batch
 from genrec.ranking.candidates import TOGETHER, CandidateSearch, reads_all
 from genrec.ranking.component_scores import ComponentScores, take, top
 from genrec.ranking.config import FusionWeights, Ranking, RankingConfig
@@ -58,15 +59,10 @@ from genrec.sequential.base import SequentialModel
 from genrec.sequential.frozen import log_probability
 
 _DENSE_CELLS = 1 << 24  # items scored at once for all users of a batch: 64 MiB a scorer
+_NO_HIDDEN = "no dense head, or an engine without hidden states for it; use --ranking beam"
 
-
-class _Read(NamedTuple):
-    """What the language model says after prompts: fields of `ComponentScores`."""
-
-    start: State | None = None
-    retrieved: Tensor | None = None
-    codes: Tensor | None = None
-    dense: Tensor | None = None
+_Lists: TypeAlias = tuple[NDArray[np.int64], tuple[Tensor, Tensor]]
+"""Some users, and rows and scores [B, up to k] of their lists; what is -inf pads."""
 
 
 class Ranker:
@@ -136,36 +132,21 @@ class Ranker:
             InputError: k or beams below 1, or a ranking that needs a dense head or hidden states that are not there.
         """
         ranking = ranking or self.config.ranking
-        beams = self.config.beams if beams is None else beams
         for name, value in (("k", k), ("beams", beams)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, not {value}")
         if ranking not in get_args(Ranking):
             raise InputError(f"ranking {ranking!r}: choose one of {', '.join(get_args(Ranking))}")
         if ranking != "beam" and self.head is None:
             raise InputError(f"ranking {ranking}: this run has no dense head; use beam")
-        recent = histories.last(self.config.max_items)
-        prompts = [self.vocabulary.prompt(self.codes[history]) for history in recent]
-        asked, k, beams = k, min(k, self.trie.n_items), min(beams, self.trie.n_items)
-        rows = np.full((len(prompts), k), -1, dtype=np.int32)
-        scores = np.full((len(prompts), k), -np.inf, dtype=np.float32)
-        left = np.arange(len(prompts))
-        weights = FusionWeights(1.0) if ranking == "dense" else self.config.fusion_weights
-        if self._candidates is not None and ranking in ("dense", "fused") and weights != FusionWeights(0.0):
-            everyone = filters or [ItemFilter(self.trie)] * len(prompts)
-            left = self._rank_candidates(prompts, histories, everyone, weights, beams, rows, scores)
-            progress(len(prompts) - len(left))
-        elif self._is_allocated(ranking):
-            left = left[:0]
-            self._rank_allocated(prompts, histories, beams, filters, (rows, scores), progress)
-        for part in self.groups([prompts[i] for i in left], ranking):
-            group = left[part]
-            chosen = None if filters is None else [filters[i] for i in group]
-            batch = [prompts[i] for i in group]
-            found, values = self._rank_batch(batch, histories.take(group), k, ranking, beams, chosen)
-            rows[group, : found.shape[1]], scores[group, : found.shape[1]] = found, values
-            progress(len(group))
-        return RankedRows.from_padded(rows, scores, self._reasons(rows, asked, filters))
+        batch = self.batch(histories, k=k, beams=beams, filters=filters)
+        rows = np.full((len(batch), batch.k), -1, dtype=np.int32)
+        scores = np.full(rows.shape, -np.inf, dtype=np.float32)
+        for users, found in self._lists(batch, ranking):
+            width = found[0].shape[1]
+            rows[users, :width], scores[users, :width] = _padded(*found), found[1]
+            progress(len(users))
+        return RankedRows.from_padded(rows, scores, self._reasons(rows, k, batch.filters))
 
     def fused_lists(
         self,
@@ -186,21 +167,14 @@ class Ranker:
             exact: a search for each of the weights; False: one beam search for all, with an estimate for what it
                 did not retrieve, to choose weights by.
         """
-        recent = histories.last(self.config.max_items)
-        prompts = [self.vocabulary.prompt(self.codes[history]) for history in recent]
-        lists = {weight: np.full((len(prompts), k), -1, dtype=np.int32) for weight in weights}
-        for group in self.groups(prompts, "fused"):
-            chosen = None if filters is None else [filters[i] for i in group]
-            batch = [prompts[i] for i in group]
-            estimated = [weight for weight in weights if not (exact and _is_searched(weight))]
-            parts = self.component_scores(
-                batch, histories.take(group), weights, k=k, filters=chosen,
-                retrieve=any(weight.of_codes for weight in estimated),
-            )  # fmt: skip
+        batch = self.batch(histories, k=k, filters=filters)
+        lists = {weight: np.full((len(batch), k), -1, dtype=np.int32) for weight in weights}
+        for group in self.groups(batch.prompts, "fused"):
+            some = batch.take(group)
+            parts = self.component_scores(some, weights, exact=exact)
             for weight in weights:
-                best = parts.best(weight, k) if weight in estimated else self._exact(batch, parts, weight, k)
-                rows, _ = _numpy(*best)
-                lists[weight][group, : rows.shape[1]] = rows
+                found = self._fused(some, parts, weight) if exact else parts.best(weight, some.k)
+                lists[weight][group, : found[0].shape[1]] = _padded(*found)
             progress(len(group))
         return lists
 
@@ -215,20 +189,49 @@ class Ranker:
 
     def entropies(self, histories: Sequences, weights: FusionWeights) -> NDArray[np.float32]:
         """`ComponentScores.entropy` [B] by weights that don't ask the language model."""
-        found = [np.empty(0, dtype=np.float32)]
-        for users in self._together(len(histories)):
-            some = histories.take(users)
-            parts = self.component_scores([[]] * len(users), some, [weights], k=1)
-            found.append(parts.entropy(weights, some).numpy())
+        batch, found = self.batch(histories, k=1), [np.empty(0, dtype=np.float32)]
+        for users in self._that_fit([np.arange(len(batch))]):
+            some = batch.take(users)
+            parts = self.component_scores(some, [weights], exact=True)
+            found.append(parts.entropy(weights, some.histories).numpy())
         return np.concatenate(found)
+
+    def batch(
+        self,
+        histories: Sequences,
+        *,
+        k: int,
+        beams: int | None = None,
+        filters: Sequence[ItemFilter] | None = None,
+    ) -> Batch:
+        """Everybody of a request; `groups` says who of them go together."""
+        recent, n = histories.last(self.config.max_items), self.trie.n_items
+        prompts = [self.vocabulary.prompt(self.codes[history]) for history in recent]
+        filters = [ItemFilter(self.trie)] * len(prompts) if filters is None else filters
+        beams = self.config.beams if beams is None else beams
+        return Batch(histories, recent, prompts, filters, min(k, n), min(beams, n))
 
     def groups(self, prompts: Sequence[Sequence[int]], ranking: Ranking) -> list[NDArray[np.int64]]:
         """Batches of prompts whose tokens, and whose scores of items where there are any, fit into memory."""
         groups = batches([len(prompt) for prompt in prompts], self.config.batch_tokens)
-        if ranking == "beam" and not isinstance(self.scorer, NodeScorer):
-            return groups
+        return groups if ranking == "beam" and not isinstance(self.scorer, NodeScorer) else self._that_fit(groups)
+
+    def _that_fit(self, groups: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+        """Groups of users, cut so that their scores of all items fit into memory."""
         most = max(1, _DENSE_CELLS // self.trie.n_items)
         return [group[i : i + most] for group in groups for i in range(0, len(group), most)]
+
+    def _lists(self, batch: Batch, ranking: Ranking) -> Iterator[_Lists]:
+        """Everybody's lists, a group at a time."""
+        left = np.arange(len(batch))
+        weights = FusionWeights(1.0) if ranking == "dense" else self.config.fusion_weights
+        if self._candidates is not None and ranking in ("dense", "fused") and weights != FusionWeights(0.0):
+            left = yield from self._candidate_lists(batch, weights)
+        elif self._is_allocated(ranking):
+            yield from self._allocated_lists(batch)
+            return
+        for part in self.groups([batch.prompts[i] for i in left], ranking):
+            yield left[part], self._whole_lists(batch.take(left[part]), ranking)
 
     def _is_allocated(self, ranking: Ranking) -> bool:
         """Whether some lists are made without asking the language model, which others ask."""
@@ -242,203 +245,130 @@ class Ranker:
             )
         return True
 
-    def _rank_allocated(
-        self,
-        prompts: list[list[int]],
-        histories: Sequences,
-        beams: int,
-        filters: Sequence[ItemFilter] | None,
-        lists: tuple[NDArray[np.int32], NDArray[np.float32]],
-        progress: Callable[[int], None],
-    ) -> None:
-        """Write rows and scores [B, k] of fused lists that ask the language model for uncertain users only."""
+    def _allocated_lists(self, batch: Batch) -> Iterator[_Lists]:
+        """Fused lists that ask the language model for uncertain users only."""
         weights, certain = self.config.fusion_weights, self.config.certain_weights
-        others, k = [certain, FusionWeights(1.0, weights.cooccurrence, 1.0)], lists[0].shape[1]
-
-        def write(users: NDArray[np.int64], found: tuple[Tensor, Tensor]) -> None:
-            for whole, part in zip(lists, _numpy(*found), strict=True):
-                whole[users, : part.shape[1]] = part
-            progress(len(users))
-
-        for group in self._together(len(prompts)):
-            batch = [prompts[i] for i in group]
-            chosen = None if filters is None else [filters[i] for i in group]
-            parts = self.component_scores(batch, histories.take(group), others, k=k, filters=chosen)
-            known = self.certain(parts, histories.take(group))
+        for group in self._that_fit([np.arange(len(batch))]):
+            some = batch.take(group)
+            parts = self.component_scores(some, [certain, FusionWeights(1.0, weights.cooccurrence, 1.0)], exact=True)
+            known = self.certain(parts, some.histories)
             if known.any():
-                write(group[known.numpy()], parts.take(known).best(certain, k))
+                yield group[known.numpy()], parts.take(known).best(certain, batch.k)
             left = (~known).nonzero()[:, 0].numpy()
-            for part in batches([len(batch[i]) for i in left], self.config.batch_tokens):
+            for part in batches([len(some.prompts[i]) for i in left], self.config.batch_tokens):
                 users = left[part]
-                asked, allowed = [batch[i] for i in users], None if chosen is None else [chosen[i] for i in users]
-                read = self._read(asked, [weights], k, beams, allowed, retrieve=not _is_searched(weights))
-                mine = replace(parts.take(torch.from_numpy(users)), **read._asdict())
-                write(group[users], self._fused(asked, mine, weights, k, beams))
+                asked = some.take(users)
+                mine = self._with_model(parts.take(torch.from_numpy(users)), asked, [weights], exact=True)
+                yield group[users], self._fused(asked, mine, weights)
 
-    def _together(self, n_users: int) -> list[NDArray[np.int64]]:
-        """Users whose scores of all items fit into memory."""
-        most = max(1, _DENSE_CELLS // self.trie.n_items)
-        return [np.arange(begin, min(begin + most, n_users)) for begin in range(0, n_users, most)]
-
-    def _rank_candidates(
-        self,
-        prompts: list[list[int]],
-        histories: Sequences,
-        filters: Sequence[ItemFilter],
-        weights: FusionWeights,
-        beams: int,
-        rows: NDArray[np.int32],
-        scores: NDArray[np.float32],
-    ) -> NDArray[np.int64]:
-        """Write the best candidates into rows and scores [B, k]; returns the users whose lists they do not fill."""
+    def _candidate_lists(self, batch: Batch, weights: FusionWeights) -> Generator[_Lists, None, NDArray[np.int64]]:
+        """The lists that candidates fill; returns the other users."""
         alike: dict[int, list[int]] = {}
-        for user, allowed in enumerate(filters):
+        for user, allowed in enumerate(batch.filters):
             alike.setdefault(id(allowed.shared), []).append(user)
+        left = [np.empty(0, dtype=np.int64)]
         for users in map(np.array, alike.values()):
-            for part in batches([len(prompts[i]) for i in users], self.config.batch_tokens):
+            for part in batches([len(batch.prompts[i]) for i in users], self.config.batch_tokens):
                 for begin in range(0, len(part), TOGETHER):
                     group = users[part[begin : begin + TOGETHER]]
-                    batch, chosen = [prompts[i] for i in group], [filters[i] for i in group]
-                    found = self._best_candidates(batch, histories.take(group), chosen, weights, beams, rows.shape[1])
-                    rows[group, : found[0].shape[1]], scores[group, : found[1].shape[1]] = found
-        wanted = np.minimum(rows.shape[1], [allowed.count for allowed in filters])
-        left = np.flatnonzero((rows >= 0).sum(axis=1) < wanted)
-        rows[left], scores[left] = -1, -np.inf
-        return left
+                    some = batch.take(group)
+                    rows, scores = self._best_candidates(some, weights)
+                    wanted = np.minimum(batch.k, [allowed.count for allowed in some.filters])
+                    full = (~scores.isneginf()).sum(dim=1).numpy() >= wanted
+                    yield group[full], (rows[full], scores[full])
+                    left.append(group[~full])
+        return np.sort(np.concatenate(left))
 
-    def _best_candidates(
-        self,
-        prompts: list[list[int]],
-        histories: Sequences,
-        filters: list[ItemFilter],
-        weights: FusionWeights,
-        beams: int,
-        k: int,
-    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Rows and scores [B, up to k] of one batch whose filters have one shared set; -1 and -inf pad."""
+    def _best_candidates(self, batch: Batch, weights: FusionWeights) -> tuple[Tensor, Tensor]:
+        """Rows and scores [B, up to k] of users whose filters have one shared set; -inf pads."""
         assert self._candidates is not None
         start = hidden = retrieved = None
         if weights.of_codes or weights.of_dense:
-            state = self.scorer.start(prompts)
+            state = self.scorer.start(batch.prompts)
             start, hidden = copy.copy(state), state.hidden if weights.of_dense else None
             if weights.of_dense and hidden is None:
-                raise InputError("no dense head, or an engine without hidden states for it; use --ranking beam")
-            if weights.of_codes and not reads_all(filters[0]):
-                retrieved, _ = self._search(state, max(k, beams), beams, filters)
-        recent = histories.last(self.config.max_items)
-        found = self._candidates.find(hidden, histories, recent, weights, filters, retrieved, k)
-        if not len(found.rows):
-            return np.empty((len(prompts), 0), dtype=np.int32), np.empty((len(prompts), 0), dtype=np.float32)
-        parts = ComponentScores(start, None, None, found.dense, found.cooccurrence, found.sequential, found.forbidden)
-        if weights.of_codes:
-            trie, (others, of_codes) = CodeTrie(self.codes[found.rows], self.trie.sizes), parts.without_codes(weights)
-            assert start is not None
-            scores = fused_search(self.scorer, prompts, start, trie, of_codes, others, beams=beams, k=k)
-        else:
-            scores = parts.fused(weights)
-        places, values = _numpy(*top(scores, k))
-        return np.where(places >= 0, found.rows[places], -1).astype(np.int32), values
+                raise InputError(_NO_HIDDEN)
+            if weights.of_codes and not reads_all(batch.filters[0]):
+                retrieved, _ = self._search(state, batch, max(batch.k, batch.beams))
+        among, parts = self._candidates.find(batch, weights, hidden, retrieved)
+        if not len(among):
+            return torch.empty(len(batch), 0, dtype=torch.long), torch.empty(len(batch), 0)
+        places, scores = self._fused(batch, replace(parts, start=start), weights, among)
+        return torch.from_numpy(among)[places], scores
 
-    def _rank_batch(
-        self,
-        prompts: list[list[int]],
-        histories: Sequences,
-        k: int,
-        ranking: Ranking,
-        beams: int,
-        filters: list[ItemFilter] | None,
-    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Rows and scores [B, up to k] of one batch; -1 and -inf pad."""
+    def _whole_lists(self, batch: Batch, ranking: Ranking) -> tuple[Tensor, Tensor]:
+        """Rows and scores [B, up to k] by every item, or by every prefix that the beam keeps; -inf pads."""
         if ranking == "fused":
             weights = self.config.fusion_weights
-            retrieve = not _is_searched(weights)
-            parts = self.component_scores(
-                prompts, histories, [weights], k=k, beams=beams, filters=filters, retrieve=retrieve
-            )
-            return _numpy(*self._fused(prompts, parts, weights, k, beams))
-        state = self.scorer.start(prompts)
+            return self._fused(batch, self.component_scores(batch, [weights], exact=True), weights)
+        state = self.scorer.start(batch.prompts)
+        if ranking == "beam":
+            return self._search(state, batch, batch.k)
+        dense = self._dense(state)
         if ranking == "dense":
-            return _numpy(*top(self._dense(state) + self._forbidden(len(prompts), filters), k))
-        dense = self._dense(state) if ranking == "rerank" else None
-        rows, scores = self._search(state, max(k, beams) if ranking == "rerank" else k, beams, filters)
-        if dense is None:
-            return _numpy(rows, scores)
-        return _numpy(*take(rows, dense.gather(1, rows.clamp(min=0)).masked_fill(rows < 0, -torch.inf), k))
+            return top(dense + self._forbidden(batch), batch.k)
+        rows, _ = self._search(state, batch, max(batch.k, batch.beams))
+        return take(rows, dense.gather(1, rows.clamp(min=0)).masked_fill(rows < 0, -torch.inf), batch.k)
 
-    def component_scores(
-        self,
-        prompts: list[list[int]],
-        histories: Sequences,
-        weights: Sequence[FusionWeights],
-        *,
-        k: int,
-        beams: int | None = None,
-        filters: list[ItemFilter] | None = None,
-        retrieve: bool = True,
-    ) -> ComponentScores:
+    def _fused(
+        self, batch: Batch, parts: ComponentScores, weights: FusionWeights, among: NDArray[np.int64] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Rows and scores [B, up to k] of the fused ranking, whatever a beam would retrieve.
+
+        Args:
+            among: ascending rows, of which `parts` are and places are given; None: of all items.
+        """
+        if not _is_searched(weights):
+            return parts.best(weights, batch.k)
+        trie = self.trie if among is None else CodeTrie(self.codes[among], self.trie.sizes)
+        others, of_codes = parts.without_codes(weights)
+        assert parts.start is not None
+        found = fused_search(
+            self.scorer, batch.prompts, parts.start, trie, of_codes, others, beams=batch.beams, k=batch.k
+        )
+        return top(found, batch.k)
+
+    def component_scores(self, batch: Batch, weights: Sequence[FusionWeights], *, exact: bool) -> ComponentScores:
         """What the component scorers that some weights ask give after each prompt and the whole history behind it.
 
         Args:
-            retrieve: search for items by their codes, and say what their log-probabilities are.
+            exact: leave out the log-probabilities of codes where weights search for them; False: search for items by
+                codes, and say what those of all items are, as far as that search knows.
 
         Raises:
             InputError: the run has no such scorer.
         """
-        beams = self.config.beams if beams is None else beams
-        read = self._read(prompts, weights, k, beams, filters, retrieve=retrieve)
         cooccurrence = sequential = None
         if any(each.cooccurrence for each in weights):
             if self.cooccurrence is None:
                 raise InputError("this run has no co-occurrence counts; use --ranking.cooccurrence_weight 0")
-            cooccurrence = torch.from_numpy(self.cooccurrence.log_probability(histories.last(self.config.max_items)))
+            cooccurrence = torch.from_numpy(self.cooccurrence.log_probability(batch.recent))
             cooccurrence[:, ~torch.from_numpy(self.cooccurrence.known)] = torch.nan
         if any(each.sequential for each in weights):
             if self.sequential is None:
                 raise InputError("this run has no recommender of a trained aligner; use --ranking.sequential_weight 0")
-            sequential = log_probability(self.sequential, histories)
-        forbidden = self._forbidden(len(prompts), filters)
-        return ComponentScores(*read, cooccurrence, sequential, forbidden)
+            sequential = log_probability(self.sequential, batch.histories)
+        parts = ComponentScores(self._forbidden(batch), cooccurrence=cooccurrence, sequential=sequential)
+        return self._with_model(parts, batch, weights, exact=exact)
 
-    def _read(
-        self,
-        prompts: list[list[int]],
-        weights: Sequence[FusionWeights],
-        k: int,
-        beams: int,
-        filters: list[ItemFilter] | None,
-        *,
-        retrieve: bool,
-    ) -> _Read:
-        """What the language model says after each prompt, as far as some weights ask it."""
+    def _with_model(
+        self, parts: ComponentScores, batch: Batch, weights: Sequence[FusionWeights], *, exact: bool
+    ) -> ComponentScores:
+        """`parts` with what the language model says, as far as some weights ask it; see `component_scores`."""
         if not any(each.of_codes or each.of_dense for each in weights):
-            return _Read()
-        state = self.scorer.start(prompts)
-        start, retrieved, codes, dense = copy.copy(state), None, None, None
+            return parts
+        state = self.scorer.start(batch.prompts)
+        parts = replace(parts, start=copy.copy(state))
         if any(each.of_dense for each in weights):
-            dense = self._dense(state)
-        if retrieve and any(each.of_codes for each in weights):
-            retrieved, found = self._search(state, max(k, beams), beams, filters)
-            codes = self._codes(state, retrieved, found)
-        return _Read(start, retrieved, codes, dense)
+            parts = replace(parts, dense=self._dense(state))
+        if any(each.of_codes and not (exact and _is_searched(each)) for each in weights):
+            retrieved, found = self._search(state, batch, max(batch.k, batch.beams))
+            parts = replace(parts, retrieved=retrieved, codes=self._codes(state, retrieved, found))
+        return parts
 
-    def _fused(
-        self, prompts: list[list[int]], parts: ComponentScores, weights: FusionWeights, k: int, beams: int
-    ) -> tuple[Tensor, Tensor]:
-        """Rows and scores [B, up to k] of the fused ranking."""
-        return self._exact(prompts, parts, weights, k, beams) if _is_searched(weights) else parts.best(weights, k)
-
-    def _exact(
-        self, prompts: list[list[int]], parts: ComponentScores, weights: FusionWeights, k: int, beams: int | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Rows and scores [B, up to k] of the fused ranking, whatever a beam would retrieve."""
-        others, of_codes = parts.without_codes(weights)
-        beams = self.config.beams if beams is None else beams
-        assert parts.start is not None
-        return top(fused_search(self.scorer, prompts, parts.start, self.trie, of_codes, others, beams=beams, k=k), k)
-
-    def _search(self, state: State, k: int, beams: int, filters: list[ItemFilter] | None) -> tuple[Tensor, Tensor]:
+    def _search(self, state: State, batch: Batch, k: int) -> tuple[Tensor, Tensor]:
         """Rows and log-probabilities [B, up to k] of what the beam retrieves; -1 and -inf pad."""
-        positions, scores = search(self.scorer, state, self.trie, beams, k, filters)
+        positions, scores = search(self.scorer, state, self.trie, batch.beams, k, batch.filters)
         rows = torch.from_numpy(self.trie.order[positions]).long()
         return rows.masked_fill_(scores.isneginf(), -1), scores
 
@@ -453,10 +383,10 @@ class Ranker:
         place = retrieved.masked_fill(~alive, n)  # a column for those that are nobody, cut off again
         return below.repeat(1, n + 1).scatter_(1, place, found)[:, :n].contiguous()
 
-    def _forbidden(self, n_users: int, filters: list[ItemFilter] | None) -> Tensor:
+    def _forbidden(self, batch: Batch) -> Tensor:
         """-inf where a filter forbids, else 0: [B, N]."""
-        scores = torch.zeros(n_users, self.trie.n_items)
-        for row, allowed in zip(scores, filters or (), strict=False):
+        scores = torch.zeros(len(batch), self.trie.n_items)
+        for row, allowed in zip(scores, batch.filters, strict=True):
             allowed.apply_to_scores(row)
         return scores
 
@@ -465,20 +395,20 @@ class Ranker:
         if isinstance(self.scorer, NodeScorer):
             return self.scorer.dense_log_probs(state).cpu()
         if state.hidden is None or self.head is None:
-            raise InputError("no dense head, or an engine without hidden states for it; use --ranking beam")
+            raise InputError(_NO_HIDDEN)
         with torch.inference_mode():
             if self._item_vectors is None:
                 self._item_vectors = self.head.item_matrix().T.contiguous()
             scores: Tensor = (self.head.query(state.hidden.float()) @ self._item_vectors).log_softmax(dim=1).cpu()
         return scores
 
-    def _reasons(self, rows: NDArray[np.int32], k: int, filters: Sequence[ItemFilter] | None) -> tuple[str | None, ...]:
-        found = (rows >= 0).sum(axis=1)
-        n = self.trie.n_items
-        counts = [n] * len(rows) if filters is None else [each.count for each in filters]
+    def _reasons(self, rows: NDArray[np.int32], k: int, filters: Sequence[ItemFilter]) -> tuple[str | None, ...]:
+        found, n = (rows >= 0).sum(axis=1).tolist(), self.trie.n_items
         return tuple(
-            None if have == k else f"{allowed} of {n} items are allowed, {have} of them were found; {k} were asked for"
-            for have, allowed in zip(found.tolist(), counts, strict=True)
+            None
+            if have == k
+            else f"{allowed.count} of {n} items are allowed, {have} of them were found; {k} were asked for"
+            for have, allowed in zip(found, filters, strict=True)
         )
 
 
@@ -487,6 +417,6 @@ def _is_searched(weights: FusionWeights) -> bool:
     return weights.of_codes > 0 and weights != FusionWeights(0.0)
 
 
-def _numpy(rows: Tensor, scores: Tensor) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    dead = scores.isneginf()
-    return rows.masked_fill(dead, -1).int().numpy(), scores.numpy()
+def _padded(rows: Tensor, scores: Tensor) -> NDArray[np.int32]:
+    """Rows with -1 where the score is -inf."""
+    return rows.masked_fill(scores.isneginf(), -1).int().numpy()
