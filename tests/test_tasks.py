@@ -15,14 +15,13 @@ from genrec.data.sequences import Sequences
 from genrec.decoding.vocabulary import SidVocabulary
 from genrec.semtok.catalog import Catalog
 from genrec.semtok.errors import InputError
-from genrec.tasks.alignment import QueryToCodes
 from genrec.tasks.facets import CHEAP, DEAR, MIDDLE, Facets
-from genrec.tasks.mixture import Tasks
+from genrec.tasks.mixture import Tasks, query
 from genrec.tasks.negatives import Negatives
 from genrec.tasks.preference_texts import template_texts
 from genrec.tasks.templates import NO, YES
 from genrec.tasks.weights import TaskWeights
-from genrec.tasks.writer import PromptWriter, search_prompt
+from genrec.tasks.writer import search_prompt
 from genrec.training.lm.base import scratch_tokenizer
 from genrec.training.lm.data import IGNORE, response_example
 
@@ -126,11 +125,11 @@ def test_items_without_facets_are_asked_for_by_words_of_their_title(
     tokenizer: PreTrainedTokenizerBase, vocabulary: SidVocabulary
 ) -> None:
     catalog = Catalog(("1", "2"), ("one two three four five six", ""), pl.DataFrame(), np.zeros(2, dtype=bool))
-    task = QueryToCodes(PromptWriter(catalog, CODES, vocabulary, tokenizer), catalog, Facets.of(catalog))
-    assert task.subjects.tolist() == [0]
-    rng = np.random.default_rng(0)
+    queries, nobody = TaskWeights(0.0, 0.0, query_to_codes=1.0), Sequences.from_lists([])
+    tasks, rng = Tasks(catalog, CODES, vocabulary, tokenizer, nobody, queries, max_items=4), np.random.default_rng(0)
+    assert {items_in(response, vocabulary)[0] for _, response in tasks.rows(20, rng)} == {0}
     for _ in range(20):
-        words = task.query(0, rng).split()
+        words = query(tasks, 0, rng).split()
         assert 2 <= len(words) <= 4
         assert [w for w in catalog.titles[0].split() if w in words] == words
 

@@ -31,8 +31,8 @@ class Facets:
     @classmethod
     def of(cls, catalog: Catalog) -> Facets:
         """Read the columns named in this module, where there are any."""
-        kinds = tuple(_names(value) for value in _column(catalog, KINDS))
-        brands = tuple(", ".join(_names(value)) for value in _column(catalog, BRANDS))
+        kinds = tuple(names_in(value) for value in _column(catalog, KINDS))
+        brands = tuple(", ".join(names_in(value)) for value in _column(catalog, BRANDS))
         return cls(kinds, brands, _price_words(catalog, kinds))
 
 
@@ -43,9 +43,10 @@ def _column(catalog: Catalog, names: tuple[str, ...]) -> list[Any]:
     return [None] * len(catalog)
 
 
-def _names(value: str | list[str | None] | None) -> tuple[str, ...]:
+def names_in(value: Any) -> tuple[str, ...]:
+    """What a cell names, one thing or a list of them, without what is empty."""
     values = value if isinstance(value, list) else [value]
-    return tuple(name.strip() for name in values if name and name.strip())
+    return tuple(str(name).strip() for name in values if name and str(name).strip())
 
 
 def _price_words(catalog: Catalog, kinds: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:

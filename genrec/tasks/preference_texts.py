@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from genrec.semtok.errors import InputError
 from genrec.semtok.pretrained import open_folder
 from genrec.semtok.schema import parse_as
 from genrec.tasks.chat_server import ChatServer, ServerError, is_address
+from genrec.tasks.facets import names_in
 
 TEMPLATE = "template"
 _COMMON = 0.5  # a category that more than this share of all items has says nothing about a user
@@ -50,8 +50,8 @@ def template_texts(
         titles: last titles that are named.
         max_characters: a text is cut to this length, at a space.
     """
-    words = _Words(catalog, most, titles)
-    return [_cut(words.describe(history.tolist()), max_characters) for history in histories]
+    columns = _Columns.of(catalog)
+    return [_cut(columns.describe(history.tolist(), most, titles), max_characters) for history in histories]
 
 
 class LanguageModelWriter:
@@ -93,9 +93,7 @@ class LanguageModelWriter:
 
     def _prompt(self, facts: str) -> str:
         question = _question(facts)
-        if self._frame is None:
-            return f"{question}\nThis customer likes"
-        return question.join(self._frame)
+        return question.join(self._frame or ("", "\nThis customer likes"))
 
 
 class ServerWriter:
@@ -172,59 +170,46 @@ def _read_answers(path: Path) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class _Words:
-    """The item table as the template reads it."""
+class _Columns:
+    """What the template names of each item."""
 
-    catalog: Catalog
-    most: int
-    titles: int
+    titles: Sequence[str]
+    categories: Sequence[tuple[str, ...]]  # without those that most items share
+    brands: Sequence[tuple[str, ...]]
+    prices: Sequence[tuple[float, ...]]
 
-    @cached_property
-    def categories(self) -> list[tuple[str, ...]]:
-        """Each item's categories without those that most items share."""
-        lists = self._column("categories", _names)
-        shares = Counter(name for names in lists for name in set(names))
-        return [tuple(name for name in names if shares[name] <= _COMMON * len(lists)) for names in lists]
+    @classmethod
+    def of(cls, catalog: Catalog) -> _Columns:
+        categories = _cells(catalog, "categories", names_in)
+        shares = Counter(name for names in categories for name in set(names))
+        told = [tuple(name for name in names if shares[name] <= _COMMON * len(catalog)) for names in categories]
+        return cls(catalog.titles, told, _cells(catalog, "brand", names_in), _cells(catalog, "price", _number))
 
-    @cached_property
-    def brands(self) -> list[tuple[str, ...]]:
-        return self._column("brand", _names)
-
-    @cached_property
-    def prices(self) -> list[tuple[float, ...]]:
-        return self._column("price", _number)
-
-    def describe(self, history: Sequence[int]) -> str:
-        if not history:
-            return ""
+    def describe(self, history: Sequence[int], most: int, titles: int) -> str:
         parts = []
-        if named := self._most_frequent(self.categories, history):
+        if named := _most_frequent(self.categories, history, most):
             parts.append(f"Likes {', '.join(named)}.")
-        if named := self._most_frequent(self.brands, history):
+        if named := _most_frequent(self.brands, history, most):
             parts.append(f"Brands: {', '.join(named)}.")
         if prices := [price for row in history for price in self.prices[row]]:
             low, high = np.quantile(prices, (0.25, 0.75), method="nearest")
             parts.append(f"Prices: {low:g} to {high:g}.")
-        newest = (self.catalog.titles[row].strip().rstrip(".") for row in reversed(history))
+        newest = (self.titles[row].strip().rstrip(".") for row in reversed(history))
         if different := [title for title in dict.fromkeys(newest) if title]:
-            parts.append(f"Lately: {'; '.join(different[: self.titles])}.")
+            parts.append(f"Lately: {'; '.join(different[:titles])}.")
         return " ".join(parts)
 
-    def _most_frequent(self, values: Sequence[Sequence[str]], history: Sequence[int]) -> list[str]:
-        """The values of most items of the history; ties go to the newest item's."""
-        counts = Counter(value for row in reversed(history) for value in dict.fromkeys(values[row]))
-        return [value for value, _ in counts.most_common(self.most)]
 
-    def _column(self, name: str, read: Callable[[Any], tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-        if name not in self.catalog.attributes.columns:
-            return [()] * len(self.catalog)
-        values: Iterable[Any] = self.catalog.attributes[name].to_list()
-        return [read(value) for value in values]
+def _cells(catalog: Catalog, name: str, read: Callable[[Any], tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    if name not in catalog.attributes.columns:
+        return [()] * len(catalog)
+    return [read(value) for value in catalog.attributes[name].to_list()]
 
 
-def _names(value: str | list[str | None] | None) -> tuple[str, ...]:
-    values = value if isinstance(value, list) else [value]
-    return tuple(str(name).strip() for name in values if name and str(name).strip())
+def _most_frequent(values: Sequence[Sequence[str]], history: Sequence[int], most: int) -> list[str]:
+    """The values of most items of the history; ties go to the newest item's."""
+    counts = Counter(value for row in reversed(history) for value in dict.fromkeys(values[row]))
+    return [value for value, _ in counts.most_common(most)]
 
 
 def _number(value: object) -> tuple[float, ...]:

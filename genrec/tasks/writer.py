@@ -37,6 +37,10 @@ class PromptWriter:
     Args:
         catalog: supplies titles and attributes.
         codes: int32 [N, L].
+
+    Attributes:
+        titles: tokens of each item's title.
+        texts: the same of title and attributes.
     """
 
     def __init__(
@@ -48,23 +52,14 @@ class PromptWriter:
     ) -> None:
         self._tokenizer, self._vocabulary, self._codes = tokenizer, vocabulary, codes
         self._code_tokens = vocabulary.encode(codes)
-        self._texts = [self.words(text)[:_TEXT_TOKENS] for text in catalog.texts()]
-        self._titles = [self.words(title)[:_TEXT_TOKENS] for title in catalog.titles]
+        self.texts = [self.words(text)[:_TEXT_TOKENS] for text in catalog.texts()]
+        self.titles = [self.words(title)[:_TEXT_TOKENS] for title in catalog.titles]
         self._pieces = cache(self._split)
-        end = tokenizer.eos_token_id
-        self.end: list[int] = [] if end is None else [end]
+        self._end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
     def words(self, text: str) -> list[int]:
         """Tokens of free text that follows other text."""
         return encode_text(self._tokenizer, " " + text)
-
-    def text(self, row: int) -> list[int]:
-        """Title and attributes of an item."""
-        return self._texts[row]
-
-    def title(self, row: int) -> list[int]:
-        """Title of an item."""
-        return self._titles[row]
 
     def item(self, row: int) -> list[int]:
         """The L code tokens of an item."""
@@ -76,7 +71,7 @@ class PromptWriter:
 
     def answer(self, words: list[int]) -> list[int]:
         """A response in words, which ends where the text ends."""
-        return [*words, *self.end]
+        return [*words, *self._end]
 
     def fill(self, template: str, **slots: list[int]) -> list[int]:
         """The template's tokens with each slot's tokens in its place."""
