@@ -6,13 +6,12 @@ genrec import movielens-1m --folder ml-1m --out data/ml-1m
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
-from genrec.data.importers.amazon import import_amazon
-from genrec.data.importers.movielens import import_movielens
+from genrec.data.importers.amazon import Year, import_amazon
+from genrec.data.importers.movielens import Version, import_movielens
 from genrec.data.importers.writing import Imported
 from genrec.semtok import options as check
 from genrec.semtok.errors import InputError, OptionError
@@ -59,32 +58,11 @@ class ImportConfig:
 
 def run_import(config: ImportConfig) -> Imported:
     """Convert what the configuration names; raises InputError where a raw file is missing or broken."""
-    return _FORMATS[config.format](config)
-
-
-def _amazon(year: Literal[2014, 2018, 2023]) -> Callable[[ImportConfig], Imported]:
-    def run(config: ImportConfig) -> Imported:
-        assert config.reviews is not None
-        assert config.metadata is not None
-        k_core = 5 if config.k_core is None else config.k_core
-        return import_amazon(config.reviews, config.metadata, config.out, year=year, k_core=k_core)
-
-    return run
-
-
-def _movielens(version: Literal["100k", "1m", "latest"]) -> Callable[[ImportConfig], Imported]:
-    def run(config: ImportConfig) -> Imported:
+    family, _, release = config.format.partition("-")
+    if family == "movielens":
         assert config.folder is not None
-        return import_movielens(config.folder, config.out, version=version, k_core=config.k_core or 0)
-
-    return run
-
-
-_FORMATS: dict[str, Callable[[ImportConfig], Imported]] = {
-    "amazon-2014": _amazon(2014),
-    "amazon-2018": _amazon(2018),
-    "amazon-2023": _amazon(2023),
-    "movielens-100k": _movielens("100k"),
-    "movielens-1m": _movielens("1m"),
-    "movielens-latest": _movielens("latest"),
-}
+        return import_movielens(config.folder, config.out, version=cast(Version, release), k_core=config.k_core or 0)
+    assert config.reviews is not None
+    assert config.metadata is not None
+    year, k_core = cast(Year, int(release)), 5 if config.k_core is None else config.k_core
+    return import_amazon(config.reviews, config.metadata, config.out, year=year, k_core=k_core)
