@@ -20,7 +20,6 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import numpy as np
@@ -109,11 +108,6 @@ class Run(RunFolder):
             return self._data().exclude_seen
         data = self.settings().get("data") if self.config.is_file() else None
         return not (isinstance(data, dict) and data.get("exclude_seen") is False)
-
-    @property
-    def time_unit(self) -> TimeUnit:
-        """Unit of the log's timestamps."""
-        return self._data().time_unit
 
     @_once
     def _user_histories(self) -> pl.DataFrame:
@@ -280,12 +274,15 @@ class Run(RunFolder):
         from genrec.ranking.facts import LanguageModelFacts
 
         folder = self.verified("lm")
-        if (folder / "heads/neighbours.safetensors").is_file() or b"dense_share" in _bytes(folder / "genrec.json"):
+        file = folder / "genrec.json"
+        if (folder / "heads/neighbours.safetensors").is_file() or (
+            file.is_file() and b"dense_share" in file.read_bytes()
+        ):
             raise InputError(
                 f"{folder}: of an earlier version of genrec, whose rankings had other names; genrec fit with the "
                 "configuration of the run makes it anew"
             )
-        return read_as(folder / "genrec.json", LanguageModelFacts)
+        return read_as(file, LanguageModelFacts)
 
     @_once
     def metrics(self) -> list[Row]:
@@ -374,7 +371,3 @@ def best_epoch(rows: list[dict[str, Any]]) -> int:
     """The epoch whose weights were kept: the first of equals, as in training."""
     name = "selection" if "selection" in rows[0] else "valid_recall@10"
     return int(max(rows, key=lambda row: row[name])["epoch"])
-
-
-def _bytes(path: Path) -> bytes:
-    return path.read_bytes() if path.is_file() else b""

@@ -69,58 +69,30 @@ class RunFolder:
     Args:
         path: the folder.
         hashes: compare the contents of files with their manifests, not their sizes alone.
+
+    Attributes:
+        config: the resolved configuration.
+        log: where times and speeds go, one JSON object a line.
+        lm: the language model's folder, which transformers and vLLM open as it is.
+        report, topk: the folders of the report and of the lists.
+        table: of a comparison.
     """
 
     def __init__(self, path: Path | str, *, hashes: bool = True) -> None:
         self.path, self.hashes = Path(path), hashes
+        self.config, self.log, self.table = (self.path / name for name in ("config.yaml", "log.jsonl", "table.md"))
+        self.lm, self.report, self.topk = (self.path / name for name in ("lm", "report", "topk"))
         self._seen: dict[str, _Seen] = {}
         self._values: dict[str, Any] = {}
 
     def __str__(self) -> str:
         return str(self.path)
 
-    # --- places -----------------------------------------------------------------------------------------------------
-
-    @property
-    def lm(self) -> Path:
-        """The language model's folder, which transformers and vLLM open as it is."""
-        return self.path / "lm"
-
-    @property
-    def topk(self) -> Path:
-        """The folder of the lists."""
-        return self.path / "topk"
-
-    @property
-    def report(self) -> Path:
-        """The report's folder."""
-        return self.path / "report"
-
-    @property
-    def table(self) -> Path:
-        """Of a comparison."""
-        return self.path / "table.md"
-
     @property
     def users(self) -> Path:
         """The log's users with their whole histories, for the batch job; raises InputError where a run is without."""
         self._check_present("split")
         return self.path / "split/users.parquet"
-
-    @property
-    def test_cases(self) -> Path:
-        """The cases that are asked last, as a table."""
-        return self.path / "split/test.parquet"
-
-    @property
-    def log(self) -> Path:
-        """Where times and speeds go, one JSON object a line."""
-        return self.path / "log.jsonl"
-
-    @property
-    def config(self) -> Path:
-        """The resolved configuration."""
-        return self.path / "config.yaml"
 
     # --- opening ----------------------------------------------------------------------------------------------------
 
@@ -191,7 +163,7 @@ class RunFolder:
 
     def _recover(self) -> bool:
         """Finish what a killed process had sealed; of added items only where all folders were, the catalogue last."""
-        ready = [name for name in EXTENDED if is_extended(scratch_of(self.path / name))]
+        ready = [name for name in EXTENDED if added_to(scratch_of(self.path / name))]
         cells = {f"cells/{left.name[1:-4]}" for kind in ("new", "old") for left in self.path.glob(f"cells/.*.{kind}")}
         catalog_was_under_way = (self.path / ".catalog.old").exists()
         with self.placing():
@@ -319,12 +291,12 @@ class RunFolder:
 
     def added(self) -> list[str]:
         """Hashes of the tables whose items were added, oldest first, by the catalogue."""
-        return _added(self.path / "catalog")
+        return added_to(self.path / "catalog")
 
     @property
     def has_added_items(self) -> bool:
         """Whether items were added: made again, the stages would forget them and their published IDs."""
-        return any(is_extended(self.path / name) for name in EXTENDED)
+        return any(added_to(self.path / name) for name in EXTENDED)
 
 
 def read_settings(path: Path, command: str = "fit") -> dict[str, Any]:
@@ -345,12 +317,8 @@ def files_hash(folder: Path) -> str:
     return _made(check_folder(folder))
 
 
-def is_extended(folder: Path) -> bool:
-    """Whether items were added to a sealed folder."""
-    return bool(_added(folder))
-
-
-def _added(folder: Path) -> list[str]:
+def added_to(folder: Path) -> list[str]:
+    """Hashes of the tables whose items were added to a sealed folder, oldest first; none where it is none."""
     if not (folder / MANIFEST).is_file():
         return []
     inputs = read_as(folder / MANIFEST, dict[str, Any]).get("inputs", {})

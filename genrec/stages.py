@@ -20,7 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from genrec.run import Run
-from genrec.run_folder import ADDED, BEFORE, files_hash, is_extended
+from genrec.run_folder import ADDED, BEFORE, added_to, files_hash
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import (
     MANIFEST,
@@ -110,7 +110,7 @@ def check_stage_folder(run: Run, name: str) -> None:
 def _linked(run: Run, stage: Stage, reuse: Run) -> bool:
     """Whether the run to reuse has made this stage of the same inputs; it then stands here too."""
     source = reuse.path / stage.folder
-    if not is_made_of(source, stage.inputs(run)) or is_extended(source):  # this run's table may lack the added items
+    if not is_made_of(source, stage.inputs(run)) or added_to(source):  # this run's table may lack the added items
         return False
     with run.placing():
         link_folder(source, run.path / stage.folder)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
+from tqdm import tqdm
 
 from genrec.data.cases import Cases
 from genrec.decoding.filters import ItemFilter, WhereFilters
@@ -31,7 +32,7 @@ from genrec.semtok.errors import InputError
 from genrec.semtok.folders import write_atomic
 from genrec.semtok.vectors import unit_rows
 from genrec.sequential.sasrec import SasRec
-from genrec.stages import Stage, bring_up_to_date, progress_bar
+from genrec.stages import Stage, bring_up_to_date
 
 NEEDS = ("catalog", "split", "vectors/text", "vectors/item", "semtok", "lm")
 SAMPLES, LAST, FIRST = 3, 5, 5  # cases that are shown, items of their histories, and of their lists
@@ -176,13 +177,17 @@ def _ranker_lists(run: Run, ranker: Ranker, filters: list[ItemFilter]) -> Lists:
         "beam and dense": FusionWeights(best.dense),
         "fused": best,
     }
-    with progress_bar("ranking the test cases", "case") as progress:
+    with tqdm(desc="ranking the test cases", unit="case", total=len(cases), delay=2, disable=None) as bar:
+
+        def told(more: int) -> None:
+            bar.update(more)
+
         lists = ranker.fused_lists(
             cases.histories,
             weights=list(dict.fromkeys(rankings.values())),
             k=max(KS),
             filters=filters,
-            progress=_counted(progress, cases),
+            progress=told,
         )
     rows = {name: lists[weights] for name, weights in rankings.items()}
     if ranker.config.language_model_share < 1:  # as they are served
@@ -202,15 +207,3 @@ def _sequential_models(run: Run) -> dict[str, Score]:
     if aligned is not None:
         models[f"{aligned.backbone.name}, aligned"] = lambda histories: aligned.score(histories)[:, :n_items]
     return models
-
-
-def _counted(progress: Callable[[int, int], None], cases: Cases) -> Callable[[int], None]:
-    """From "so many more are done" to "so many of all are done"."""
-    done = 0
-
-    def told(more: int) -> None:
-        nonlocal done
-        done += more
-        progress(done, len(cases))
-
-    return told

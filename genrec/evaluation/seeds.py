@@ -56,8 +56,9 @@ def table_over_seeds(runs: Sequence[Run]) -> str:
     Raises:
         InputError: the test cases differ, as with cold items drawn by other seeds.
     """
-    for run in runs[1:]:
-        if hash_file(run.test_cases) != hash_file(runs[0].test_cases):
+    cases = [hash_file(run.path / "split/test.parquet") for run in runs]
+    for run, its_cases in zip(runs, cases, strict=True):
+        if its_cases != cases[0]:
             raise InputError(f"{run}: its test cases are others than those of {runs[0]}")
     return "\n".join([_figures(runs), differences(runs), _costs(runs)])
 
