@@ -112,7 +112,7 @@ class Recommendations(RankedRows):
     def to_polars(self) -> pl.DataFrame:
         """A row an item: what was asked for (`user_id`, say), rank from 1, item_id, title, score, and why the list is
         short, where it is. A list without items has no row: see `reasons`."""
-        owners = np.repeat(np.arange(len(self)), self.rows.lengths)
+        owners = self.rows.owners
         names: list[pl.Series] = [
             pl.Series(self.asked, self.ids, dtype=None if self.ids else pl.String, strict=False).gather(owners),
             pl.Series("rank", np.arange(len(owners)) - self.rows.offsets[owners] + 1),

@@ -287,6 +287,17 @@ class RunFolder:
                 _log.warning("%s: a row that was cut is left out", self.log)
         return rows
 
+    def epoch_seconds(self) -> dict[str, float]:
+        """Seconds of training and validation of each stage with epochs, by the log.
+
+        Of several rows about an epoch the last counts: an interrupted stage repeats one.
+        """
+        epochs: dict[str, dict[int, float]] = {}
+        for row in self.log_rows():
+            if "epoch" in row and "seconds" in row:
+                epochs.setdefault(row["stage"], {})[row["epoch"]] = row["seconds"] + row.get("valid_seconds", 0.0)
+        return {stage: sum(seconds.values()) for stage, seconds in epochs.items()}
+
     # --- added items ------------------------------------------------------------------------------------------------
 
     def added(self) -> list[str]:

@@ -98,16 +98,16 @@ def test_an_item_without_training_events_is_never_head() -> None:
 
 def test_rows_are_the_metrics_of_their_slice() -> None:
     cases, lists = _cases(), {"one": _lists(1, 0, 0, 0), "two": _lists(9, 9, 9, 8)}
-    rows = evaluate(lists, cases, TRAIN, ITEMS, split="valid")
+    rows = evaluate(lists, cases, TRAIN, ITEMS)
     keys = [(row["model"], row["slice"], row["metric"], row["k"]) for row in rows]
     assert len(set(keys)) == len(keys) == 2 * (10 * 3 + 2) * len(KS)
-    assert {row["split"] for row in rows} == {"valid"}
+    assert {row["split"] for row in rows} == {"test"}
     by_key = dict(zip(keys, rows, strict=True))
     assert by_key["one", "all", "recall", 10]["value"] == 0.5
     assert by_key["one", "head", "recall", 10]["value"] == 1.0
     assert by_key["one", "tail", "recall", 10]["value"] == 0.0
     assert by_key["two", "cold", "ndcg", 1] == {
-        "model": "two", "split": "valid", "slice": "cold", "metric": "ndcg", "k": 1,
+        "model": "two", "split": "test", "slice": "cold", "metric": "ndcg", "k": 1,
         "value": 1.0, "low": 1.0, "high": 1.0, "n": 1,
     }  # fmt: skip
     assert by_key["one", "all", "coverage", 5]["value"] == 0.2
@@ -137,15 +137,15 @@ def test_lists_that_do_not_answer_the_cases_are_refused() -> None:
             evaluate({"short": wrong}, _cases(), TRAIN, ITEMS)
 
 
-def test_rank_leaves_out_what_was_seen_and_does_not_depend_on_the_chunk() -> None:
+def test_rank_leaves_out_what_was_seen_and_does_not_depend_on_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     histories = Sequences.from_lists([[0], [1, 0], [5], [], [0, 1, 2, 3, 4, 5, 6, 7]])
     score = Popularity.fit(TRAIN, ITEMS).score
-    told: list[int] = []
-    whole = rank(score, histories, exclude_seen=True, k=3, progress=told.append)
+    whole = rank(score, histories, exclude_seen=True, k=3)
     assert whole.tolist() == [[1, 2, 3], [2, 3, 4], [0, 1, 2], [0, 1, 2], [8, 9, -1]]
-    assert sum(told) == 5
-    for chunk in (1, 2, 100):
-        assert np.array_equal(rank(score, histories, exclude_seen=True, k=3, chunk=chunk), whole)
+    for cells in (1, 2 * ITEMS, 100 * ITEMS):
+        monkeypatch.setattr("genrec.evaluation.tables._CHUNK_CELLS", cells)
+        many = rank(score, histories.take(np.tile(np.arange(5), 30)), exclude_seen=True, k=3)
+        assert np.array_equal(many, np.tile(whole, (30, 1)))
     assert rank(score, histories, exclude_seen=False, k=2).tolist() == [[0, 1]] * 5
     assert rank(score, Sequences.from_lists([]), exclude_seen=True).shape == (0, 50)
 

@@ -180,7 +180,7 @@ def with_targets(histories: Sequences, targets: NDArray[np.int32]) -> Sequences:
 
 def _to_lists(sequences: Sequences) -> pl.Series:
     """Ragged rows as a list<int32> column."""
-    flat = pl.DataFrame({"row": np.repeat(np.arange(len(sequences)), sequences.lengths), "item": sequences.values})
+    flat = pl.DataFrame({"row": sequences.owners, "item": sequences.values})
     lists = flat.group_by("row", maintain_order=True).agg("item")
     every = pl.DataFrame({"row": np.arange(len(sequences))})
     joined = every.join(lists, on="row", how="left", maintain_order="left")["item"]

@@ -65,7 +65,7 @@ class SampleShop:
         """Write `items.jsonl`, and `interactions.csv` in the order of time: user_id, item_id, timestamp in seconds."""
         lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in self.items.records]
         write_atomic(folder / "items.jsonl", "".join(lines))
-        users = np.repeat(np.arange(len(self.histories)), self.histories.lengths)
+        users = self.histories.owners
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow(["user_id", "item_id", "timestamp"])

@@ -1,6 +1,6 @@
 """`Sequences`: many item sequences of different lengths in two flat arrays.
 
-Shapes: S sequences, E events in all of them.
+Shapes: S sequences, E events in all of them, P pairs.
 """
 
 from __future__ import annotations
@@ -49,6 +49,20 @@ class Sequences:
     def lengths(self) -> NDArray[np.int64]:
         """Length of each sequence, int64 [S]."""
         return np.diff(self.offsets)
+
+    @property
+    def owners(self) -> NDArray[np.int64]:
+        """The sequence of each event, int64 [E]."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
+    def pairs(self) -> NDArray[np.int32]:
+        """Every two events that follow one another in a sequence, [P, 2].
+
+        >>> Sequences.from_lists([[3, 1, 4], [2], [], [5, 9]]).pairs().tolist()
+        [[3, 1], [1, 4], [5, 9]]
+        """
+        inside = self.owners[:-1] == self.owners[1:]
+        return np.stack([self.values[:-1], self.values[1:]], axis=1)[inside]
 
     def take(self, indices: ArrayLike) -> Sequences:
         """The sequences at `indices`, in that order."""

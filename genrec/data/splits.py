@@ -76,7 +76,7 @@ def by_time(
     by_age = np.sort(log.times)
     first_test = by_age[min(round(events * (1 - test_share)), events - 1)]
     first_valid = by_age[min(round(events * (1 - test_share - valid_share)), events - 1)]
-    users = np.repeat(np.arange(len(log.user_ids)), log.histories.lengths)
+    users = log.histories.owners
     has_history = np.arange(events) > log.histories.offsets[users]
     in_test = log.times >= first_test
     in_valid = (log.times >= first_valid) & ~in_test
@@ -200,9 +200,8 @@ def _same_day(
     The case is found in the log as two events that follow each other; of several such pairs the latest counts.
     """
     key = ["user", "last", "target", "time"]
-    names = pl.Series(log.user_ids, dtype=pl.String)
-    numbers = np.repeat(np.arange(len(names)), log.histories.lengths)
-    events = pl.DataFrame({"user": names.gather(numbers), "target": log.histories.values, "time": log.times})
+    names = pl.Series(log.user_ids, dtype=pl.String).gather(log.histories.owners)
+    events = pl.DataFrame({"user": names, "target": log.histories.values, "time": log.times})
     events = events.with_columns(pl.col("target", "time").shift().over("user").name.prefix("last_"))
     pairs = events.rename({"last_target": "last"}).group_by(key).agg(before=pl.col("last_time").max())
     last_items = histories.values[histories.offsets[1:] - 1]

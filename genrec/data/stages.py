@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from genrec.data.config import DataConfig
@@ -75,8 +74,7 @@ def _split(data: DataConfig, seed: int, refit: bool, run: Run, folder: Path) -> 
     else:
         split = leave_last_out(log, cold_share=data.cold_share, seed=seed)
     (split.refit() if refit else split).save(folder)
-    owners = np.repeat(np.arange(len(log.histories)), log.histories.lengths)
-    pairs = pl.DataFrame({"user": owners, "item": log.histories.values})
+    pairs = pl.DataFrame({"user": log.histories.owners, "item": log.histories.values})
     exclude_seen = not pairs.is_duplicated().any() if data.exclude_seen is None else data.exclude_seen
     names = pl.Series(catalog.item_ids, dtype=pl.String).gather(pairs["item"])
     histories = pairs.select("user", names.alias("history")).group_by("user", maintain_order=True).agg("history")

@@ -10,9 +10,8 @@ from genrec.data.sequences import Sequences
 
 def user_item_matrix(histories: Sequences, n_items: int) -> csr_array:
     """The matrix float32 [S, N] with 1 where a sequence has an item."""
-    people = np.repeat(np.arange(len(histories)), histories.lengths)
-    ones = np.ones(len(people), dtype=np.float32)
-    user_item = csr_array((ones, (people, histories.values)), shape=(len(histories), n_items))
+    ones = np.ones(len(histories.values), dtype=np.float32)
+    user_item = csr_array((ones, (histories.owners, histories.values)), shape=(len(histories), n_items))
     user_item.sum_duplicates()
     user_item.data[:] = 1.0
     return user_item

@@ -47,12 +47,9 @@ class Markov:
 
     @classmethod
     def fit(cls, train: Sequences, n_items: int) -> Self:
-        adjacent = np.ones(max(len(train.values) - 1, 0), dtype=bool)
-        ends = train.offsets[1:-1]
-        adjacent[ends[(ends > 0) & (ends < len(train.values))] - 1] = False
-        before, after = train.values[:-1][adjacent], train.values[1:][adjacent]
-        ones = np.ones(len(before), dtype=np.float32)
-        table = sparse.csr_array((ones, (before, after)), shape=(n_items, n_items))
+        pairs = train.pairs()
+        ones = np.ones(len(pairs), dtype=np.float32)
+        table = sparse.csr_array((ones, (pairs[:, 0], pairs[:, 1])), shape=(n_items, n_items))
         return cls(table, Popularity.fit(train, n_items))
 
     def score(self, histories: Sequences) -> Scores:
@@ -131,10 +128,10 @@ class ContentKnn:
 
 def _weighed(histories: Sequences, n_items: int, decay: float) -> sparse.csr_array:
     """The items of histories, sparse float32 [B, N], each worth `decay` to its age, 0 for the last."""
-    people = np.repeat(np.arange(len(histories)), histories.lengths)
-    age = histories.offsets[1:][people] - 1 - np.arange(len(people))
+    owners = histories.owners
+    age = histories.offsets[1:][owners] - 1 - np.arange(len(owners))
     weight = (decay**age).astype(np.float32)
-    return sparse.csr_array((weight, (people, histories.values)), shape=(len(histories), n_items))
+    return sparse.csr_array((weight, (owners, histories.values)), shape=(len(histories), n_items))
 
 
 def _largest(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from huggingface_hub import EvalResult, ModelCardData
 
+from genrec.evaluation.seeds import markdown
 from genrec.evaluation.tables import DEFAULT, summary, tested_cases
 from genrec.evaluation.verdict import verdict
 from genrec.run import Run
@@ -109,12 +110,11 @@ def _data(run: Run, facts: CardFacts) -> str:
 def _figures(run: Run) -> str:
     rows = run.metrics()
     headings, lines = summary(rows)
-    table = "\n".join(f"| {' | '.join(line)} |" for line in (headings, ["---"] * len(headings), *lines))
     said, _, _ = verdict(rows).sentence.partition(" Next: ")
     return (
-        f"{said}\n\n{table}\n\nOn the test cases, over the whole catalogue; ± is half of a 95% interval. head are the "
-        "most popular fifth of the items, tail the others, cold those without a training interaction, tail users the "
-        "shortest 80% of the histories: Recall@10."
+        f"{said}\n\n{markdown(headings, lines)}\nOn the test cases, over the whole catalogue; ± is half of a 95% "
+        "interval. head are the most popular fifth of the items, tail the others, cold those without a training "
+        "interaction, tail users the shortest 80% of the histories: Recall@10."
     )
 
 

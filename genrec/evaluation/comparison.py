@@ -92,17 +92,11 @@ def _report(cells: Sequence[CellName], reference: str, texts: Sequence[str], run
 
 
 def costs(run: Run, cells: Sequence[CellName]) -> dict[str, float]:
-    """Seconds of training and validation of each line, mean over its seeds, by the log.
-
-    Of several rows about an epoch the last counts: an interrupted cell repeats one. 0 for what the log has lost.
-    """
-    epochs: dict[str, dict[int, float]] = {}
-    for row in run.log_rows():
-        if "epoch" in row:
-            epochs.setdefault(row["stage"], {})[row["epoch"]] = row["seconds"] + row["valid_seconds"]
+    """Seconds of training and validation of each line, mean over its seeds, by the log; 0 for what it has lost."""
+    seconds = run.epoch_seconds()
     of_line: dict[str, list[float]] = {}
     for cell in cells:
-        of_line.setdefault(f"{cell.name} {cell.backbone}", []).append(sum(epochs.get(cell.folder, {}).values()))
+        of_line.setdefault(f"{cell.name} {cell.backbone}", []).append(seconds.get(cell.folder, 0.0))
     return {name: sum(values) / len(values) for name, values in of_line.items()}
 
 
@@ -126,10 +120,7 @@ def write_comparison(
     groups = case_groups(tested, train, len(catalog))
     rows = [row for line in _lines(results) for row in _figures(line, tested, groups)]
     rows += _differences(results, tested, groups, reference)
-    baselines = {
-        "Markov": Markov.fit(train, len(catalog)).score,
-        "ItemKnn": ItemKnn.fit(train, len(catalog)).score,
-    }
+    baselines = {kind.__name__: kind.fit(train, len(catalog)).score for kind in (Markov, ItemKnn)}
     main = texts[0]
     for text in texts:
         name = "ContentKnn" if text is main else f"ContentKnn {text.source}"

@@ -79,9 +79,8 @@ def uniformity(vectors: Vectors) -> float:
 
 def following_pairs(train: Sequences, n: int) -> NDArray[np.int32]:
     """At most n pairs [P, 2] of different items that follow one another in a history, drawn at random."""
-    owners = np.repeat(np.arange(len(train)), train.lengths)
-    pairs = np.stack([train.values[:-1], train.values[1:]], axis=1)
-    pairs = pairs[(owners[:-1] == owners[1:]) & (pairs[:, 0] != pairs[:, 1])]
+    pairs = train.pairs()
+    pairs = pairs[pairs[:, 0] != pairs[:, 1]]
     return pairs[np.sort(np.random.default_rng(0).permutation(len(pairs))[:n])]
 
 

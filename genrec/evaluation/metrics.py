@@ -57,7 +57,7 @@ def top_k(
     cases, items = scores.shape
     if exclude is not None:
         scores = scores.copy()
-        scores[np.repeat(np.arange(cases), exclude.lengths), exclude.values] = -np.inf
+        scores[exclude.owners, exclude.values] = -np.inf
     kept = min(k, items)
     threshold = np.partition(scores, items - kept, axis=1)[:, items - kept, None]
     above, level = scores > threshold, scores == threshold

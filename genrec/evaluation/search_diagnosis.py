@@ -12,6 +12,7 @@ Shapes: B cases, N items, K beams.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from genrec.data.cases import Cases
 from genrec.decoding.beam import score_all, search
 from genrec.decoding.filters import ItemFilter
 from genrec.evaluation.metrics import interval, paired_interval, rank_of_target, recall, top_k
-from genrec.evaluation.tables import MINUS, SEARCH, Row
+from genrec.evaluation.tables import MINUS, SEARCH, Row, row_of
 from genrec.ranking.ranker import Ranker
 
 K = 10
@@ -60,10 +61,11 @@ def search_diagnosis(ranker: Ranker, cases: Cases, filters: Sequence[ItemFilter]
         lists[group, : items.shape[1]] = np.where(scores.isneginf(), -1, trie.order[items])
         for depth, (level, found) in enumerate(zip(trie.levels, nodes, strict=False)):
             kept[depth, group] = (found == level.child_of(positions[group])[:, None]).any(dim=1).numpy()
+    row = partial(row_of, split=SEARCH)
     hits = recall(rank_of_target(lists, cases.targets), K)
-    rows = [_row(BEAM, "all", "recall", K, interval(hits))]
+    rows = [row(BEAM, "all", "recall", K, interval(hits))]
     rows += [
-        _row(BEAM, "all", f"prefix_{depth + 1}", beams, interval(one.astype(float))) for depth, one in enumerate(kept)
+        row(BEAM, "all", f"prefix_{depth + 1}", beams, interval(one.astype(float))) for depth, one in enumerate(kept)
     ]
     first = trie.levels[0]
     child = first.child_of(positions)
@@ -71,12 +73,12 @@ def search_diagnosis(ranker: Ranker, cases: Cases, filters: Sequence[ItemFilter]
     for name, (least, most) in SIZES.items():
         members = (size >= least) & (size <= (most or np.inf))
         if members.any():
-            rows.append(_row(BEAM, f"items_with_the_first_code_{name}", "recall", K, interval(hits[members])))
+            rows.append(row(BEAM, f"items_with_the_first_code_{name}", "recall", K, interval(hits[members])))
     n_exact = min(len(cases), tokens // max(1, sum(len(level.codes) for level in trie.levels[:-1])))
     if n_exact >= min(LEAST, len(cases)):
         every = recall(rank_of_target(_every_item(ranker, prompts[:n_exact], filters), cases.targets[:n_exact]), K)
-        rows.append(_row(EXACT, "all", "recall", K, interval(every)))
-        rows.append(_row(EXACT, "all", f"recall{MINUS}{BEAM}", K, paired_interval(every, hits[:n_exact])))
+        rows.append(row(EXACT, "all", "recall", K, interval(every)))
+        rows.append(row(EXACT, "all", f"recall{MINUS}{BEAM}", K, paired_interval(every, hits[:n_exact])))
     return rows
 
 
@@ -89,8 +91,3 @@ def _every_item(ranker: Ranker, prompts: Sequence[Sequence[int]], filters: Seque
             one.apply_to_scores(row)
         lists[start : start + AT_ONCE] = top_k(scores, K)[0]
     return lists
-
-
-def _row(model: str, name: str, metric: str, k: int, figure: tuple[float, float, float, int]) -> Row:
-    value, low, high, n = figure
-    return Row(model=model, split=SEARCH, slice=name, metric=metric, k=k, value=value, low=low, high=high, n=n)

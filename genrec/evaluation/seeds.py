@@ -10,8 +10,7 @@ Shapes: B cases.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -118,14 +117,10 @@ def stage_costs(run: Run) -> dict[str, tuple[float, float]]:
 
     Of a stage with epochs the seconds of all its epochs count, so that an interrupted one counts whole.
     """
-    rows = run.log_rows()
-    last: dict[str, Mapping[str, Any]] = {row["stage"]: row for row in rows if row.get("event") == "done"}
-    epochs: dict[str, dict[int, float]] = {}
-    for row in rows:
-        if "epoch" in row and "seconds" in row:
-            epochs.setdefault(row["stage"], {})[row["epoch"]] = row["seconds"] + row.get("valid_seconds", 0.0)
+    last = {row["stage"]: row for row in run.log_rows() if row.get("event") == "done"}
+    epochs = run.epoch_seconds()
     return {
-        stage: (max(row["seconds"], sum(epochs.get(_EPOCHS.get(stage, ""), {}).values())), row.get("peak_mib", 0.0))
+        stage: (max(row["seconds"], epochs.get(_EPOCHS.get(stage, ""), 0.0)), row.get("peak_mib", 0.0))
         for stage, row in last.items()
     }
 

@@ -72,29 +72,24 @@ def rank(
     *,
     exclude_seen: bool,
     k: int = max(KS),
-    chunk: int | None = None,
-    progress: Callable[[int], None] = lambda done: None,
 ) -> NDArray[np.int32]:
-    """Best k items for each history by a scorer of the whole catalogue.
+    """Best k items for each history by a scorer of the whole catalogue, asked in chunks.
 
     Args:
         score: histories to float32 [B, N].
         exclude_seen: leave out the items of the history.
-        chunk: histories scored at once; None: what keeps the scores near 64 MiB.
-        progress: told how many histories were ranked since the last call.
 
     Returns:
         int32 [B, k], best first, -1 where there are no more.
     """
     rows = np.full((len(histories), k), -1, dtype=np.int32)
-    start, size = 0, chunk or 64
+    start, size = 0, 64
     while start < len(histories):
         part = histories.take(np.arange(start, min(start + size, len(histories))))
         scores = score(part)
         rows[start : start + len(part)] = top_k(scores, k, part if exclude_seen else None)[0]
         start += len(part)
-        size = chunk or max(1, _CHUNK_CELLS // scores.shape[1])
-        progress(len(part))
+        size = max(1, _CHUNK_CELLS // scores.shape[1])
     return rows
 
 
@@ -139,16 +134,15 @@ def slices(cases: Cases, train: Sequences, n_items: int) -> dict[str, NDArray[np
 
 def _seen_pairs(cases: Cases, train: Sequences, n_items: int) -> NDArray[np.bool_]:
     """Whether the target followed the history's last item in some training sequence, bool [B]."""
-    owners = np.repeat(np.arange(len(train)), train.lengths)
-    pairs = train.values[:-1].astype(np.int64) * n_items + train.values[1:]
+    followed = train.pairs() @ np.array([n_items, 1])
     histories, seen = cases.histories, np.zeros(len(cases), dtype=bool)
     some = histories.lengths > 0
     last = histories.values[histories.offsets[1:][some] - 1].astype(np.int64)
-    seen[some] = np.isin(last * n_items + cases.targets[some], pairs[owners[:-1] == owners[1:]])
+    seen[some] = np.isin(last * n_items + cases.targets[some], followed)
     return seen
 
 
-def evaluate(lists: Lists, cases: Cases, train: Sequences, n_items: int, *, split: str = "test") -> list[Row]:
+def evaluate(lists: Lists, cases: Cases, train: Sequences, n_items: int) -> list[Row]:
     """Recall, NDCG and MRR at every one of `KS` by slice; coverage and Gini of what is recommended, over all cases.
 
     Args:
@@ -163,10 +157,10 @@ def evaluate(lists: Lists, cases: Cases, train: Sequences, n_items: int, *, spli
         for name, members in groups.items():
             for metric, per_case in METRICS.items():
                 for k in KS:
-                    rows.append(_row(model, split, name, metric, k, interval(per_case(ranks[members], k))))
+                    rows.append(row_of(model, name, metric, k, interval(per_case(ranks[members], k))))
         for metric, whole in {"coverage": coverage, "gini": gini}.items():
             for k in KS:
-                rows.append(_row(model, split, "all", metric, k, (whole(ranked, n_items, k), None, None, len(cases))))
+                rows.append(row_of(model, "all", metric, k, (whole(ranked, n_items, k), None, None, len(cases))))
     return rows
 
 
@@ -181,13 +175,20 @@ def compare(lists: Lists, cases: Cases, *, reference: str) -> list[Row]:
         for metric in ("recall", "ndcg") if model != reference else ():
             per_case = METRICS[metric]
             figure = paired_interval(per_case(ranks[model], 10), per_case(ranks[reference], 10))
-            rows.append(_row(model, "test", "all", f"{metric}{MINUS}{reference}", 10, figure))
+            rows.append(row_of(model, "all", f"{metric}{MINUS}{reference}", 10, figure))
     return rows
 
 
-def _row(
-    model: str, split: str, name: str, metric: str, k: int, figure: tuple[float, float | None, float | None, int]
+def row_of(
+    model: str,
+    name: str,
+    metric: str,
+    k: int,
+    figure: tuple[float, float | None, float | None, int],
+    *,
+    split: str = "test",
 ) -> Row:
+    """A figure (value, low, high, n) of a model on the slice `name`."""
     value, low, high, n = figure
     return Row(model=model, split=split, slice=name, metric=metric, k=k, value=value, low=low, high=high, n=n)
 
