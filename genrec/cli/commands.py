@@ -220,7 +220,7 @@ def _check_run(run: Path) -> None:
 
 def _parsed(kind: type[Config], command: str, arguments: Sequence[str], positional: dict[str, str]) -> Config:
     """Build a configuration from its flags; the first arguments fill the `positional` fields, in order."""
-    from genrec.cli.parsing import MANY_DIGITS, explained
+    from genrec.cli.parsing import MANY_DIGITS, build, explained
 
     metavar = next(iter(positional.values()))
     parser = ArgumentParser(prog=f"genrec {command}", exit_on_error=False, description=_about(kind), allow_abbrev=False)
@@ -237,12 +237,13 @@ def _parsed(kind: type[Config], command: str, arguments: Sequence[str], position
         raise InputError(f"{metavar} is missing: genrec {command} {metavar} ...")
     switches = {f"--{field.name}" for field in dataclasses.fields(kind) if field.type == "bool"}  # type: ignore[arg-type]
     following = [*arguments[1:], "--"]
-    flags = [
-        f"{flag}=true" if flag in switches and after.startswith("-") else flag for flag, after in pairwise(following)
-    ]
-    flags = [
-        f"--{flag[5:]}=false" if f"--{flag[5:]}" in switches and flag.startswith("--no-") else flag for flag in flags
-    ]
+    flags = []
+    for flag, after in pairwise(following):
+        if flag in switches and after.startswith("-"):
+            flag += "=true"
+        elif flag.startswith("--no-") and f"--{flag[5:]}" in switches:
+            flag = f"--{flag[5:]}=false"
+        flags.append(flag)
     try:
         parsed = parser.parse_args([arguments[0], *flags])
     except ArgumentError as error:
@@ -250,9 +251,8 @@ def _parsed(kind: type[Config], command: str, arguments: Sequence[str], position
     except OverflowError:
         long = next((typed.partition("=")[0] for typed in arguments if len(typed) > MANY_DIGITS), command)
         raise InputError(f"{long}: a number of more than {MANY_DIGITS} digits") from None
-    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     try:
-        config = kind(**{name: parsed[name] for name in names})
+        config = build(kind, parsed)
     except OptionError as error:
         raise error.as_flag() from None
     if metavar == "RUN":

@@ -17,6 +17,7 @@ from genrec.run import Run
 from genrec.semtok.aligners import PLAIN, aligner_entry
 from genrec.semtok.errors import InputError
 from genrec.semtok.folders import write_atomic
+from genrec.sequential.config import LruRecConfig
 from genrec.stages import bring_up_to_date
 from genrec.training.cell import Cell
 from genrec.training.encoder.stage import text_stage, users_stage
@@ -63,6 +64,8 @@ def cells_of(config: CompareConfig, seed: int) -> list[Cell]:
 
 def _cell(config: CompareConfig, name: CellName) -> Cell:
     aligner, options = config.aligner(name.name)
-    shape, training = config.backbone(name.backbone), config.training_of(name.name)
+    shape, training = config.shape(name.backbone), config.training_of(name.name)
+    if isinstance(shape, LruRecConfig):
+        shape = shape.settled()
     collaborative = CellName(PLAIN, COLLABORATIVE, name.seed)
     return Cell(name, aligner, options, shape, training, config.negatives, collaborative, config.text_folder(name.name))

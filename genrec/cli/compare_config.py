@@ -26,7 +26,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from genrec.cli.config import TextConfig, as_yaml, with_sections
+from genrec.cli.config import TextConfig, WithBackbones, with_sections
 from genrec.cli.parsing import config_parser, read_config
 from genrec.data.config import DataConfig
 from genrec.run_folder import TEXT
@@ -38,13 +38,12 @@ from genrec.semtok.errors import OptionError, did_you_mean
 from genrec.semtok.folders import hash_value
 from genrec.semtok.options import MOST_SEED
 from genrec.sequential import BACKBONES
-from genrec.sequential.config import LruRecConfig
 from genrec.training.loop.options import typed_options
 from genrec.training.sequential.config import AlignerTrainingConfig
 
 
 @dataclass(frozen=True)
-class CompareConfig:
+class CompareConfig(WithBackbones):
     """A comparison; beside it a section for the shape of each backbone.
 
     Attributes:
@@ -109,7 +108,7 @@ class CompareConfig:
                 raise OptionError("encoder", f"{kind} also reads users, whose texts have the vectors of text.encoder")
             if isinstance(options, RecGoatConfig | LlmEsrConfig):
                 for backbone in self.backbones:
-                    options.check_width(self.backbone(backbone).width)
+                    options.check_width(self.shape(backbone).width)
             self.training_of(name)
         except OptionError as error:
             raise error.within(f"aligners.{name}") from None
@@ -172,15 +171,6 @@ class CompareConfig:
     def _options(self, name: str) -> dict[str, Any]:
         return dict(self.aligners.get(name) or {})
 
-    def backbone(self, name: str) -> Any:
-        """The shape of a backbone: its section, or the defaults where this configuration was made without one."""
-        shape = getattr(self, name, None) or BACKBONES[name].config()
-        return shape.settled() if isinstance(shape, LruRecConfig) else shape
-
-    def to_yaml(self) -> str:
-        """The whole configuration as YAML."""
-        return as_yaml(self)
-
 
 def _settled(training: AlignerTrainingConfig) -> AlignerTrainingConfig:
     """The same; raises OptionError where something is left to the size of the data, as it may be in `genrec fit`."""
@@ -190,7 +180,7 @@ def _settled(training: AlignerTrainingConfig) -> AlignerTrainingConfig:
 
 def compare_class() -> type[CompareConfig]:
     """`CompareConfig` with a section for the shape of each backbone in the registry."""
-    return with_sections(CompareConfig, {name: entry.config for name, entry in BACKBONES.items()})
+    return with_sections(CompareConfig, BACKBONES)
 
 
 def compare_parser() -> ArgumentParser:

@@ -36,6 +36,19 @@ Effort = Literal["quick", "standard", "thorough"]
 Baseline = Literal["sasrec"]
 
 
+class WithBackbones:
+    """A configuration that has a section for the shape of each backbone (see `with_sections`)."""
+
+    def shape(self, backbone: str) -> Any:
+        """The shape of a backbone: its section, or the defaults where this configuration was made without one."""
+        return getattr(self, backbone, None) or BACKBONES[backbone].config()
+
+    def to_yaml(self) -> str:
+        """The whole configuration as YAML, in which tuples are lists."""
+        values = json.loads(json.dumps(asdict(cast(Any, self))))
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
 @dataclass(frozen=True)
 class TextConfig:
     """Text vectors.
@@ -73,8 +86,8 @@ class AlignerConfig:
 
     @property
     def options(self) -> Any:
-        """Configuration of the chosen aligner."""
-        return getattr(self, self.name)
+        """Configuration of the chosen aligner; None for fusion, whose section stands beside this one."""
+        return getattr(self, self.name, None)
 
 
 @dataclass(frozen=True)
@@ -130,7 +143,7 @@ class TopKConfig:
 
 
 @dataclass(frozen=True)
-class FitConfig:
+class FitConfig(WithBackbones):
     """A run; beside it a section for the shape of each backbone.
 
     Attributes:
@@ -190,7 +203,7 @@ class FitConfig:
         check.choice(self, "effort", get_args(Effort))
         if self.baseline is not None:
             check.choice(self, "baseline", get_args(Baseline))
-        if isinstance(self.aligner.options if self.aligner.name != FUSION else None, RecGoatConfig | LlmEsrConfig):
+        if isinstance(self.aligner.options, RecGoatConfig | LlmEsrConfig):
             try:
                 self.aligner.options.check_width(self.shape(self.aligner.backbone).width)
             except OptionError as error:
@@ -213,38 +226,25 @@ class FitConfig:
             read = ALIGNERS[self.aligner.name].reads_collaborative
         return read or reads_collaborative(self.semtok.options)
 
-    def shape(self, backbone: str) -> Any:
-        """The shape of a backbone: its section, or the defaults where this configuration was made without one."""
-        return getattr(self, backbone, None) or BACKBONES[backbone].config()
-
-    def to_yaml(self) -> str:
-        """The whole configuration as YAML."""
-        return as_yaml(self)
-
-
-def as_yaml(config: Any) -> str:
-    """A configuration, a dataclass, as YAML, in which tuples are lists."""
-    return yaml.safe_dump(json.loads(json.dumps(asdict(config))), sort_keys=False, allow_unicode=True)
-
 
 def aligner_section() -> type[AlignerConfig]:
     """`AlignerConfig` with the options of every aligner in the registry."""
-    return with_sections(AlignerConfig, {name: entry.config for name, entry in ALIGNERS.items()})
+    return with_sections(AlignerConfig, ALIGNERS)
 
 
 def semtok_section() -> type[SemtokConfig]:
     """`SemtokConfig` with the options of every quantiser in the registry."""
-    return with_sections(SemtokConfig, {name: entry.config for name, entry in QUANTIZERS.items()})
+    return with_sections(SemtokConfig, QUANTIZERS)
 
 
 def fit_class() -> type[FitConfig]:
     """`FitConfig` with the sections of everything in the registries."""
-    parts = {"aligner": aligner_section(), "semtok": semtok_section()}
-    return with_sections(FitConfig, {name: entry.config for name, entry in BACKBONES.items()} | parts)
+    return with_sections(FitConfig, BACKBONES, aligner=aligner_section(), semtok=semtok_section())
 
 
-def with_sections(kind: type[Section], sections: Mapping[str, type[Any]]) -> type[Section]:
-    """The same dataclass with further fields, each a section of the given class at its defaults."""
+def with_sections(kind: type[Section], registry: Mapping[str, Any], **parts: type[Any]) -> type[Section]:
+    """The same dataclass with a further section, at its defaults, for each entry of a registry and each other part."""
+    sections = {name: entry.config for name, entry in registry.items()} | parts
     return _with_sections(cast(Any, kind), tuple(sections.items()))
 
 

@@ -2,11 +2,11 @@
 
 The constants are seconds measured for the runs of docs/results (one thread, a busy two-core machine), rounded: a
 promise of minutes or hours, not of seconds. Training may stop earlier than its epochs.
-
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container
 
 from genrec.cli.by_data import DataSize
@@ -46,7 +46,7 @@ def estimated_seconds(config: FitConfig, size: DataSize, stages: Container[str])
         "report": _REPORT * size.users,
     }
     total = sum(seconds for stage, seconds in costs.items() if stage in stages)
-    return None if total != total else total
+    return None if math.isnan(total) else total
 
 
 def _lm_epoch(config: FitConfig) -> float:

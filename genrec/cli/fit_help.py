@@ -30,26 +30,34 @@ SETTINGS: dict[str, dict[str, str]] = {
 }
 
 
+_BEGINNING = """usage: genrec fit CONFIG [--SECTION.OPTION VALUE ...] [--before_lm]
+
+Runs every stage that is out of date; interrupted, the same command goes on. CONFIG is a YAML file:
+
+    data: {items: items.csv, interactions: log.csv}
+    run: runs/mine
+
+Each option is a place in that file or a flag, which goes before it:
+
+    genrec fit my.yaml --lm.epochs 10 --text.encoder minilm
+"""
+_END = """  --before_lm ends before the language model, for accelerate launch (docs/how-to/gpu.md).
+
+genrec fit --help all prints every option.
+"""
+
+
 def fit_help(parser: ArgumentParser) -> str:
     """The short help, with the defaults of the parser."""
     defaults = parser.get_defaults()
-    lines = ["usage: genrec fit CONFIG [--SECTION.OPTION VALUE ...] [--before_lm]", ""]
-    lines += [
-        "Runs every stage that is out of date; interrupted, the same command goes on. CONFIG is a YAML file:",
-        "",
-    ]
-    lines += ["    data: {items: items.csv, interactions: log.csv}", "    run: runs/mine", ""]
-    lines += ["Each option is a place in that file or a flag, which goes before it:", ""]
-    lines += ["    genrec fit my.yaml --lm.epochs 10 --text.encoder minilm", ""]
+    lines = [_BEGINNING]
     width = max(len(flag) for settings in SETTINGS.values() for flag in settings)
     for group, settings in SETTINGS.items():
         lines.append(f"{group}:")
         for flag, what in settings.items():
             lines.append(f"  --{flag:<{width}}  {what}{_default(defaults.get(flag))}")
         lines.append("")
-    lines += ["  --before_lm ends before the language model, for accelerate launch (docs/how-to/gpu.md).", ""]
-    lines += ["genrec fit --help all prints every option."]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, _END])
 
 
 def _default(value: Any) -> str:
