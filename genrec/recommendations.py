@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -145,15 +145,9 @@ class Recommendations(RankedRows):
 
     def _shown(self) -> pl.DataFrame:
         """The first rows, without reasons."""
-        last = int(np.searchsorted(self.rows.offsets, _SHOWN))  # a million lists are not made into a table to show 30
-        first = Recommendations(
-            self.rows.take(np.arange(min(last, len(self)))),
-            self.scores[: self.rows.offsets[min(last, len(self))]],
-            self.reasons[:last],
-            self.catalog,
-            self.ids[:last],
-            self.asked,
-        )
+        last = min(int(np.searchsorted(self.rows.offsets, _SHOWN)), len(self))  # a million lists are not made a table
+        rows, scores = self.rows.take(np.arange(last)), self.scores[: self.rows.offsets[last]]
+        first = replace(self, rows=rows, scores=scores, reasons=self.reasons[:last], ids=self.ids[:last])
         return first.to_polars().head(_SHOWN).drop("reason")
 
     def _why_short(self) -> list[str]:

@@ -91,9 +91,7 @@ class Run(RunFolder):
         """Training histories and cases of evaluation, of catalogue rows."""
         folder = self.verified("split")
         split = Split.load(folder)
-        rows = [split.train.values, split.cold_items]
-        rows += [part for cases in (split.valid, split.test) for part in (cases.histories.values, cases.targets)]
-        if any(len(part) and not 0 <= part.min() <= part.max() < len(self.catalog()) for part in rows):
+        if any(rows.min(initial=0) < 0 for rows in split.rows) or split.last_row >= len(self.catalog()):
             raise InputError(f"{folder}: names rows that the catalogue does not have")
         return split
 

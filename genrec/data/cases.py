@@ -99,11 +99,15 @@ class Split:
             raise ValueError("one user id a training sequence")
 
     @property
+    def rows(self) -> list[NDArray[np.int32]]:
+        """The catalogue rows that each part names."""
+        cases = [rows for part in (self.valid, self.test) for rows in (part.histories.values, part.targets)]
+        return [self.train.values, self.cold_items, *cases]
+
+    @property
     def last_row(self) -> int:
-        """The highest catalogue row that any part names; -1 where there is none."""
-        parts = [self.train.values, self.cold_items]
-        parts += [rows for cases in (self.valid, self.test) for rows in (cases.histories.values, cases.targets)]
-        return max((int(rows.max()) for rows in parts if len(rows)), default=-1)
+        """The highest of them; -1 where there is none."""
+        return max(int(rows.max(initial=-1)) for rows in self.rows)
 
     def save(self, folder: Path) -> None:
         """Write `train.parquet`, `valid.parquet`, `test.parquet` and `split.json` into an existing folder."""

@@ -22,12 +22,7 @@ from genrec.semtok.folders import hash_file
 
 _FREE = ("run", "refit", "reuse", "topk", "seed")  # what runs of one table may have set otherwise
 _EPOCHS = {"vectors/collaborative": "collaborative", "vectors/item": "aligner", "lm": "lm"}  # their names in the log
-_DIFFERENCES = (
-    ("Recall@10", "all", "recall"),
-    ("NDCG@10", "all", "ndcg"),
-    ("tail", "tail", "recall"),
-    ("tail users", "tail_users", "recall"),
-)
+_DIFFERENCES = ("Recall@10", "NDCG@10", "tail", "tail users")  # of `COLUMNS`
 
 
 def check_runs(runs: Sequence[Run]) -> None:
@@ -81,21 +76,18 @@ def differences(runs: Sequence[Run]) -> str:
     models = dict.fromkeys(row["model"] for row in runs[0].metrics())
     ours = next((model.removesuffix(DEFAULT) for model in models if model.endswith(DEFAULT)), "genrec fused")
 
-    def per_case(model: str, metric: str) -> Values:
-        return np.mean([METRICS[metric](of_seed[model].astype(np.int64), 10) for of_seed in ranks], axis=0)
+    def per_case(model: str, metric: str, k: int) -> Values:
+        return np.mean([METRICS[metric](of_seed[model].astype(np.int64), k) for of_seed in ranks], axis=0)
 
-    lines = []
-    for model in ranks[0]:
-        cells = []
-        for _, group, metric in _DIFFERENCES:
-            if group not in groups:
-                cells.append("")
-                continue
-            members = groups[group]
-            cells.append(paired_interval(per_case(ours, metric)[members], per_case(model, metric)[members]).signed())
-        if model != ours:
-            lines.append([model, *cells])
-    return markdown([f"{ours} minus", *(name for name, _, _ in _DIFFERENCES)], lines)
+    def difference(model: str, group: str, metric: str, k: int) -> str:
+        members = groups.get(group)
+        if members is None:
+            return ""
+        return paired_interval(per_case(ours, metric, k)[members], per_case(model, metric, k)[members]).signed()
+
+    others = [model for model in ranks[0] if model != ours]
+    lines = [[model, *(difference(model, *COLUMNS[name]) for name in _DIFFERENCES)] for model in others]
+    return markdown([f"{ours} minus", *_DIFFERENCES], lines)
 
 
 def _costs(runs: Sequence[Run]) -> str:

@@ -80,7 +80,7 @@ class LanguageModelWriter:
     @torch.inference_mode()
     def __call__(self, facts: Sequence[str]) -> list[str]:
         """One text for the template's facts about each history; where the model has nothing to say, these stand."""
-        texts = []
+        texts: list[str] = []
         for start in range(0, len(facts), self.batch):
             some = facts[start : start + self.batch]
             given = self._tokenizer([self._prompt(text) for text in some], return_tensors="pt", padding=True)
@@ -88,8 +88,8 @@ class LanguageModelWriter:
             ids = self._tokenizer.pad_token_id
             tokens = self._model.generate(**given.to(self._model.device), **options, pad_token_id=ids)
             answers = self._tokenizer.batch_decode(tokens[:, given["input_ids"].shape[1] :], skip_special_tokens=True)
-            texts += [" ".join(answer.split()) or fallback for answer, fallback in zip(answers, some, strict=True)]
-        return [_cut(text, _LONGEST) for text in texts]
+            texts += map(_one_line, answers, some)
+        return texts
 
     def _prompt(self, facts: str) -> str:
         question = _question(facts)
@@ -119,10 +119,14 @@ class ServerWriter:
         except ServerError as error:
             kept = "the answers so far are kept, and the same command goes on"
             raise InputError(f"--aligner.recgoat.writer {self.address}: the server {error}; {kept}") from None
-        return [_cut(" ".join(answer.split()) or given, _LONGEST) for answer, given in zip(answers, facts, strict=True)]
+        return list(map(_one_line, answers, facts))
 
     def _ask(self, facts: str) -> str:
         return self._server.answer([{"role": "user", "content": _question(facts)}])
+
+
+def _one_line(answer: str, facts: str) -> str:
+    return _cut(" ".join(answer.split()) or facts, _LONGEST)
 
 
 def _question(facts: str) -> str:
