@@ -50,6 +50,7 @@ if TYPE_CHECKING:  # torch and transformers take seconds, and many readers want 
     from genrec.sequential.base import SequentialModel
 
 _FREE = ("run", "refit", "reuse", "topk", "effort")  # what a refit may set otherwise
+_CURE = "run genrec fit, or repeat the interrupted add-items"
 Read = TypeVar("Read")
 Number = Annotated[int, Field(ge=-(2**53), le=2**53)] | float | None  # of figures; what is greater cannot be drawn
 _ROW: dict[str, Any] = dict.fromkeys(("model", "split", "slice", "metric"), str) | dict.fromkeys(("k", "n"), int)
@@ -95,17 +96,18 @@ class Run(RunFolder):
             raise InputError(f"{folder}: names rows that the catalogue does not have")
         return split
 
-    @_once
-    def _data(self) -> DataFacts:
-        return read_as(self.verified("split") / "data.json", DataFacts)
-
     @property
+    @_once
     def exclude_seen(self) -> bool:
         """Whether lists leave out what is in the history; a run without its log has it in its settings."""
         if self.has_log:
-            return self._data().exclude_seen
-        data = self.settings().get("data") if self.config.is_file() else None
-        return not (isinstance(data, dict) and data.get("exclude_seen") is False)
+            return read_as(self.verified("split") / "data.json", DataFacts).exclude_seen
+        return self._data_settings().get("exclude_seen") is not False
+
+    def _data_settings(self) -> dict[str, Any]:
+        """The settings of what was read; none where the run's stages were made without a configuration."""
+        data = self.settings()["data"] if self.config.is_file() else None
+        return data if isinstance(data, dict) else {}
 
     @_once
     def _user_histories(self) -> pl.DataFrame:
@@ -130,11 +132,8 @@ class Run(RunFolder):
     def columns(self) -> Columns:
         """What the tables that the run was fitted on call their columns; as here, where its stages were made without a
         configuration."""
-        if not self.config.is_file():
-            return Columns()
-        data = self.settings()["data"]
-        told = data.get("columns") if isinstance(data, dict) else None
-        return parse_as(json.dumps(told or {}, default=str), Columns, f"{self.config}: data.columns")
+        told = self._data_settings().get("columns") or {}
+        return parse_as(json.dumps(told, default=str), Columns, f"{self.config}: data.columns")
 
     @_once
     def text_vectors(self) -> ItemVectors:
@@ -191,8 +190,7 @@ class Run(RunFolder):
             return
         ours, theirs = self._seen["catalog"].added, self._seen[name].added
         if rows < n or len(theirs) <= len(ours) or theirs[: len(ours)] != ours:
-            cure = "run genrec fit, or repeat the interrupted add-items"
-            raise InputError(f"{self}: {name} has {rows} items, the catalogue {n}; {cure}")
+            raise InputError(f"{self}: {name} has {rows} items, the catalogue {n}; {_CURE}")
 
     @_once
     def semantic_ids(self) -> SemanticIds:
@@ -202,8 +200,7 @@ class Run(RunFolder):
         ids, catalog = SemanticIds.load(self.verified("semtok")), self.catalog()
         self._check_rows("semtok", len(ids))
         if ids.item_ids[: len(catalog)] != catalog.item_ids:
-            cure = "run genrec fit, or repeat the interrupted add-items"
-            raise InputError(f"{self}: catalogue and semantic IDs are of different items; {cure}")
+            raise InputError(f"{self}: catalogue and semantic IDs are of different items; {_CURE}")
         n = len(catalog)
         return ids if len(ids) == n else SemanticIds(ids.item_ids[:n], ids.codes[:n], ids.sizes)
 
@@ -248,9 +245,8 @@ class Run(RunFolder):
         """What the run's aligner read, of the items that the run was fitted on."""
         from genrec.sequential.aligner_inputs import aligner_inputs
 
-        text, users, collaborative = self.text_vectors(), self.user_vectors(), None
-        if self.has_collaborative:
-            collaborative = self.collaborative_vectors()
+        text, users = self.text_vectors(), self.user_vectors()
+        collaborative = self.collaborative_vectors() if self.has_collaborative else None
         if self.has_added_items:
             text = ItemVectors(text.values[: self.fitted_items], text.source)
         return aligner_inputs(text, self.split().train, collaborative, None if users is None else users.values)

@@ -106,9 +106,8 @@ def _recall_by_frequency(rows: Sequence[Mapping[str, Any]], groups: Sequence[str
     drawn = figure(9.0, 4.2)
     axes = drawn.add_subplot()
     for index, model in enumerate(models):
-        line = [found.get((model, name)) for name in present]
-        places = [place for place, row in enumerate(line) if row is not None]
-        shown = [row for row in line if row is not None]
+        places = [place for place, name in enumerate(present) if (model, name) in found]
+        shown = [found[model, present[place]] for place in places]
         axes.errorbar(
             places,
             [row["value"] for row in shown],

@@ -100,15 +100,12 @@ def _recall_by_slice(rows: Sequence[Row], names: Sequence[str]) -> Figure | None
     drawn, axes = _figure(1.6 + 0.45 * len(models) * len(present), 3.6)
     width = 0.82 / len(models)
     for index, model in enumerate(models):
-        bars = [found.get((name, model)) for name in present]
-        places = [
-            (place + width * (index - (len(models) - 1) / 2), bar) for place, bar in enumerate(bars) if bar is not None
-        ]
-        at, values = [place for place, _ in places], [bar["value"] for _, bar in places]
-        low = [bar["value"] - (bar["value"] if bar["low"] is None else bar["low"]) for _, bar in places]
-        high = [(bar["value"] if bar["high"] is None else bar["high"]) - bar["value"] for _, bar in places]
+        places = [place for place, name in enumerate(present) if (name, model) in found]
+        bars = [found[present[place], model] for place in places]
+        at = np.array(places) + width * (index - (len(models) - 1) / 2)
+        values, low, high = (np.array([bar[end] for bar in bars], dtype=float) for end in ("value", "low", "high"))
         # A percentile interval need not hold the mean of a very small slice.
-        error = np.maximum([low, high], 0)
+        error = np.maximum([values - low, high - values], 0)
         axes.bar(at, values, width * 0.92, color=_colour(index), label=model)
         axes.errorbar(at, values, error, fmt="none", ecolor="#333333", elinewidth=0.9, capsize=2)
     cases = {name: max(row["n"] for key, row in found.items() if key[0] == name) for name in present}
