@@ -77,12 +77,8 @@ class Interactions:
 
 def _number_users(users: pl.Series) -> tuple[tuple[str, ...], NDArray[np.int32]]:
     """The different users in order of appearance, and every event's number among them, int32 [E]."""
-    # A pool of its own: other columns of the process must not put their names among the users'.
-    coded = users.cast(pl.Categorical(pl.Categories.random()))
-    first_seen = coded.unique(maintain_order=True)
-    number = np.empty(len(first_seen), dtype=np.int32)
-    number[first_seen.to_physical().to_numpy()] = np.arange(len(first_seen))
-    return tuple(first_seen.cast(pl.String)), number[coded.to_physical().to_numpy()]
+    names = users.unique(maintain_order=True)
+    return tuple(names), users.cast(pl.Enum(names)).to_physical().cast(pl.Int32).to_numpy()
 
 
 def _order(users: NDArray[np.int32], instants: NDArray[np.int64], n_users: int) -> NDArray[np.int64]:
