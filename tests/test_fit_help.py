@@ -12,7 +12,7 @@ import pytest
 from genrec.cli.by_data import DataSize, settled
 from genrec.cli.config import FitConfig, TextConfig, fit_class
 from genrec.cli.estimate import estimated_seconds, opening_line
-from genrec.cli.fit_help import SETTINGS
+from genrec.cli.helps import SETTINGS
 from genrec.cli.main import main
 from genrec.cli.parsing import fit_parser, flags_of
 from genrec.data.config import DataConfig

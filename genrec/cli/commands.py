@@ -27,7 +27,7 @@ def fit(arguments: Sequence[str]) -> None:
     from genrec.cli.parsing import fit_parser, load_config
 
     if set(arguments) & {"-h", "--help"}:
-        from genrec.cli.fit_help import fit_help
+        from genrec.cli.helps import fit_help
 
         parser = fit_parser()
         sys.stdout.write(parser.format_help() if "all" in arguments else fit_help(parser))
