@@ -185,9 +185,17 @@ class JointModel(nn.Module):
         query, targets = self._query(hidden[rows, places]), items[rows, places]
         total = nodes
         if self.nodes is not None:
-            at_once = self.dense_weight if self.probability is None else 0.0
-            vectors = self.head.item_matrix()[self.nodes.order]
-            first, nodes, dense = self._first_codes(self.nodes, query, vectors, targets, soft, at_once)
+            order, positions, codes = self.nodes.order, self.nodes.position[targets], self.nodes.codes[0]
+            vectors, beyond = self.head.item_matrix()[order], None if soft is None else soft.codes[0]
+            wanted = CatalogueTargets(
+                positions=positions,
+                codes=codes,
+                first_codes=CatalogueTargets.first(codes, positions, self.nodes.sizes[0], beyond),
+                unseen=(~self.head.seen[order]).nonzero().squeeze(1),
+                dense_weight=self.dense_weight if self.probability is None else 0.0,
+                soft=None if soft is None else soft.positions,
+            )
+            first, nodes, dense = catalogue_loss(query, vectors, wanted)
             further = self._further_codes(self.nodes, hidden, (rows, places), query, vectors, targets, soft)
             total, nodes = first + further, nodes + further.detach()
         if self.dense_weight and (self.nodes is None or self.probability is not None):
@@ -211,31 +219,6 @@ class JointModel(nn.Module):
     def _query(self, hidden: Tensor) -> Tensor:
         """The dense head's query, in float32 or what FSDP2 computes in."""
         return self.head.query(hidden.to(self.head.query.weight.dtype))
-
-    def _first_codes(
-        self,
-        nodes: NodeScores,
-        query: Tensor,
-        vectors: Tensor,
-        targets: Tensor,
-        soft: TeacherTargets | None,
-        dense_weight: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """`catalogue_loss` of the targets [M], by item vectors [N, D] in the order of the trie."""
-        positions = nodes.position[targets]
-        beyond = None if soft is None else soft.codes[0]
-        return catalogue_loss(
-            query,
-            vectors,
-            CatalogueTargets(
-                positions=positions,
-                codes=nodes.codes[0],
-                first_codes=CatalogueTargets.first(nodes.codes[0], positions, nodes.sizes[0], beyond),
-                unseen=(~self.head.seen[nodes.order]).nonzero().squeeze(1),
-                dense_weight=dense_weight,
-                soft=None if soft is None else soft.positions,
-            ),
-        )
 
     def _further_codes(
         self,
