@@ -141,7 +141,8 @@ class ItemFilter:
         """Set the scores [N] (catalogue rows) of items that are not allowed to -inf, in place; returns `scores`."""
         if self.shared is not None:
             scores[~self.shared.mask] = -np.inf
-        scores[self.trie.order[self.denied]] = -np.inf
+        if len(self.denied):
+            scores[self.trie.order[self.denied]] = -np.inf
         return scores
 
 
