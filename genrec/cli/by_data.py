@@ -51,10 +51,8 @@ def settled(config: FitConfig, size: DataSize) -> FitConfig:
         lm = replace(lm, batch_tokens=_TOKENS if huge else 1536)
     if not lm.max_items:
         lm = replace(lm, max_items=50 if size.interactions > _LONG * size.users else 20)
-    shape = config.shape("lrurec").settled(
-        dropout=0.2 if size.interactions >= _DENSE * size.items else 0.4,
-        max_items=200 if size.interactions > _LONGER * size.users else 50,
-    )
+    dense, long = size.interactions >= _DENSE * size.items, size.interactions > _LONGER * size.users
+    shape = config.shape("lrurec").settled(dense=dense, long=long)
     aligned = 10 if large else _within(12, _ALIGNED / size.interactions, 40)
     read = _within(6, _READ / size.interactions, 40)
     if lm.node_vectors is None:

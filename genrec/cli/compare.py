@@ -66,6 +66,6 @@ def _cell(config: CompareConfig, name: CellName) -> Cell:
     aligner, options = config.aligner(name.name)
     shape, training = config.shape(name.backbone), config.training_of(name.name)
     if isinstance(shape, LruRecConfig):
-        shape = shape.settled()
+        shape = shape.settled()  # with its numbers a finished cell is found again, whatever the defaults become
     collaborative = CellName(PLAIN, COLLABORATIVE, name.seed)
     return Cell(name, aligner, options, shape, training, config.negatives, collaborative, config.text_folder(name.name))

@@ -61,7 +61,8 @@ class Sequences:
         >>> Sequences.from_lists([[3, 1, 4], [2], [], [5, 9]]).pairs().tolist()
         [[3, 1], [1, 4], [5, 9]]
         """
-        inside = self.owners[:-1] == self.owners[1:]
+        owners = self.owners
+        inside = owners[:-1] == owners[1:]
         return np.stack([self.values[:-1], self.values[1:]], axis=1)[inside]
 
     def take(self, indices: ArrayLike) -> Sequences:

@@ -95,8 +95,8 @@ class LruRecConfig:
     Attributes:
         width: D, also the width of the item vectors.
         layers: blocks of a recurrent and a feed-forward layer.
-        dropout: on item vectors, recurrent and feed-forward outputs; null: 0.4, in `genrec fit` by the data.
-        max_items: the last items of a history that are read; 0: 50, in `genrec fit` by the data.
+        dropout: on item vectors, recurrent and feed-forward outputs; null: 0.4, in `genrec fit` 0.2 for dense data.
+        max_items: the last items of a history that are read; 0: 50, in `genrec fit` 200 for long histories.
     """
 
     width: int = 128
@@ -109,15 +109,15 @@ class LruRecConfig:
         check.not_negative(self, "max_items")
         check.below_one(self, "dropout")
 
-    @property
-    def dropout_rate(self) -> float:
-        """`dropout`, or the default."""
-        return 0.4 if self.dropout is None else self.dropout
+    def settled(self, *, dense: bool = False, long: bool = False) -> LruRecConfig:
+        """The same with a number for what was left open.
 
-    def settled(self, dropout: float = 0.4, max_items: int = 50) -> LruRecConfig:
-        """The same with a number for what was left open."""
-        rate = dropout if self.dropout is None else self.dropout
-        return replace(self, dropout=rate, max_items=self.max_items or max_items)
+        Args:
+            dense: the items have many interactions each, which need less dropout.
+            long: the histories are long.
+        """
+        dropout = (0.2 if dense else 0.4) if self.dropout is None else self.dropout
+        return replace(self, dropout=dropout, max_items=self.max_items or (200 if long else 50))
 
 
 @dataclass(frozen=True)

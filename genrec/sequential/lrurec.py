@@ -76,25 +76,26 @@ class LruRecBackbone(Backbone):
 
     def __init__(self, config: LruRecConfig) -> None:
         super().__init__()
-        self.config = config.settled()
+        self.config = config = config.settled()
+        self.dropout = config.dropout or 0.0  # which is a number now
         self.input_norm = nn.LayerNorm(config.width)
-        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(_Block(config.width, self.dropout) for _ in range(config.layers))
 
     def forward(self, x: Tensor, rows: Tensor) -> Tensor:
         """Hidden states [B, T, D]; what stands after the end of a sequence changes none before it."""
-        x = self.input_norm(dropout(x, self.config.dropout_rate, self.training))
+        x = self.input_norm(dropout(x, self.dropout, self.training))
         for block in self.blocks:
             x = block(x)
         return x
 
 
 class _Block(nn.Module):
-    def __init__(self, config: LruRecConfig) -> None:
+    def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
-        self.dropout = config.dropout_rate
-        self.recurrence, self.recurrence_norm = LinearRecurrence(config.width), nn.LayerNorm(config.width)
-        self.up, self.down = nn.Linear(config.width, 4 * config.width), nn.Linear(4 * config.width, config.width)
-        self.feed_norm = nn.LayerNorm(config.width)
+        self.dropout = dropout
+        self.recurrence, self.recurrence_norm = LinearRecurrence(width), nn.LayerNorm(width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.feed_norm = nn.LayerNorm(width)
         for layer in (self.recurrence.into, self.recurrence.out, self.up, self.down):
             for weight in layer.parameters():
                 nn.init.trunc_normal_(weight, std=0.02, a=-0.04, b=0.04)
